@@ -1,0 +1,478 @@
+"""
+Grows a checkpoint: a bigger model that computes what the smaller one did, with its optimizer state.
+
+$ python grow.py --in out/stage0/ckpt.pt --double width          # n_embd, heads and ffn_dim: layers hold 4 x as much
+$ python grow.py --in out/stage0/ckpt.pt --params 2x --along width  # the width with the nearest to twice the parameters
+$ python grow.py --in out/stage0/ckpt.pt --depth 16 --init copy --place interleave
+$ python grow.py --in out/stage0/ckpt.pt --width 768 --heads 8 --explain --dry_run
+$ python grow.py --in out/stage3/ckpt.pt --condense 1 --out out/stage3/condensed.pt
+
+The rule, for every operator: old slabs are untouched, and of each product of two new factors exactly one is zero, so
+that the function stays and yet every new parameter gets a gradient.
+
+| growth    | zero at birth                                                        | drawn (--init) at birth
+|-----------|----------------------------------------------------------------------|------------------------------------
+| width     | what writes the new residual dimensions: wte's, o's, down's columns  | what reads them: q, k, v, gate, up, head
+| heads     | the new heads' o                                                     | their q, k, v
+| ffn       | the new units' down                                                  | their gate and up
+| depth     | the new block's o and down                                           | everything else in it
+| head_dim  | the new pairs of k, the new rows of o                                | the new pairs of q, the new rows of v
+New norm gains are 1.
+"""
+
+import argparse
+import hashlib
+import json
+import math
+import os
+import sys
+import time
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from model import SHAPES, SIZES, Config, Generation, Llama, build_model, concatenate, ffn_width, init_std
+from model import load_checkpoint, save_checkpoint
+
+ZERO = {  # (tensor, axis grown): why the new slab is zero
+    ("wte", "n_embd"): "writes the new residual dimensions",
+    ("o", "n_embd"): "writes the new residual dimensions",
+    ("down", "n_embd"): "writes the new residual dimensions",
+    ("o", "n_head"): "writes what the new heads read",
+    ("o", "head_dim"): "writes what the new dimensions of v hold",
+    ("down", "ffn_dim"): "writes what the new units compute",
+    ("k", "pairs"): "the new pairs must not change the scores",
+}
+INITS = ("random", "copy", "eye", "stack")
+
+# -----------------------------------------------------------------------------
+# which sizes
+
+
+def ffn_like(cfg, n_embd):
+    """The ffn_dim that goes with n_embd: 8/3 n_embd where cfg has that, else in proportion."""
+    return ffn_width(n_embd) if cfg.ffn_dim == ffn_width(cfg.n_embd) else -(-cfg.ffn_dim * n_embd // cfg.n_embd)
+
+
+def heads_like(cfg, n_head):
+    """n_head and the n_kv_head that keeps the group of query heads a kv head."""
+    if n_head * cfg.n_kv_head % cfg.n_head:
+        raise ValueError(f"{n_head} heads: not a multiple of the group of {cfg.n_head // cfg.n_kv_head} query heads a kv head")
+    return {"n_head": n_head, "n_kv_head": n_head * cfg.n_kv_head // cfg.n_head}
+
+
+def widen(cfg, n_embd, n_head=0):
+    """The sizes at width n_embd: heads (unless given) and ffn_dim grow with it."""
+    if not n_head and cfg.n_head * n_embd % cfg.n_embd:
+        raise ValueError(f"width {n_embd}: {cfg.n_head} heads can't grow in proportion from {cfg.n_embd}; give --heads")
+    heads = heads_like(cfg, n_head or cfg.n_head * n_embd // cfg.n_embd)
+    return {"n_embd": n_embd, "ffn_dim": ffn_like(cfg, n_embd)} | heads
+
+
+def nearest_size(cfg, n_params, along, multiple=0):
+    """The sizes along 'width' or 'depth' whose non-embedding parameters are nearest to n_params. Widths go in steps
+    of one kv head; with `multiple`, only multiples of it (of 256, say, for the GPU's sake)."""
+
+    def candidates():
+        step = 1
+        while True:
+            if along == "depth":
+                yield {"n_layer": cfg.n_layer + step}
+            else:
+                n_embd = cfg.n_embd + step * cfg.n_embd // math.gcd(cfg.n_embd, cfg.n_kv_head)
+                if n_embd % (multiple or 1) == 0:
+                    yield widen(cfg, n_embd)
+            step += 1
+
+    best, error = None, math.inf
+    for sizes in candidates():
+        fresh = {name: getattr(cfg, name) for name in ("n_layer", *SIZES)} | sizes
+        off = skeleton(Config(**fresh, tied=cfg.tied)).count_params()["non_embedding"] - n_params
+        if abs(off) < error:
+            best, error = sizes, abs(off)
+        if off >= 0:
+            return best
+
+
+def skeleton(cfg):
+    """The model without memory for its parameters."""
+    with torch.device("meta"):
+        return Llama(cfg)
+
+
+def grown_config(cfg, sizes, place="top", init="random", birth=0):
+    """-> (the grown Config, [(layer of cfg, is it new)] for each layer of it). A new layer's source is the one it
+    copies, if it copies. ValueError where the sizes don't fit or the init does not apply."""
+    new = {name: getattr(cfg, name) for name in ("n_layer", *SIZES)}
+    unknown = sizes.keys() - new.keys() - {"pairs"}
+    if unknown:
+        raise ValueError(f"can't grow {unknown.pop()}")
+    new |= sizes
+    for name, size in new.items():
+        if size < getattr(cfg, name):
+            raise ValueError(f"{name} {getattr(cfg, name)} -> {size}: a model only grows")
+    if all(size == getattr(cfg, name) for name, size in new.items()):
+        raise ValueError("nothing grows: these are the sizes it has")
+    if new["vocab_size"] != cfg.vocab_size:
+        raise ValueError("the vocabulary can't be grown yet")
+    if new["head_dim"] % cfg.head_dim:
+        raise ValueError(f"head_dim {cfg.head_dim} -> {new['head_dim']}: only by integer multiples, so that RoPE stays standard")
+    if new["n_head"] * cfg.n_kv_head != new["n_kv_head"] * cfg.n_head:
+        raise ValueError(f"{new['n_head']} heads and {new['n_kv_head']} kv heads: the group must stay {cfg.n_head // cfg.n_kv_head}")
+    extra = new.pop("n_layer") - cfg.n_layer
+    wider = any(new[name] != getattr(cfg, name) for name in SIZES)
+    if init == "stack" and (wider or not extra):
+        raise ValueError("--init stack copies whole layers: it grows depth, and depth alone")
+    if init == "eye" and (extra or new["n_embd"] == cfg.n_embd or new["n_head"] == cfg.n_head or new["head_dim"] != cfg.head_dim):
+        raise ValueError("--init eye grows n_embd and heads, together, and neither depth nor head_dim")
+    if place == "interleave" and not extra:
+        raise ValueError("--place interleave is for depth, which does not grow")
+
+    if place == "top":
+        layers = [(i, False) for i in range(cfg.n_layer)] + [(i % cfg.n_layer, True) for i in range(extra)]
+    else:  # spread evenly, each new layer above the one it would copy
+        layers = []
+        for i in range(cfg.n_layer):
+            layers += [(i, False)] + [(i, True)] * ((i + 1) * extra // cfg.n_layer - i * extra // cfg.n_layer)
+    copied = init in ("copy", "stack")  # a copied norm was trained with its factor: it keeps it
+    grown = vars(cfg) | new | {
+        "n_layer": len(layers),
+        "generations": [*cfg.generations, Generation(**new, birth=birth)],
+        "layer_birth": [len(cfg.generations) if is_new else cfg.layer_birth[i] for i, is_new in layers],
+        "layer_born": [new["n_embd"] if is_new and not copied else cfg.layer_born[i] for i, is_new in layers],
+    }
+    return Config(**grown), layers
+
+
+# -----------------------------------------------------------------------------
+# the new slabs
+
+
+def newborn(kind, axis, shape, before, cfg, init, rng):
+    """One new slab -> (tensor, why it starts so).
+
+    axis: the one it is appended on, or None for the base slab of a new layer; before: the tensor it is appended to,
+    or that of the layer it may copy; cfg: the grown Config; rng: the slab's own torch.Generator."""
+    dtype, zeros = before.dtype, torch.zeros(shape, dtype=before.dtype)
+    if axis is None:
+        if init == "stack":
+            return before.clone(), "copied"
+        if kind in ("o", "down"):
+            return zeros, "zero: the new block adds nothing yet"
+        if init == "copy":
+            return before.clone(), "copied"
+    if kind == "norm":
+        return torch.ones(shape, dtype=dtype), "one"
+    role = axis is not None and SHAPES[kind][axis]
+    if init == "eye" and kind in ("q", "k", "v", "o") and role in ("n_head", "n_kv_head"):
+        return zeros, "zero: the new heads read only the new dimensions"
+    if init == "eye" and kind in ("q", "k", "v", "o"):  # n_embd: identity where the new heads meet the new dimensions
+        n_old = cfg.shape(kind, -2)[0]
+        zeros[n_old:].view(-1, shape[-1]).fill_diagonal_(1.0)
+        return zeros, "eye for the new heads, else zero"
+    if (kind, role) in ZERO:
+        return zeros, f"zero: {ZERO[kind, role]}"
+    if init == "copy" and axis is not None:
+        copy = before.index_select(axis, torch.arange(shape[axis]) % before.shape[axis])
+        if copy.any():
+            return copy * (rms(before) / rms(copy)), f"copied along {role}, RMS {rms(before):.3g}"
+    std = init_std(kind, cfg)
+    return (torch.randn(shape, generator=rng) * std).to(dtype), f"N(0, {std:.3g})"
+
+
+def rms(x):
+    return x.double().square().mean().sqrt().item()
+
+
+def grow(ckpt, place="top", init="random", seed=1337, copy_state=False, **sizes):
+    """-> (the grown checkpoint, [(slab's name, its shape, why it starts so)] of the new slabs).
+
+    sizes: any of n_layer, n_head, n_kv_head, n_embd, head_dim, ffn_dim, at their new values. Old slabs are those of
+    ckpt, not copies. Adam's state stays with old slabs; new slabs have none, or with copy_state, where a layer is
+    copied, a copy. ValueError where the sizes don't fit."""
+    old = Config(**ckpt["config"])
+    cfg, layers = grown_config(old, sizes, place, init, ckpt["ledger"]["tokens"])
+    weights, state, born = {}, {}, []
+    tensors = skeleton(cfg).growables()
+
+    def old_layers_first(name):
+        return name.startswith("layers.") and layers[int(name.split(".")[1])][1]
+
+    for name in sorted(tensors, key=old_layers_first):
+        plan, kind, source, is_new = tensors[name].plan, tensors[name].kind, name, False
+        if name.startswith("layers."):
+            _, i, rest = name.split(".", 2)
+            layer, is_new = layers[int(i)]
+            source = f"layers.{layer}.{rest}"  # its name in the old model
+            if is_new:  # the layer it may copy, as it is after this growth
+                source = f"layers.{layers.index((layer, False))}.{rest}"
+        for i, (_, axis, shape) in enumerate(plan):
+            slab, from_slab = f"{name}.{i}", f"{source}.{i}"
+            if not is_new and from_slab in ckpt["model"]:
+                weights[slab] = ckpt["model"][from_slab]
+                if from_slab in ckpt["optimizer"]:
+                    state[slab] = ckpt["optimizer"][from_slab]
+                continue
+            source_plan = tensors[source].plan if is_new else plan[:i]
+            before = concatenate(source_plan, [weights[f"{source if is_new else name}.{j}"] for j in range(len(source_plan))])
+            digest = hashlib.sha256(f"{seed} {slab}".encode()).digest()  # a draw depends on nothing but seed and name
+            rng = torch.Generator().manual_seed(int.from_bytes(digest[:7]))
+            weights[slab], why = newborn(kind, axis, shape, before, cfg, init, rng)
+            born.append((slab, shape, why))
+            if copy_state and is_new and why == "copied":
+                state |= fused_state(source, source_plan, slab, state)
+    grown = ckpt | {"config": plain(cfg), "model": weights, "optimizer": state, "step": 0}
+    return grown, born
+
+
+def fused_state(name, plan, slab, state):
+    """{slab: the Adam state of the tensor `name` as one slab}; {} where none of its slabs has one. Slabs without
+    count as zeros; the step is the largest."""
+    states = [state.get(f"{name}.{j}") for j in range(len(plan))]
+    known = [s for s in states if s]
+    if not known:
+        return {}
+
+    def moment(key):
+        return concatenate(plan, [s[key] if s else known[0][key].new_zeros(shape) for s, (_, _, shape) in zip(states, plan)])
+
+    step = max(s["step"] for s in known).clone()
+    return {slab: {"step": step, "exp_avg": moment("exp_avg"), "exp_avg_sq": moment("exp_avg_sq")}}
+
+
+def condense(ckpt, keep):
+    """-> (the checkpoint with its oldest generations fused so that `keep` remain, what is not exact about it).
+
+    The function stays to the bit. The fused slabs follow the schedule of the youngest among them and the largest of
+    their step counts: exact for the next optimizer step where they agree on both."""
+    old = Config(**ckpt["config"])
+    n_fused = len(old.generations) - keep + 1
+    if keep < 1 or n_fused <= old.n_fused:
+        remain = len(old.generations) - old.n_fused + 1
+        raise ValueError(f"--condense {keep}: {remain} generation{'s' * (remain > 1)} remain; give at least 1 and fewer than that")
+    cfg = Config(**vars(old) | {"n_fused": n_fused})
+    weights, state, steps = {}, {}, set()
+    old_tensors = skeleton(old).growables()
+    for name, tensor in skeleton(cfg).growables().items():
+        plan = old_tensors[name].plan
+        m = len(plan) - len(tensor.plan) + 1  # slabs that become one
+        for i in range(len(plan)):
+            if f"{name}.{i}" in ckpt["optimizer"] and i < m > 1:
+                steps.add(int(ckpt["optimizer"][f"{name}.{i}"]["step"]))
+        weights[f"{name}.0"] = concatenate(plan[:m], [ckpt["model"][f"{name}.{i}"] for i in range(m)])
+        state |= fused_state(name, plan[:m], f"{name}.0", ckpt["optimizer"])
+        for i in range(m, len(plan)):
+            weights[f"{name}.{i - m + 1}"] = ckpt["model"][f"{name}.{i}"]
+            if f"{name}.{i}" in ckpt["optimizer"]:
+                state[f"{name}.{i - m + 1}"] = ckpt["optimizer"][f"{name}.{i}"]
+    notes = []
+    fused = cfg.generations[old.n_fused - 1 : n_fused]
+    if len({(g.learning_rate, g.warmup, g.horizon, g.birth if g.warmup else 0) for g in fused}) > 1:
+        notes.append(f"the fused generations had schedules of their own: all follow generation {n_fused - 1}'s from now on")
+    if len(steps) > 1:
+        notes.append(f"their Adam step counts differ ({min(steps)} to {max(steps)}): the largest is kept, which shifts the bias"
+                     " corrections (by nothing, at beta2 = 0.95, after about 700 steps)")  # fmt: skip
+    return ckpt | {"config": plain(cfg), "model": weights, "optimizer": state}, notes
+
+
+def plain(cfg):
+    """A Config as the plain values that a checkpoint stores."""
+    return vars(cfg) | {"generations": [vars(g) for g in cfg.generations]}
+
+
+# -----------------------------------------------------------------------------
+# the check and what is printed
+
+
+def probe_tokens(ckpt, rows=4, longest=256):
+    """(rows, T + 1) token ids to compare models on, and where they are from: validation text where the checkpoint's
+    data is still there, else random."""
+    cfg = Config(**ckpt["config"])
+    n = rows * (min(cfg.block_size, longest) + 1)
+    data = ckpt.get("settings", {}).get("data", "")
+    if os.path.isfile(os.path.join(data, "val.bin")) and os.path.isfile(os.path.join(data, "meta.json")):
+        with open(os.path.join(data, "meta.json")) as f:
+            dtype = json.load(f)["dtype"]
+        tokens = np.fromfile(os.path.join(data, "val.bin"), dtype, count=n).astype(np.int64)
+        if len(tokens) == n and tokens.max() < cfg.vocab_size:
+            return torch.from_numpy(tokens).view(rows, -1), f"{data}/val.bin"
+    return torch.randint(cfg.vocab_size, (rows, n // rows), generator=torch.Generator().manual_seed(0)), "random tokens"
+
+
+@torch.no_grad()
+def compare(a, b, tokens):
+    """Two checkpoints on the same tokens -> (max |dlogit|, loss of a, loss of b in nats a token)."""
+    logits = [build_model(c)(tokens[:, :-1]) for c in (a, b)]
+    losses = [F.cross_entropy(x.flatten(0, 1), tokens[:, 1:].flatten()).item() for x in logits]
+    return (logits[0] - logits[1]).abs().max().item(), *losses
+
+
+def alive(ckpt, tokens, slabs):
+    """{slab: share of its elements that two AdamW updates have moved or the backward after them would}. Of wte only
+    the rows of tokens read count. Weight decay off: it moves the dead as well."""
+    model = build_model(ckpt)
+    before = {name: p.detach().clone() for name, p in model.named_parameters() if name in slabs}
+    optimizer = model.optimizer(weight_decay=0.0)
+    for group in optimizer.param_groups:
+        group["lr"] = 1e-3
+    for update in range(3):
+        model.zero_grad()
+        model(tokens[:, :-1], tokens[:, 1:]).backward()
+        if update < 2:
+            optimizer.step()
+    params, seen = dict(model.named_parameters()), tokens[:, :-1].unique()
+    moved = {name: (params[name] != w) | (params[name].grad != 0) for name, w in before.items()}
+    return {n: m[seen if n.startswith("wte") and not model.cfg.tied else ...].double().mean().item() for n, m in moved.items()}
+
+
+def count(n):
+    """1234567 -> '1.23M'"""
+    for unit in ("", "k", "M", "G", "T"):
+        if abs(n) < 999.5:
+            return f"{n:.3g}{unit}"
+        n /= 1000
+    return f"{n:.3g}P"
+
+
+def size_table(*ckpts):
+    """The table before and after, as lines."""
+    columns = []
+    for ckpt in ckpts:
+        cfg = Config(**ckpt["config"])
+        n = skeleton(cfg).count_params()
+        values = [t for s in ckpt["optimizer"].values() for t in s.values()] + list(ckpt["model"].values())
+        columns.append({
+            "n_layer x n_embd": f"{cfg.n_layer} x {cfg.n_embd}",
+            "heads x head_dim": f"{cfg.n_head} x {cfg.head_dim}" + (f", {cfg.n_kv_head} kv" if cfg.n_kv_head < cfg.n_head else ""),
+            "ffn_dim": str(cfg.ffn_dim),
+            "parameters": f"{n['total']:,}",
+            "  non-embedding": f"{n['non_embedding']:,}",
+            **{f"  generation {g}": f"{size:,}" for g, size in sorted(n["generations"].items())},
+            "FLOPs a token": count(cfg.flops_per_token()),
+            "checkpoint": count(sum(t.numel() * t.element_size() for t in values)) + "B",
+        })  # fmt: skip
+    rows = dict.fromkeys(key for column in reversed(columns) for key in column)
+    return [f"{key:<18}" + "".join(f"{column.get(key, '-'):>18}" for column in columns) for key in rows]
+
+
+def sha256(path):
+    """The file's sha256, in hex."""
+    with open(path, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+# -----------------------------------------------------------------------------
+
+
+def parse_args():
+    p = argparse.ArgumentParser(description="Grow a checkpoint: a bigger model that computes what the smaller one did.")
+    p.add_argument("--in", dest="input", required=True, metavar="CKPT", help="the checkpoint to grow; never overwritten")
+    p.add_argument("--out", metavar="CKPT", help="where to write (default: grown.pt beside the input)")
+    p.add_argument("--double", choices=("width", "depth", "ffn", "head_dim"), help="width: n_embd, heads and ffn_dim")
+    p.add_argument("--params", metavar="N", help="non-embedding parameters to come near to: 2x, 1.5x, 110e6; with --along")
+    p.add_argument("--along", choices=("width", "depth"))
+    p.add_argument("--multiple", type=int, default=0, help="with --params: widths are multiples of this (default: one kv head)")
+    p.add_argument("--width", type=int, help="n_embd; heads and ffn_dim go with it unless given")
+    p.add_argument("--depth", type=int, help="n_layer")
+    p.add_argument("--heads", type=int, help="n_head; n_kv_head goes with it")
+    p.add_argument("--ffn", type=int, help="ffn_dim")
+    p.add_argument("--head_dim", type=int, help="an integer multiple of the old one")
+    p.add_argument("--init", choices=INITS, default="random", help="how what may be nonzero starts (default: random)")
+    p.add_argument("--place", choices=("top", "interleave"), default="top", help="where new layers go (default: top)")
+    p.add_argument("--copy_state", action="store_true", help="copied layers copy Adam's state too")
+    p.add_argument("--fresh_optimizer", action="store_true", help="drop Adam's state")
+    p.add_argument("--condense", type=int, metavar="K", help="fuse the oldest generations so that K remain, after the growth")
+    p.add_argument("--seed", type=int, default=1337)
+    p.add_argument("--tolerance", type=float, default=1e-4, help="largest |dlogit| of a growth that keeps the function")
+    p.add_argument("--explain", action="store_true", help="list every new slab, and whether it is alive")
+    p.add_argument("--dry_run", action="store_true", help="write nothing")
+    p.add_argument("--force", action="store_true", help="overwrite an existing output")
+    return p.parse_args()
+
+
+def asked_sizes(cfg, args):
+    """The sizes that the command line asks for, {} if none."""
+    explicit = any((args.width, args.depth, args.heads, args.ffn, args.head_dim))
+    if bool(args.double) + bool(args.params) + explicit > 1:
+        raise ValueError("give one of --double, --params, or explicit sizes")
+    if bool(args.params) != bool(args.along):
+        raise ValueError("--params and --along width|depth go together")
+    if args.double:
+        return {
+            "width": lambda: widen(cfg, 2 * cfg.n_embd),
+            "depth": lambda: {"n_layer": 2 * cfg.n_layer},
+            "ffn": lambda: {"ffn_dim": 2 * cfg.ffn_dim},
+            "head_dim": lambda: {"head_dim": 2 * cfg.head_dim},
+        }[args.double]()
+    if args.params:
+        try:
+            times = args.params.endswith("x")
+            n = float(args.params.removesuffix("x"))
+        except ValueError:
+            raise ValueError(f"--params {args.params}: a number, or a factor such as 2x") from None
+        now = skeleton(cfg).count_params()["non_embedding"]
+        target = n * now if times else n
+        if target <= now:
+            raise ValueError(f"--params {args.params}: it has {now:,} already")
+        return nearest_size(cfg, target, args.along, args.multiple)
+    sizes = widen(cfg, args.width, args.heads) if args.width else {}
+    if args.heads:
+        sizes |= heads_like(cfg, args.heads)
+    given = {"n_layer": args.depth, "ffn_dim": args.ffn, "head_dim": args.head_dim}
+    return sizes | {name: size for name, size in given.items() if size}
+
+
+def main():
+    args = parse_args()
+    out = args.out or os.path.join(os.path.dirname(args.input), "grown.pt")
+    ckpt = load_checkpoint(args.input)
+    if os.path.exists(out) and os.path.samefile(args.input, out):
+        raise ValueError(f"--out {out} is the input: give another name")
+    if os.path.exists(out) and not args.force and not args.dry_run:
+        raise ValueError(f"{out} exists: --force overwrites it, --out names another")
+    if not os.path.isdir(os.path.dirname(out) or "."):
+        raise ValueError(f"{os.path.dirname(out)}: no such folder")
+    sizes = asked_sizes(Config(**ckpt["config"]), args)
+    if not sizes and not args.condense and not args.fresh_optimizer:
+        raise ValueError("nothing to do: give --double, --params with --along, sizes, or --condense")
+    if not sizes and (args.init != "random" or args.place != "top" or args.copy_state):
+        raise ValueError("--init, --place and --copy_state are for a growth, and nothing grows")
+    if args.copy_state and (args.init not in ("copy", "stack") or "n_layer" not in sizes):
+        raise ValueError("--copy_state is for copied layers: --init copy or stack, with depth")
+
+    grown, born, notes = ckpt, [], []
+    if sizes:
+        grown, born = grow(ckpt, args.place, args.init, args.seed, args.copy_state, **sizes)
+    if args.fresh_optimizer:
+        grown = grown | {"optimizer": {}}
+    if args.condense:
+        uncondensed = grown
+        grown, notes = condense(grown, args.condense)
+    print("\n".join(size_table(ckpt, grown)))
+    tokens, where = probe_tokens(ckpt)
+    dlogit, loss_before, loss_after = compare(ckpt, grown, tokens)
+    print(f"check on {tokens.numel()} tokens of {where}: max |dlogit| {dlogit:.1e}, loss {loss_before:.4f} -> {loss_after:.4f}")
+    print("\n".join(f"note: {note}" for note in notes), end="\n" * bool(notes))
+    if args.explain:
+        share = alive(uncondensed if args.condense else grown, tokens, {slab for slab, _, _ in born})
+        for slab, shape, why in born:
+            print(f"{slab:<24} {str(list(shape)):<22} {share[slab]:>4.0%} alive  {why}")
+    if not dlogit <= args.tolerance:
+        if args.init != "stack":
+            raise ValueError(f"max |dlogit| {dlogit:.1e} is above the tolerance of {args.tolerance:.0e}: nothing written")
+        print("--init stack does not keep the function")
+    if args.dry_run:
+        return print("dry run: nothing written")
+    start = time.time()
+    step = {"sizes": sizes, "init": args.init, "place": args.place, "condense": args.condense or 0, "seed": args.seed}
+    step |= {"parent_sha256": sha256(args.input), "max_dlogit": dlogit} | {k: ckpt["ledger"][k] for k in ("tokens", "flops")}
+    save_checkpoint(out, grown | {"lineage": [*ckpt["lineage"], step]})
+    print(f"wrote {out} in {time.time() - start:.1f} s")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (ValueError, OSError) as e:
+        sys.exit(f"grow.py: {e}")

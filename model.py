@@ -1,0 +1,439 @@
+"""
+The whole decoder: Llama 2 (pre-norm RMSNorm, SwiGLU, RoPE, no biases) with parameters that grow.
+
+A growable tensor is a base slab followed by further slabs, each concatenated along one axis and born in one
+generation. Forward concatenates them and does one matrix product, so a grown model computes what a plain one of
+its size computes; but every slab is a parameter of its own, with its own learning rate and its own Adam state.
+
+The architecture is a function of Config alone: Llama(cfg) has exactly the parameters of cfg's checkpoints.
+"""
+
+import math
+import os
+from dataclasses import dataclass, field, fields
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+# -----------------------------------------------------------------------------
+# sizes and generations
+
+
+@dataclass
+class Generation:
+    """The sizes the model had from one growth to the next, and the schedule of the parameters born with them."""
+
+    n_head: int
+    n_kv_head: int
+    n_embd: int
+    head_dim: int
+    ffn_dim: int
+    vocab_size: int
+    birth: int = 0  # tokens the model had read when this generation was born
+    learning_rate: float = 0.0  # peak; 0 until train.py trains the generation for the first time
+    warmup: int = 0  # tokens from birth to the peak
+    horizon: int = 0  # tokens, counted from generation 0's birth, at which the schedule ends
+
+    @property
+    def pairs(self):  # RoPE turns a head's dimensions in pairs
+        return self.head_dim // 2
+
+
+@dataclass
+class Config:
+    """Everything the architecture depends on. Plain values only: it travels in the checkpoint."""
+
+    n_layer: int = 8
+    n_head: int = 4
+    n_kv_head: int = 0  # 0: as n_head; fewer: grouped-query attention
+    n_embd: int = 512
+    head_dim: int = 128
+    ffn_dim: int = 0  # 0: 8/3 n_embd, rounded up to a multiple of 128
+    vocab_size: int = 32000
+    block_size: int = 1024  # longest context, in tokens
+    rope_theta: float = 10000.0
+    norm_eps: float = 1e-5
+    tied: bool = False  # the output head is the embedding
+    generations: list = field(default_factory=list)  # of Generation, oldest first; the last has the sizes above
+    layer_birth: list = field(default_factory=list)  # for every layer, the generation it was born in
+    layer_born: list = field(default_factory=list)  # for every layer, the n_embd its norms were born with
+    n_fused: int = 1  # so many of the oldest generations are kept as one slab (grow.py --condense)
+
+    def __post_init__(self):
+        self.n_kv_head = self.n_kv_head or self.n_head
+        self.ffn_dim = self.ffn_dim or ffn_width(self.n_embd)
+        for f in fields(self):
+            if f.type in (int, float) and not getattr(self, f.name) > 0:
+                raise ValueError(f"{f.name} = {getattr(self, f.name)}: must be positive")
+        if self.n_head % self.n_kv_head:
+            raise ValueError(f"n_head = {self.n_head} is not a multiple of n_kv_head = {self.n_kv_head}")
+        if self.head_dim % 2:
+            raise ValueError(f"head_dim = {self.head_dim} is odd: RoPE turns pairs")
+        self.generations = [g if isinstance(g, Generation) else Generation(**g) for g in self.generations]
+        if not self.generations:
+            self.generations = [Generation(**{name: getattr(self, name) for name in SIZES})]
+        self.layer_birth = self.layer_birth or [0] * self.n_layer
+        self.layer_born = self.layer_born or [self.n_embd] * self.n_layer
+        if any(getattr(self, name) != getattr(self.generations[-1], name) for name in SIZES):
+            raise ValueError("the sizes and those of the last generation differ: sizes change by grow.py only")
+        if not len(self.layer_birth) == len(self.layer_born) == self.n_layer:
+            raise ValueError(f"n_layer = {self.n_layer}, but {len(self.layer_birth)} layers have a birth")
+
+    def shape(self, kind, generation=-1):
+        """The shape that the tensor `kind` of SHAPES has from a generation on."""
+        g = self.generations[generation]
+        return tuple(axis if isinstance(axis, int) else getattr(g, axis) for axis in SHAPES[kind])
+
+    def slabs(self, kind, birth=0):
+        """[(generation, axis, shape)] of the slabs of a tensor born in generation `birth`; the base has axis None.
+        An axis that does not grow adds none."""
+        first = max(birth, self.n_fused - 1)
+        shape = list(self.shape(kind, first))
+        slabs = [(first, None, tuple(shape))]
+        for g in range(first + 1, len(self.generations)):
+            for axis, size in enumerate(self.shape(kind, g)):
+                if size > shape[axis]:
+                    slabs.append((g, axis, (*shape[:axis], size - shape[axis], *shape[axis + 1 :])))
+                    shape[axis] = size
+        return slabs
+
+    def flops_per_token(self):
+        """Training FLOPs a token: forward and a backward of twice that, every matrix product, the full T x T
+        attention at T = block_size, the head; nothing recomputed. As torch.utils.flop_counter counts."""
+        layer = self.n_embd * (2 * self.head_dim * (self.n_head + self.n_kv_head) + 3 * self.ffn_dim)
+        attention = 2 * self.block_size * self.n_head * self.head_dim  # q k^T and its product with v
+        return 3 * 2 * (self.n_layer * (layer + attention) + self.vocab_size * self.n_embd)
+
+
+def ffn_width(n_embd):
+    """Llama's feed-forward width: 8/3 n_embd rounded up to a multiple of 128 (4096 -> 11008)."""
+    return 128 * -(-8 * n_embd // 384)
+
+
+SIZES = ("n_head", "n_kv_head", "n_embd", "head_dim", "ffn_dim", "vocab_size")  # what a generation may change
+
+# The natural shape of every tensor: in it, each growth is a concatenation along one axis. q and k keep RoPE's two
+# halves (the 2) apart, so that a head that gets more pairs stays half-split.
+SHAPES = {
+    "wte": ("vocab_size", "n_embd"),
+    "norm": ("n_embd",),
+    "q": ("n_head", 2, "pairs", "n_embd"),
+    "k": ("n_kv_head", 2, "pairs", "n_embd"),
+    "v": ("n_kv_head", "head_dim", "n_embd"),
+    "o": ("n_head", "head_dim", "n_embd"),  # transposed: its columns write the residual
+    "gate": ("ffn_dim", "n_embd"),
+    "up": ("ffn_dim", "n_embd"),
+    "down": ("ffn_dim", "n_embd"),  # transposed, as o
+    "head": ("vocab_size", "n_embd"),
+}
+
+
+def init_std(kind, cfg):
+    """The standard deviation that `kind` is drawn with at its birth; norm gains are 1.
+
+    | tensor                       | distribution                        | why
+    |------------------------------|-------------------------------------|----
+    | wte, q, k, v, gate, up, head | N(0, 0.02)                          | Llama's and GPT-2's
+    | o, down                      | N(0, 0.02 / sqrt(2 n_layer))        | 2 n_layer writers add up in the residual
+    | norm                         | 1                                   |
+    New slabs of a growth: grow.py's table says which of them are zero instead.
+    """
+    return 0.02 / math.sqrt(2 * cfg.n_layer) if kind in ("o", "down") else 0.02
+
+
+def rope_places(cfg):
+    """For every stored pair, its place among the head_dim/2 frequencies theta^(-2 place / head_dim).
+
+    Growing a head from D to kD puts old pair i at place k i, where it keeps its frequency; the new pairs, stored
+    behind the old ones, take the places between. The result is a standard RoPE model, in another order.
+    """
+    places = list(range(cfg.generations[0].pairs))
+    for g in cfg.generations[1:]:
+        k = g.pairs // len(places)
+        places = [k * p for p in places] + [p for p in range(g.pairs) if p % k]
+    return places
+
+
+# -----------------------------------------------------------------------------
+# modules
+
+
+class Growable(nn.ParameterList):
+    """A base slab, then slabs concatenated each along its own axis."""
+
+    def __init__(self, cfg, kind, birth=0):
+        self.kind, self.plan = kind, cfg.slabs(kind, birth)
+        super().__init__(nn.Parameter(torch.empty(shape)) for _, _, shape in self.plan)
+
+    def full(self):
+        """The whole tensor, of shape SHAPES[kind]."""
+        return concatenate(self.plan, list(self))
+
+
+def concatenate(plan, slabs):
+    """The slabs of Config.slabs' plan, or the first few of them, as one tensor."""
+    w = slabs[0]
+    for (_, axis, _), slab in zip(plan[1:], slabs[1:]):
+        w = torch.cat([w, slab], axis)
+    return w
+
+
+class RMSNorm(nn.Module):
+    """RMSNorm that zero-padding its input does not change. From n_embd = born to n_embd = d the mean square of a
+    zero-padded input falls by born/d: the factor sqrt(born/d) and an eps that shrinks with it make up for that."""
+
+    def __init__(self, cfg, birth, born):
+        super().__init__()
+        self.gain = Growable(cfg, "norm", birth)
+        self.eps = cfg.norm_eps * cfg.generations[0].n_embd / cfg.n_embd
+        self.factor = math.sqrt(born / cfg.n_embd)
+
+    def forward(self, x):
+        return F.rms_norm(x, x.shape[-1:], self.gain.full() * self.factor, self.eps)
+
+
+class Attention(nn.Module):
+    def __init__(self, cfg, layer):
+        super().__init__()
+        birth = cfg.layer_birth[layer]
+        self.norm = RMSNorm(cfg, birth, cfg.layer_born[layer])
+        self.q, self.k, self.v, self.o = (Growable(cfg, kind, birth) for kind in "qkvo")
+        self.layer, self.head_dim, self.gqa = layer, cfg.head_dim, cfg.n_kv_head < cfg.n_head
+        self.scale = cfg.generations[0].head_dim ** -0.5  # stays when head_dim grows, or the scores would change
+
+    def forward(self, x, cos, sin, cache=None):
+        B, T, C = x.shape
+        x = self.norm(x)
+        # each (B, nh, T, hd), k and v with n_kv_head heads
+        q, k, v = (
+            F.linear(x, w.full().reshape(-1, C)).view(B, T, -1, self.head_dim).transpose(1, 2)
+            for w in (self.q, self.k, self.v)
+        )
+        q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+        mask = None
+        if cache is not None:
+            k, v = cache.extend(self.layer, k, v)
+            if 1 < T < k.size(2):  # more than one token after some are cached
+                mask = torch.ones(T, k.size(2), dtype=torch.bool, device=x.device).tril(k.size(2) - T)
+        y = F.scaled_dot_product_attention(
+            q, k, v, mask, is_causal=T > 1 and mask is None, scale=self.scale, enable_gqa=self.gqa
+        )
+        return y.transpose(1, 2).reshape(B, T, -1) @ self.o.full().view(-1, C)  # (B, T, nh * hd) -> (B, T, C)
+
+
+def rotate(x, cos, sin):
+    """RoPE, half-split: the pair of dimension i is i + hd/2. x (B, nh, T, hd); cos, sin (T, hd/2)."""
+    a, b = x.chunk(2, -1)
+    return torch.cat([a * cos - b * sin, b * cos + a * sin], -1).to(x.dtype)
+
+
+class MLP(nn.Module):
+    def __init__(self, cfg, layer):
+        super().__init__()
+        birth = cfg.layer_birth[layer]
+        self.norm = RMSNorm(cfg, birth, cfg.layer_born[layer])
+        self.gate, self.up, self.down = (Growable(cfg, kind, birth) for kind in ("gate", "up", "down"))
+
+    def forward(self, x):
+        x = self.norm(x)
+        x = F.silu(F.linear(x, self.gate.full())) * F.linear(x, self.up.full())  # (B, T, ffn)
+        return x @ self.down.full()  # (B, T, C)
+
+
+class Block(nn.Module):
+    def __init__(self, cfg, layer):
+        super().__init__()
+        self.attn = Attention(cfg, layer)
+        self.mlp = MLP(cfg, layer)
+
+    def forward(self, x, cos, sin, cache=None):
+        x = x + self.attn(x, cos, sin, cache)
+        return x + self.mlp(x)
+
+
+class KVCache:
+    """Keys and values of the tokens read so far, for generation. At most block_size tokens."""
+
+    def __init__(self, cfg):
+        self.cfg, self.length, self.kv = cfg, 0, {}
+
+    def extend(self, layer, k, v):
+        """Appends one layer's k and v (B, n_kv_head, T, hd); returns all of that layer's so far."""
+        B, nkv, T, hd = k.shape
+        if layer not in self.kv:
+            self.kv[layer] = k.new_empty(2, B, nkv, self.cfg.block_size, hd)
+        kv, end = self.kv[layer], self.length + T
+        kv[0, :, :, self.length : end], kv[1, :, :, self.length : end] = k, v
+        return kv[0, :, :, :end], kv[1, :, :, :end]
+
+
+class Llama(nn.Module):
+    """The decoder. Its parameters are uninitialised: call init_weights, or load a state dict."""
+
+    def __init__(self, cfg):
+        super().__init__()
+        self.cfg = cfg
+        self.wte = Growable(cfg, "wte")
+        self.layers = nn.ModuleList(Block(cfg, i) for i in range(cfg.n_layer))
+        self.norm = RMSNorm(cfg, 0, cfg.generations[0].n_embd)
+        self.head = None if cfg.tied else Growable(cfg, "head")
+        place = torch.tensor(rope_places(cfg), dtype=torch.float64, device="cpu")
+        angle = torch.outer(torch.arange(cfg.block_size, device="cpu"), cfg.rope_theta ** (-2 * place / cfg.head_dim))
+        dtype = torch.get_default_dtype()
+        self.register_buffer("cos", angle.cos().to(dtype), persistent=False)  # (block_size, hd/2)
+        self.register_buffer("sin", angle.sin().to(dtype), persistent=False)
+
+    def forward(self, idx, targets=None, cache=None):
+        """idx (B, T) token ids -> logits (B, T, vocab_size), or with targets (B, T) their mean loss in nats.
+        With a cache, idx continues what the cache holds."""
+        start = 0 if cache is None else cache.length
+        T = idx.size(1)
+        if start + T > self.cfg.block_size:
+            raise ValueError(f"{start + T} tokens, but block_size = {self.cfg.block_size}")
+        cos, sin = self.cos[start : start + T], self.sin[start : start + T]
+        wte = self.wte.full()
+        x = F.embedding(idx, wte)  # (B, T, C)
+        for block in self.layers:
+            x = block(x, cos, sin, cache)
+        if cache is not None:
+            cache.length += T
+        logits = F.linear(self.norm(x), wte if self.head is None else self.head.full())
+        if targets is None:
+            return logits
+        return F.cross_entropy(logits.flatten(0, 1), targets.flatten())  # autocast runs it in fp32
+
+    def growables(self):
+        """{name: Growable} of every tensor."""
+        return {name: m for name, m in self.named_modules() if isinstance(m, Growable)}
+
+    @torch.no_grad()
+    def init_weights(self, seed):
+        """Draws every parameter from init_std's table. The same seed, the same weights on any device."""
+        rng = torch.Generator().manual_seed(seed)
+        for tensor in self.growables().values():
+            for p in tensor:
+                if tensor.kind == "norm":
+                    p.fill_(1.0)
+                else:
+                    p.copy_(torch.randn(p.shape, generator=rng) * init_std(tensor.kind, self.cfg))
+
+    def count_params(self):
+        """{'total', 'non_embedding' (neither embedding nor head), 'generations': {generation: parameters}}"""
+        n = {"total": 0, "non_embedding": 0, "generations": {}}
+        for tensor in self.growables().values():
+            for (g, _, shape) in tensor.plan:
+                size = math.prod(shape)
+                n["total"] += size
+                n["non_embedding"] += size * (tensor.kind not in ("wte", "head"))
+                n["generations"][g] = n["generations"].get(g, 0) + size
+        return n
+
+    def optimizer(self, weight_decay, betas=(0.9, 0.95), eps=1e-8):
+        """AdamW with two groups a generation, its matrices (decayed) and its norm gains (not). Every group has
+        'generation'; its rate is set at every step. Fused where torch has it."""
+        groups = {}
+        for tensor in self.growables().values():
+            for (g, _, shape), p in zip(tensor.plan, tensor):
+                group = {"params": [], "generation": g, "weight_decay": weight_decay * (len(shape) > 1)}
+                groups.setdefault((g, len(shape) > 1), group)["params"].append(p)
+        grouped = [id(p) for group in groups.values() for p in group["params"]]
+        assert sorted(grouped) == sorted(id(p) for p in self.parameters()), "a parameter is not in exactly one group"
+        fused = next(self.parameters()).device.type in ("cpu", "cuda")
+        return torch.optim.AdamW(groups.values(), lr=0.0, betas=betas, eps=eps, fused=fused)
+
+    @torch.no_grad()
+    def generate(self, idx, n_new, temperature=1.0, top_k=0, top_p=1.0, rng=None, stop=None):
+        """Yields n_new times a column (B, 1) of sampled ids, continuing idx (B, T). temperature 0 is greedy;
+        top_k = 0 and top_p = 1 keep the whole distribution. Stops when every row has yielded `stop`. Beyond
+        block_size the older half of the context is dropped, and the newer half read again."""
+        done = torch.zeros(len(idx), 1, dtype=torch.bool, device=idx.device)
+        new, cache = idx, None
+        for _ in range(n_new):
+            if cache is None or cache.length + 1 > self.cfg.block_size:
+                keep = self.cfg.block_size if cache is None else self.cfg.block_size // 2
+                idx = new = idx[:, -keep:]
+                cache = KVCache(self.cfg)
+            logits = self(new, cache=cache)[:, -1].float()  # (B, vocab)
+            new = pick(logits, temperature, top_k, top_p, rng)
+            idx = torch.cat([idx, new], 1)
+            yield new
+            if stop is not None:
+                done |= new == stop
+                if done.all():
+                    return
+
+
+def pick(logits, temperature, top_k, top_p, rng=None):
+    """logits (B, vocab) -> ids (B, 1)"""
+    if temperature == 0:
+        return logits.argmax(-1, keepdim=True)
+    logits, ids = (logits / temperature).sort(-1, descending=True)
+    if top_k:
+        logits[:, top_k:] = -torch.inf
+    p = logits.softmax(-1)
+    p[p.cumsum(-1) - p > top_p] = 0.0  # drop what comes after the first top_p of the mass
+    return ids.gather(-1, torch.multinomial(p, 1, generator=rng))
+
+
+# -----------------------------------------------------------------------------
+# checkpoints: tensors and plain values only, so that loading one never runs code
+
+
+def optimizer_state(model, optimizer):
+    """{parameter name: {'step', 'exp_avg', 'exp_avg_sq'}}: by name, so that it survives growth."""
+    return {name: dict(optimizer.state[p]) for name, p in model.named_parameters() if p in optimizer.state}
+
+
+def load_optimizer_state(model, optimizer, state):
+    """The inverse. Parameters without a state start fresh. ValueError for a state that fits no parameter."""
+    params = dict(model.named_parameters())
+    unknown = [n for n, s in state.items() if n not in params or s["exp_avg"].shape != params[n].shape]
+    if unknown:
+        raise ValueError(f"the optimizer's state of {unknown[0]} fits no parameter of the model")
+    names = {p: name for name, p in params.items()}
+    order = [names[p] for group in optimizer.param_groups for p in group["params"]]
+    packed = optimizer.state_dict()
+    packed["state"] = {i: {k: v.clone() for k, v in state[n].items()} for i, n in enumerate(order) if n in state}
+    optimizer.load_state_dict(packed)
+
+
+def save_checkpoint(path, ckpt, keep=""):
+    """Writes aside, syncs, renames: whatever happens on the way, a complete checkpoint, old or new, stays. With
+    `keep`, the one that was at `path` moves there."""
+    aside = f"{path}.tmp"
+    try:
+        with open(aside, "wb") as f:
+            torch.save(ckpt, f)
+            f.flush()
+            os.fsync(f.fileno())
+    except BaseException:
+        os.remove(aside)
+        raise
+    if keep and os.path.exists(path):
+        os.replace(path, keep)
+    os.replace(aside, path)
+
+
+def load_checkpoint(path):
+    """A checkpoint, memory-mapped. Anything else is a ValueError of one line."""
+    if not os.path.isfile(path):
+        raise ValueError(f"{path}: no such checkpoint")
+    try:
+        ckpt = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    except Exception as e:
+        reason = str(e).splitlines()[0][:100]
+        raise ValueError(f"{path}: truncated, or not a checkpoint ({reason})") from None
+    if not isinstance(ckpt, dict) or not {"config", "model", "optimizer", "ledger", "lineage"} <= ckpt.keys():
+        raise ValueError(f"{path}: not a Babel checkpoint; train.py and grow.py write them")
+    return ckpt
+
+
+def build_model(ckpt, **changes):
+    """The model of a checkpoint, on the CPU. Changes to its Config (block_size) may be given."""
+    model = Llama(Config(**ckpt["config"] | changes))
+    try:
+        model.load_state_dict(ckpt["model"])
+    except RuntimeError as e:
+        raise ValueError(f"the checkpoint's tensors are not those of its config ({str(e).splitlines()[1].strip()})") from None
+    return model

@@ -1,0 +1,536 @@
+"""
+Trains one stage: from scratch, from a grown checkpoint, or on from where it stopped.
+
+$ python train.py config/tiny0.py                                   # one process
+$ torchrun --nproc_per_node=8 train.py config/stage0.py             # eight GPUs
+$ python train.py config/tiny0.py --max_steps=500 --seed=2          # any setting below, in a file or here
+$ python train.py config/tiny0.py --resume                          # go on after a stop
+$ python train.py config/tiny0.py --branch=decay                    # decay a copy to zero, to report; the trunk stays
+"""
+
+import ast
+import dataclasses
+import difflib
+import functools
+import json
+import math
+import os
+import runpy
+import signal
+import sys
+import time
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+
+from model import Config, Llama, build_model, load_checkpoint, load_optimizer_state, optimizer_state
+from model import save_checkpoint
+
+# -----------------------------------------------------------------------------
+# settings: their names, defaults and, by the defaults, their types
+out_dir = "out"
+init_from = ""  # a checkpoint to start a stage from: one that grow.py wrote, or any other
+resume = False  # go on from out_dir/ckpt.pt
+branch = ""  # 'decay': from init_from, or else out_dir/ckpt.pt, decay all rates to zero, in out_dir-decay
+branch_tokens = 0  # length of the branch; 0: a tenth of the tokens read so far
+stop_at = 0  # save and exit after so many steps, as on SIGTERM; 0: never
+# data
+data = "data/babel"  # a folder that prepare.py wrote
+tokens_per_step = 65536  # over all processes; accumulation is derived from it
+batch_size = 16  # at most so many sequences a forward and process
+max_steps = 1000  # of this stage
+seed = 1337  # of the initial weights and of the order of the data
+# model: for a start from scratch; with init_from the checkpoint's sizes hold, and what is given here must agree
+n_layer = 8
+n_head = 4
+n_kv_head = 0  # 0: n_head
+n_embd = 512
+head_dim = 128
+ffn_dim = 0  # 0: 8/3 n_embd, rounded up to a multiple of 128
+vocab_size = 0  # 0: the tokenizer's
+block_size = 1024  # tokens a sequence; may change from stage to stage
+rope_theta = 10000.0
+norm_eps = 1e-5
+tied = False
+# optimizer
+learning_rate = 1e-3  # peak of the generation born with this stage; older ones keep what they were born with
+weight_decay = 0.1  # of matrices
+beta1 = 0.9
+beta2 = 0.95
+adam_eps = 1e-8
+grad_clip = 1.0  # 0: off
+freeze = []  # generations that are not trained
+# schedule, in tokens
+schedule = "wsd"  # warmup-stable-decay, or 'cosine'
+warmup_tokens = 0  # of the generation born with this stage; 0: 100 steps
+horizon_tokens = 0  # on the ledger, where the schedule of that generation ends; 0: with this stage
+decay_share = 0.2  # wsd: the last part of the way to the horizon, in which the rate falls
+floor = 0.0  # the share of the peak at which the rate ends
+policy = "own"  # 'own': every generation follows its own schedule; 'shared': see rates()
+new_rate = 1.3  # shared: the youngest generation's rate, as a multiple of the others'
+# evaluation, logging, saving
+eval_interval = 250  # steps; 0: at the end only
+eval_tokens = 262144  # read from the start of val.bin
+log_interval = 10
+save_interval = 1000  # steps; 0: at the end only
+wandb = False
+wandb_project = "babel"
+wandb_name = ""  # default: out_dir
+# system
+device = ""  # default: cuda, then mps, then cpu
+compile = True
+
+DEFAULTS = {k: v for k, v in globals().items() if k[0] != "_" and type(v) in (bool, int, float, str, list)}
+CHOICES = {"branch": ("", "decay"), "schedule": ("wsd", "cosine"), "policy": ("own", "shared")}
+
+
+def configure(args):
+    """Command-line arguments, config files and --key=value, -> {setting: value} of those that they give; the later
+    wins. ValueError names the bad one."""
+    given = {}
+
+    def put(key, value, where):
+        if key not in DEFAULTS:
+            near = difflib.get_close_matches(key, DEFAULTS, 1)
+            raise ValueError(f"{where}: no setting is called {key}" + (f"; did you mean {near[0]}?" if near else ""))
+        kind = type(DEFAULTS[key])
+        if {kind, type(value)} == {int, float} and value == kind(value):  # 1e6 for an int, 1 for a float
+            value = kind(value)
+        if type(value) is not kind:
+            raise ValueError(f"{where}: {key} = {value!r} is {type(value).__name__}, expected {kind.__name__}")
+        if value not in CHOICES.get(key, (value,)):
+            raise ValueError(f"{where}: {key} = {value!r}, expected one of {CHOICES[key]}")
+        given[key] = value
+
+    args = list(args)
+    while args:
+        arg = args.pop(0)
+        if not arg.startswith("--"):
+            if not os.path.isfile(arg):
+                raise ValueError(f"{arg}: no such config file")
+            try:
+                values = runpy.run_path(arg)
+            except Exception as e:
+                raise ValueError(f"{arg}: {type(e).__name__}: {e}") from None
+            for key, value in values.items():
+                if key[0] != "_" and type(value) is not type(os):  # imports and _private names are the file's own
+                    put(key, value, arg)
+            continue
+        key, equals, text = arg[2:].partition("=")
+        kind = type(DEFAULTS.get(key))
+        if not equals:  # --resume, --branch decay
+            text = "True" if kind is bool else args.pop(0) if args else ""
+        try:
+            value = text if kind is str else ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            value = text
+        put(key, value, f"--{key}")
+    return given
+
+
+# -----------------------------------------------------------------------------
+# learning rates
+
+
+def height(g, tokens):
+    """The rate of generation g at `tokens` on the ledger, as a share of its peak."""
+    t, whole = tokens - g.birth, g.horizon - g.birth
+    if t < g.warmup:
+        return t / g.warmup
+    if schedule == "cosine":
+        x = (t - g.warmup) / max(1, whole - g.warmup)
+        return floor + (1 - floor) * (1 + math.cos(math.pi * min(1.0, x))) / 2
+    x = (t - whole * (1 - decay_share)) / max(1, whole * decay_share)
+    return 1 - (1 - floor) * min(1.0, max(0.0, x))
+
+
+def rates(generations, tokens):
+    """The learning rate of every generation at `tokens` on the ledger.
+
+    own: each has its own peak, warmup and horizon, counted from its birth. shared: all have the peak and the horizon
+    of the youngest, on generation 0's clock; the youngest alone warms up, to new_rate times the others' rate
+    (SPARKLING, arXiv 2602.02472). generation 0 alone: the same."""
+    if policy == "own" or len(generations) == 1:
+        return [g.learning_rate * height(g, tokens) for g in generations]
+    young = generations[-1]
+    clock = dataclasses.replace(generations[0], horizon=young.horizon)
+    lr = young.learning_rate * height(clock, tokens)
+    warmed = min(1.0, (tokens - young.birth) / max(1, young.warmup))
+    return [lr] * (len(generations) - 1) + [lr * new_rate * warmed]
+
+
+@torch.no_grad()
+def update_rms(optimizer, n):
+    """The RMS, for each of n generations, of the update that the step just taken made to its parameters, decay
+    included. Read off Adam's state: no copy of the parameters is needed."""
+    total, size = torch.zeros(2, n, dtype=torch.float64)
+    for group in optimizer.param_groups:
+        (b1, b2), lr, g = group["betas"], group["lr"], group["generation"]
+        for p in group["params"]:
+            s = optimizer.state.get(p)
+            if s and p.requires_grad:
+                adam = s["exp_avg"] / (1 - b1 ** s["step"]) / ((s["exp_avg_sq"] / (1 - b2 ** s["step"])).sqrt() + group["eps"])
+                before = (p + lr * adam) / (1 - lr * group["weight_decay"])
+                total[g] += (before - p).double().square().sum().cpu()
+            size[g] += p.numel()
+    return (total / size.clamp(min=1)).sqrt().tolist()
+
+
+# -----------------------------------------------------------------------------
+# data: sequence number i is a function of i, the seed and the shard, whoever reads it
+
+PAGE = 4096  # tokens; the longest block_size
+
+
+class Shard:
+    """A token file and how far it has been read. Every epoch deals its pages in a new order, and inside a window of
+    a sixteenth of them, its sequences. A window holds the same text at any block_size, so a stage that changes it
+    goes on with the next window, and nothing is read twice in an epoch."""
+
+    def __init__(self, path, meta, split):
+        self.path, self.id = path, meta["splits"][split]["sha256"]
+        self.tokens = np.memmap(path, meta["dtype"], "r")
+        if len(self.tokens) != meta["splits"][split]["tokens"]:
+            raise ValueError(f"{path}: {len(self.tokens)} tokens, but meta.json says {meta['splits'][split]['tokens']}; prepare it again")
+        self.n_pages = (len(self.tokens) - 1) // PAGE
+        self.window = max(1, self.n_pages // 16)  # pages
+        self.next = 0  # number of the next sequence
+
+    def start_at(self, number, at_block_size):
+        """Goes on at sequence `number` of a run with at_block_size."""
+        if at_block_size != block_size:
+            epoch, page = divmod(-(-number // (PAGE // at_block_size)), self.n_pages)
+            page = min(-(-page // self.window) * self.window, self.n_pages)
+            number = (epoch * self.n_pages + page) * (PAGE // block_size)
+        self.next = number
+
+    @property
+    def per_epoch(self):  # sequences
+        return self.n_pages * (PAGE // block_size)
+
+    def sequence(self, i):
+        """Sequence number i: block_size + 1 tokens."""
+        per_page = PAGE // block_size
+        epoch, i = divmod(i, self.per_epoch)
+        w, i = divmod(i, self.window * per_page)
+        pages = min(self.window, self.n_pages - w * self.window)
+        i = permutation(pages * per_page, seed, epoch, w)[i]
+        page = permutation(self.n_pages, seed, epoch)[w * self.window + i // per_page]
+        start = page * PAGE + i % per_page * block_size
+        return self.tokens[start : start + block_size + 1]
+
+
+@functools.lru_cache(maxsize=4)
+def permutation(n, *key):
+    return np.random.default_rng(key).permutation(n)
+
+
+# -----------------------------------------------------------------------------
+
+PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12, "4090": 165e12}  # dense bf16
+
+
+def main():
+    given = configure(sys.argv[1:])
+    globals().update(given)
+
+    # --- processes and device
+    ddp = "RANK" in os.environ
+    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    master = rank == 0
+    kind = device or ("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
+    where = kind
+    if kind == "cuda":
+        where = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+        torch.cuda.set_device(where)
+        torch.set_float32_matmul_precision("high")  # TF32 where autocast leaves fp32
+    if ddp:
+        dist.init_process_group("nccl" if kind == "cuda" else "gloo")
+    autocast = torch.autocast("cuda", torch.bfloat16, enabled=kind == "cuda")
+    say = print if master else lambda *a, **k: None
+
+    def everywhere(x, op=dist.ReduceOp.SUM if dist.is_available() else None):
+        """A tensor, reduced over all processes."""
+        if ddp:
+            x = x.to(where)
+            dist.all_reduce(x, op)
+        return x.cpu()
+
+    # --- data
+    if not os.path.isfile(f"{data}/meta.json"):
+        raise ValueError(f"{data}/meta.json: not found; prepare.py makes it: python prepare.py --input FILES --out {data}")
+    with open(f"{data}/meta.json") as f:
+        meta = json.load(f)
+    train, val = Shard(f"{data}/train.bin", meta, "train"), Shard(f"{data}/val.bin", meta, "val")
+    token_bytes = torch.from_numpy(np.fromfile(f"{data}/token_bytes.bin", np.uint16).astype(np.int64))
+
+    # --- checkpoint: where to start
+    folder, source = out_dir, init_from
+    last = f"{out_dir}/ckpt.pt" if os.path.isfile(f"{out_dir}/ckpt.pt") else f"{out_dir}/ckpt.prev.pt"
+    if branch:
+        folder, source = f"{out_dir}-{branch}", init_from or last
+        last = f"{folder}/ckpt.pt"
+    if resume:
+        source = last
+    elif os.path.isfile(last):
+        raise ValueError(f"{last} exists: go on with --resume, or give another out_dir")
+    ckpt = load_checkpoint(source) if source else None
+
+    # --- model
+    shape = {f.name: globals()[f.name] for f in dataclasses.fields(Config) if f.name in DEFAULTS}
+    if ckpt:
+        for key in given.keys() & shape.keys() - {"block_size"}:
+            if given[key] and given[key] != ckpt["config"][key]:
+                raise ValueError(f"{key} = {given[key]}, but {source} has {ckpt['config'][key]}: grow.py changes sizes")
+        if ckpt["tokenizer"]["sha256"] != meta["tokenizer"]["sha256"]:
+            raise ValueError(f"{data} has the tokenizer {meta['tokenizer']['name']}, not the one that {source} was trained with")
+        if "block_size" not in given:
+            globals()["block_size"] = ckpt["config"]["block_size"]
+        model = build_model(ckpt, block_size=block_size)
+        ledger, step = dict(ckpt["ledger"]), ckpt["step"] if resume else 0
+    else:
+        if 0 < vocab_size < meta["vocab_size"]:
+            raise ValueError(f"vocab_size = {vocab_size}, but the tokenizer of {data} has {meta['vocab_size']}")
+        model = Llama(Config(**shape | {"vocab_size": vocab_size or meta["vocab_size"]}))
+        model.init_weights(seed)
+        ledger, step = {"tokens": 0, "flops": 0, "seconds": 0.0, "read": {}}, 0
+    cfg, flops_per_token = model.cfg, model.cfg.flops_per_token()
+    if block_size > PAGE:
+        raise ValueError(f"block_size = {block_size}: at most {PAGE}, or raise PAGE in train.py")
+    if train.n_pages < 1 or len(val.tokens) < block_size + 1:
+        raise ValueError(f"{data}: too little text: train.bin needs {PAGE + 1} tokens, val.bin block_size + 1 = {block_size + 1}")
+    train.start_at(*ledger["read"].get(train.id, (0, block_size)))
+
+    # --- batch: tokens a step -> sequences a process -> accumulation
+    per_process, rest = divmod(tokens_per_step, block_size * world)
+    if rest or not per_process:
+        raise ValueError(f"tokens_per_step = {tokens_per_step} is no multiple of block_size {block_size} x {world} processes")
+    micro = max(b for b in range(1, min(batch_size, per_process) + 1) if per_process % b == 0)
+    accumulation = per_process // micro
+
+    # --- schedules: a generation never trained before is born now
+    start = ckpt["branch"] if branch and resume else {"tokens": ledger["tokens"], "length": branch_tokens or ledger["tokens"] // 10}
+    last_step = -(-start["length"] // tokens_per_step) if branch else max_steps
+    end = ledger["tokens"] + (last_step - step) * tokens_per_step
+    newest = {"learning_rate": learning_rate, "warmup": warmup_tokens or 100 * tokens_per_step, "horizon": horizon_tokens or end}
+    for g in cfg.generations:
+        if not g.learning_rate:
+            g.birth = ledger["tokens"]
+            vars(g).update(newest)
+    for key, name in {"learning_rate": "learning_rate", "warmup_tokens": "warmup", "horizon_tokens": "horizon"}.items():
+        if given.get(key) and given[key] != getattr(cfg.generations[-1], name):
+            raise ValueError(
+                f"{key} = {given[key]}, but the youngest generation was born with {getattr(cfg.generations[-1], name)} and keeps it"
+            )
+
+    # --- optimizer, compile, DDP
+    model.to(where)
+    optimizer = model.optimizer(weight_decay, (beta1, beta2), adam_eps)
+    if ckpt:
+        load_optimizer_state(model, optimizer, ckpt["optimizer"])
+    unknown = set(freeze) - {group["generation"] for group in optimizer.param_groups}
+    if unknown:
+        raise ValueError(f"freeze = {freeze}: no generation {unknown.pop()}")
+    for group in optimizer.param_groups:
+        for p in group["params"]:
+            p.requires_grad_(group["generation"] not in freeze)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    if not trained:
+        raise ValueError(f"freeze = {freeze}: nothing is left to train")
+    if compile:
+        model.compile()  # in place: torch.compile(model) would rename every parameter
+    ddp_model = DistributedDataParallel(model, broadcast_buffers=False) if ddp else model
+
+    # --- what is about to happen
+    n = model.count_params()
+    os.makedirs(folder, exist_ok=True)
+    say(f"{source or 'from scratch'}: {cfg.n_layer} x {cfg.n_embd}, {n['total']:,} parameters ({n['non_embedding']:,} non-embedding)")
+    say(f"{tokens_per_step:,} tokens a step = {world} processes x {accumulation} accumulated x {micro} sequences x {block_size}")
+    for g, gen in enumerate(cfg.generations):
+        if g in n["generations"]:
+            say(f"generation {g}: {n['generations'][g]:,} parameters, born at {gen.birth:,} tokens, peak rate {gen.learning_rate:.2e}"
+                f" after {gen.warmup:,} tokens, until {gen.horizon:,}" + ", frozen" * (g in freeze))  # fmt: skip
+    if resume:
+        changed = [k for k in DEFAULTS if k in ckpt["settings"] and ckpt["settings"][k] != globals()[k] and k not in ("resume", "stop_at")]
+        say(f"resumed at step {step}" + "".join(f"; {k} {ckpt['settings'][k]} -> {globals()[k]}" for k in changed))
+    if master:
+        keep_metrics(f"{folder}/metrics.jsonl", step if resume else -1)
+    metrics = open(f"{folder}/metrics.jsonl" if master else os.devnull, "a")
+    run = start_wandb() if wandb and master else None
+
+    def record(**values):
+        """One line of metrics.jsonl, and of wandb."""
+        values = {"step": step, "tokens": ledger["tokens"], "flops": ledger["flops"], "seconds": round(ledger["seconds"], 3)} | values
+        metrics.write(json.dumps(values) + "\n")
+        metrics.flush()
+        if run:
+            flat = {f"{k}/{i}": x for k, v in values.items() if isinstance(v, list) for i, x in enumerate(v)}
+            run.log({k: v for k, v in values.items() if not isinstance(v, list)} | flat, step=step)
+
+    def save():
+        """Writes folder/ckpt.pt; the one before becomes ckpt.prev.pt."""
+        if master:
+            path = f"{folder}/ckpt.pt"
+            config = vars(cfg) | {"generations": [vars(g) for g in cfg.generations]}
+            settings = {k: globals()[k] for k in DEFAULTS}
+            ledger["read"][train.id] = (train.next, block_size)
+            tokenizer = ckpt["tokenizer"] if ckpt else read_tokenizer(meta)
+            state = {"config": config, "model": model.state_dict(), "optimizer": optimizer_state(model, optimizer)}
+            state |= {"ledger": ledger, "lineage": ckpt["lineage"] if ckpt else [], "step": step, "settings": settings}
+            save_checkpoint(path, state | {"tokenizer": tokenizer, "branch": start}, keep=f"{folder}/ckpt.prev.pt")
+        if ddp:
+            dist.barrier()
+
+    @torch.no_grad()
+    def evaluate():
+        """(loss in nats a token, bits per byte) on the first eval_tokens of val.bin, always the same sequences."""
+        n_val = max(1, min(eval_tokens, len(val.tokens) - 1) // block_size)
+        total = torch.zeros(3, dtype=torch.float64)  # nats, tokens, bytes
+        for i in range(rank * batch_size, n_val, world * batch_size):
+            rows = [val.tokens[j * block_size :][: block_size + 1] for j in range(i, min(i + batch_size, n_val))]
+            batch = torch.from_numpy(np.stack(rows).astype(np.int64))
+            x, y = batch[:, :-1], batch[:, 1:]
+            with autocast:
+                loss = model(x.to(where), y.to(where)).item()
+            n_bytes = token_bytes[y].sum() - (x == meta["bos"]).sum() * meta["dummy_prefix"]
+            total += torch.tensor([loss * y.numel(), y.numel(), n_bytes], dtype=torch.float64)
+        nats, tokens, n_bytes = everywhere(total).tolist()
+        return nats / tokens, nats / n_bytes / math.log(2)
+
+    # --- signals: a flag, so that the step is finished and all processes stop together; a second one kills
+    stopping = []
+
+    def stop(number, _):
+        stopping.append(number)
+        signal.signal(number, signal.SIG_DFL)
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+
+    # --- the loop
+    peak = next((f for name, f in PEAK_FLOPS.items() if kind == "cuda" and name in torch.cuda.get_device_name()), None)
+    val_loss = bpb = math.nan
+    first_step, lap, busy = step, time.time(), 0.0  # busy: seconds of training, without evaluation and saving
+    logged = {"step": step, "busy": busy}
+    while True:
+        if step >= last_step or eval_interval and step % eval_interval == 0:
+            val_loss, bpb = evaluate()
+            say(f"step {step}: val loss {val_loss:.4f}, {bpb:.4f} bits per byte")
+            record(val_loss=val_loss, bpb=bpb)
+            lap = time.time()
+        if step >= last_step:
+            break
+
+        # rates at the middle of the step, so that neither the first nor the last is lost on zero
+        middle = ledger["tokens"] + tokens_per_step / 2
+        lr = rates(cfg.generations, start["tokens"] if branch else middle)
+        if branch:
+            lr = [r * (1 - (middle - start["tokens"]) / (last_step * tokens_per_step)) for r in lr]
+        for group in optimizer.param_groups:
+            group["lr"] = lr[group["generation"]]
+
+        # forward and backward; the processes read sequences train.next .. + per_process * world between them
+        model.zero_grad()
+        loss = torch.zeros((), device=where)
+        for m in range(accumulation):
+            first = train.next + (m * world + rank) * micro
+            batch = torch.from_numpy(np.stack([train.sequence(first + j) for j in range(micro)]).astype(np.int64))
+            batch = batch.pin_memory().to(where, non_blocking=True) if kind == "cuda" else batch.to(where)
+            if ddp:
+                ddp_model.require_backward_grad_sync = m == accumulation - 1
+            with autocast:
+                part = ddp_model(batch[:, :-1], batch[:, 1:]) / accumulation  # (micro, block_size) each
+            part.backward()
+            loss += part.detach()
+        norm = torch.nn.utils.clip_grad_norm_(trained, grad_clip or math.inf)
+        if not math.isfinite(norm):  # on all processes alike, since gradients are averaged; the only wait for the GPU
+            good = [c for c in (f"{folder}/ckpt.pt", f"{folder}/ckpt.prev.pt", source) if c and os.path.isfile(c)]
+            raise ValueError(f"step {step}: loss {loss.item():.4g}, gradient norm {norm.item():.4g}, rates {lr}; nothing saved; "
+                             f"last good checkpoint: {good[0] if good else 'none'}")  # fmt: skip
+        optimizer.step()
+
+        # the ledger
+        step += 1
+        train.next += per_process * world
+        ledger["tokens"] += tokens_per_step
+        ledger["flops"] += tokens_per_step * flops_per_token
+        now = time.time()
+        ledger["seconds"] += now - lap
+        busy += now - lap
+        lap = now
+        if train.next // train.per_epoch > (train.next - per_process * world) // train.per_epoch:
+            say(f"step {step}: {train.path} read {train.next // train.per_epoch} times")
+
+        # logging
+        if step % log_interval == 0 or step == last_step:
+            loss = everywhere(loss).item() / world
+            moved = update_rms(optimizer, len(cfg.generations))
+            speed = (step - logged["step"]) * tokens_per_step / (busy - logged["busy"])
+            mfu = speed * flops_per_token / (peak * world) if peak else None
+            left = (last_step - step) * busy / (step - first_step)
+            logged = {"step": step, "busy": busy}
+            say(f"step {step}/{last_step} {step / last_step:.0%} | loss {loss:.4f} | norm {norm:.2f} | "
+                + " ".join(f"g{g} {lr[g]:.1e} moves {moved[g]:.1e}" for g in sorted(n["generations"]))
+                + f" | {speed:,.0f} tokens/s" + (f", MFU {mfu:.1%}" if mfu else "") + f" | {left / 60:.0f} min left")  # fmt: skip
+            record(loss=loss, norm=norm.item(), lr=lr, update_rms=moved, tokens_per_second=speed, mfu=mfu)
+
+        # saving, and stopping when asked to
+        halt = everywhere(torch.tensor(float(bool(stopping)))).item() > 0 or step == stop_at
+        if halt or step >= last_step or save_interval and step % save_interval == 0:
+            save()
+        if halt and step < last_step:
+            say(f"stopped at step {step}, saved in {folder}/ckpt.pt; go on with --resume")
+            break
+        lap = time.time()
+
+    # --- summary, for grep
+    peak_memory = torch.cuda.max_memory_allocated() / 2**20 if kind == "cuda" else None
+    summary = {"step": step, "tokens": ledger["tokens"], "flops": f"{ledger['flops']:.4g}", "seconds": f"{ledger['seconds']:.1f}",
+               "parameters": n["total"], "val_loss": f"{val_loss:.4f}", "bpb": f"{bpb:.4f}",
+               "peak_memory_MiB": peak_memory and f"{peak_memory:.0f}", "checkpoint": f"{folder}/ckpt.pt"}  # fmt: skip
+    for key, value in summary.items():
+        say(f"{key}: {value}")
+    if run:
+        run.finish()
+    if ddp:
+        dist.destroy_process_group()
+
+
+def read_tokenizer(meta):
+    """The tokenizer as a checkpoint carries it: meta's entry and, for sentencepiece, the model file's bytes."""
+    tokenizer = dict(meta["tokenizer"])
+    if tokenizer["kind"] == "sentencepiece":
+        tokenizer["model"] = torch.from_numpy(np.fromfile(f"{data}/tokenizer.model", np.uint8))
+    return tokenizer
+
+
+def keep_metrics(path, step):
+    """Drops the lines of metrics.jsonl that a run resumed at `step` writes again."""
+    if os.path.isfile(path):
+        with open(path) as f:
+            lines = [line for line in f if line.endswith("\n")]  # a kill may have cut the last one
+        with open(f"{path}.tmp", "w") as f:
+            for line in lines:
+                at = json.loads(line)
+                if at["step"] < step or at["step"] == step and "loss" in at:
+                    f.write(line)
+        os.replace(f"{path}.tmp", path)
+
+
+def start_wandb():
+    """A wandb run, or None and one line where wandb can't start; the training goes on without it."""
+    try:
+        import wandb
+
+        return wandb.init(project=wandb_project, name=wandb_name or out_dir, config={k: globals()[k] for k in DEFAULTS})
+    except Exception as e:
+        print(f"wandb: {str(e).splitlines()[0]}; going on without it (WANDB_MODE=offline logs to disk)")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (ValueError, OSError) as e:
+        sys.exit(f"train.py: {e}")
