@@ -126,6 +126,8 @@ def grown_config(cfg, sizes, place="top", init="random", birth=0):
         raise ValueError("--init stack copies whole layers: it grows depth, and depth alone")
     if init == "eye" and (extra or new["n_embd"] == cfg.n_embd or new["n_head"] == cfg.n_head or new["head_dim"] != cfg.head_dim):
         raise ValueError("--init eye grows n_embd and heads, together, and neither depth nor head_dim")
+    if init == "eye" and (new["n_head"] - cfg.n_head) * cfg.head_dim > new["n_embd"] - cfg.n_embd:
+        raise ValueError("--init eye needs as many new dimensions of n_embd as the new heads have: more rows would stay zero")
     if place == "interleave" and not extra:
         raise ValueError("--place interleave is for depth, which does not grow")
 

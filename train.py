@@ -19,6 +19,7 @@ import runpy
 import signal
 import sys
 import time
+import warnings
 
 import numpy as np
 import torch
@@ -251,11 +252,11 @@ def main():
     autocast = torch.autocast("cuda", torch.bfloat16, enabled=kind == "cuda")
     say = print if master else lambda *a, **k: None
 
-    def everywhere(x, op=dist.ReduceOp.SUM if dist.is_available() else None):
-        """A tensor, reduced over all processes."""
+    def everywhere(x):
+        """The sum of a tensor over all processes."""
         if ddp:
             x = x.to(where)
-            dist.all_reduce(x, op)
+            dist.all_reduce(x)
         return x.cpu()
 
     # --- data
@@ -341,6 +342,7 @@ def main():
         raise ValueError(f"freeze = {freeze}: nothing is left to train")
     if compile:
         model.compile()  # in place: torch.compile(model) would rename every parameter
+    warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated")  # torch 2.11 does not have its successor
     ddp_model = DistributedDataParallel(model, broadcast_buffers=False) if ddp else model
 
     # --- what is about to happen

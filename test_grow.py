@@ -1,0 +1,674 @@
+"""
+The tests: bash runs/test.sh, or python -m pytest -q test_grow.py. They make their own text and tokenizer; no network.
+"""
+
+import contextlib
+import dataclasses
+import io
+import json
+import os
+import random
+import re
+import runpy
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import sentencepiece
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+import train
+from grow import condense, grow, nearest_size, plain, skeleton
+from model import Config, Generation, KVCache, Llama, build_model, load_checkpoint, load_optimizer_state, optimizer_state
+from model import rope_places, save_checkpoint
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+
+# -----------------------------------------------------------------------------
+# small models
+
+
+def tiny(dtype=torch.float64, **sizes):
+    """A checkpoint of a small model whose parameters are far from their initial values. No size divides another."""
+    cfg = Config(**dict(n_layer=2, n_head=4, n_kv_head=2, n_embd=40, head_dim=6, ffn_dim=70, vocab_size=97, block_size=24) | sizes)
+    torch.manual_seed(0)
+    torch.set_default_dtype(dtype)
+    model = Llama(cfg)
+    torch.set_default_dtype(torch.float32)
+    model.init_weights(0)
+    for p in model.parameters():
+        p.data += 0.1 * torch.randn_like(p)
+    ledger = {"tokens": 0, "flops": 0, "seconds": 0.0, "read": {}}
+    return {"config": plain(cfg), "model": model.state_dict(), "optimizer": {}, "ledger": ledger, "lineage": [], "step": 0}
+
+
+def build(ckpt):
+    """The model of a checkpoint, in the dtype of its parameters, with its buffers in that too."""
+    torch.set_default_dtype(ckpt["model"]["wte.0"].dtype)
+    try:
+        return build_model(ckpt)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+TOKENS = torch.randint(97, (3, 25), generator=torch.Generator().manual_seed(1))
+
+
+@torch.no_grad()
+def logits(ckpt):
+    return build(ckpt)(TOKENS[:, :-1])
+
+
+def dlogit(a, b):
+    return (logits(a) - logits(b)).abs().max().item()
+
+
+def steps(ckpt, n, lr=1e-3, weight_decay=0.0):
+    """The checkpoint after n AdamW steps at one rate for all, on always the same tokens, without clipping."""
+    model = build(ckpt)
+    optimizer = model.optimizer(weight_decay)
+    load_optimizer_state(model, optimizer, ckpt["optimizer"])
+    for _ in range(n):
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        model.zero_grad()
+        model(TOKENS[:, :-1], TOKENS[:, 1:]).backward()
+        optimizer.step()
+    return ckpt | {"model": {k: v.detach().clone() for k, v in model.state_dict().items()}, "optimizer": optimizer_state(model, optimizer)}
+
+
+KINDS = {  # attention with grouped queries or without, head tied or not
+    "gqa": {},
+    "mha": {"n_kv_head": 4},
+    "gqa_tied": {"tied": True},
+    "mha_tied": {"n_kv_head": 4, "tied": True},
+}
+
+
+def heads(kind, n):
+    return {"n_head": n, "n_kv_head": n if kind.startswith("mha") else n // 2}
+
+
+GROWTHS = {
+    "width": lambda kind: dict(n_embd=60, ffn_dim=101, **heads(kind, 6)),
+    "width_alone": lambda kind: dict(n_embd=52),
+    "heads": lambda kind: heads(kind, 10),
+    "ffn": lambda kind: dict(ffn_dim=91),
+    "depth": lambda kind: dict(n_layer=5),
+    "interleave": lambda kind: dict(n_layer=3, place="interleave"),
+    "head_dim": lambda kind: dict(head_dim=18),
+    "all": lambda kind: dict(n_layer=3, n_embd=56, ffn_dim=77, head_dim=12, **heads(kind, 8)),
+    "copy_width": lambda kind: dict(n_embd=60, ffn_dim=101, init="copy", **heads(kind, 6)),
+    "copy_depth": lambda kind: dict(n_layer=5, init="copy", place="interleave"),
+    "copy_all": lambda kind: dict(n_layer=3, n_embd=56, ffn_dim=77, head_dim=12, init="copy", **heads(kind, 8)),
+    "eye": lambda kind: dict(n_embd=60, init="eye", **heads(kind, 6)),
+}
+NINE = [  # composed, in this order
+    lambda kind: dict(n_embd=60, ffn_dim=101, **heads(kind, 6)),
+    lambda kind: dict(n_layer=3),
+    lambda kind: dict(head_dim=12),
+    lambda kind: dict(ffn_dim=130),
+    lambda kind: dict(n_embd=77),
+    lambda kind: dict(n_layer=5, place="interleave", init="copy"),
+    lambda kind: heads(kind, 8),
+    lambda kind: dict(head_dim=36),
+    lambda kind: dict(n_embd=150, init="eye", **heads(kind, 10)),
+]
+
+
+def grow_nine(ckpt, kind, condensing=True):
+    for i, growth in enumerate(NINE):
+        ckpt, _ = grow(ckpt, seed=i, **growth(kind))
+        if i == 4 and condensing:  # in the middle, so that growth after it is covered
+            ckpt, _ = condense(ckpt, 3)
+    return ckpt
+
+
+# -----------------------------------------------------------------------------
+# growth keeps the function
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("growth", GROWTHS)
+def test_growth_keeps_the_function(kind, growth):
+    for dtype, tolerance in ((torch.float64, 1e-12), (torch.float32, 1e-5)):
+        ckpt = tiny(dtype, **KINDS[kind])
+        grown, born = grow(ckpt, **GROWTHS[growth](kind))
+        assert dlogit(ckpt, grown) <= tolerance
+        assert born and all(torch.equal(v, grown["model"][k]) for k, v in ckpt["model"].items() if "layers" not in k)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_nine_growths_composed(kind):
+    for dtype, tolerance in ((torch.float64, 1e-12), (torch.float32, 1e-5), (torch.bfloat16, 0.2)):  # bf16: logits up to 4
+        ckpt = tiny(torch.float32 if dtype == torch.bfloat16 else dtype, **KINDS[kind])
+        grown = grow_nine(ckpt, kind)
+        if dtype == torch.bfloat16:
+            both = [build(c).bfloat16()(TOKENS[:, :-1]).float() for c in (ckpt, grown)]
+            assert (both[0] - both[1]).abs().max() <= tolerance
+        else:
+            assert dlogit(ckpt, grown) <= tolerance
+
+
+def test_function_is_kept_for_a_small_residual_too():
+    """There the eps of RMSNorm counts: without its factor the error is 0.4."""
+    ckpt = tiny()
+    ckpt["model"]["wte.0"] *= 1e-3
+    grown, _ = grow(ckpt, n_embd=80)
+    assert dlogit(ckpt, grown) <= 1e-12
+
+
+def test_stack_is_not_preserving_and_says_so():
+    ckpt = tiny()
+    grown, _ = grow(ckpt, n_layer=4, init="stack")
+    assert dlogit(ckpt, grown) > 1e-3
+    assert torch.equal(grown["model"]["layers.3.attn.q.0"], ckpt["model"]["layers.1.attn.q.0"])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("growth", [*GROWTHS, "nine"])
+def test_no_dead_parameters(kind, growth):
+    ckpt = tiny(**KINDS[kind])
+    grown = grow_nine(ckpt, kind) if growth == "nine" else grow(ckpt, **GROWTHS[growth](kind))[0]
+    after = steps(grown, 5 if growth == "nine" else 3)["model"]
+    seen = TOKENS[:, :-1].unique()
+    for name, w in after.items():
+        rows = seen if name.startswith("wte") and not grown["config"]["tied"] else slice(None)
+        still = (w == grown["model"][name])[rows]
+        assert not still.any(), f"{name}: {still.sum()} of {still.numel()} elements never moved"
+
+
+def test_dead_parameters_are_noticed():
+    """The test above can fail: with gate and down both zero, as the first plan had it, the new units never move."""
+    grown, born = grow(tiny(), ffn_dim=91)
+    for name, _, _ in born:
+        if "gate" in name:
+            grown["model"][name] = torch.zeros_like(grown["model"][name])
+    after = steps(grown, 5)["model"]
+    assert torch.equal(after["layers.0.mlp.up.1"], grown["model"]["layers.0.mlp.up.1"])
+
+
+@pytest.mark.parametrize("growth", [*GROWTHS, "nine"])
+def test_old_slabs_step_as_in_the_old_model(growth):
+    ckpt = steps(tiny(), 12, weight_decay=0.1)
+    grown = grow_nine(ckpt, "gqa", condensing=False) if growth == "nine" else grow(ckpt, **GROWTHS[growth]("gqa"))[0]
+    old, new = steps(ckpt, 1, weight_decay=0.1), steps(grown, 1, weight_decay=0.1)
+    position = [i for i, birth in enumerate(grown["config"]["layer_birth"]) if birth == 0]  # of the old layers
+    for name, w in old["model"].items():
+        there = re.sub(r"layers\.(\d)", lambda m: f"layers.{position[int(m[1])]}", name)
+        assert (w - ckpt["model"][name]).any()
+        assert (new["model"][there] - w).abs().max() <= 1e-12, name
+        assert new["optimizer"][there]["step"] == 13
+    fresh = new["optimizer"].keys() - {re.sub(r"layers\.(\d)", lambda m: f"layers.{position[int(m[1])]}", n) for n in old["model"]}
+    assert fresh and all(new["optimizer"][name]["step"] == 1 for name in fresh)
+
+
+def test_copied_layers_may_copy_the_state():
+    ckpt = steps(tiny(), 3)
+    grown, _ = grow(ckpt, n_layer=4, init="stack", copy_state=True)
+    for name in ("layers.2.attn.q.0", "layers.2.mlp.down.0"):
+        source = ckpt["optimizer"][name.replace("2", "0", 1)]
+        assert all(torch.equal(grown["optimizer"][name][k], source[k]) for k in source)
+    grown, _ = grow(ckpt, n_layer=4, n_embd=60, init="copy", copy_state=True)
+    state = grown["optimizer"]
+    assert state["layers.2.attn.q.0"]["exp_avg"].shape == grown["model"]["layers.2.attn.q.0"].shape
+    assert "layers.2.attn.o.0" not in state  # zero, not copied
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_condensing_keeps_the_function_and_the_next_step(kind):
+    grown = steps(grow_nine(tiny(**KINDS[kind]), kind) | {"optimizer": {}}, 3)
+    for keep in (4, 2, 1):
+        condensed, notes = condense(grown, keep)
+        assert dlogit(grown, condensed) == 0 and not notes
+        assert len(skeleton(Config(**condensed["config"])).count_params()["generations"]) == keep
+        assert dlogit(steps(grown, 1, weight_decay=0.1), steps(condensed, 1, weight_decay=0.1)) <= 1e-12
+    grown = steps(grow(steps(tiny(), 3), n_embd=60)[0], 2)
+    assert "step counts differ (2 to 5)" in condense(grown, 1)[1][0]
+
+
+def test_growth_is_a_function_of_the_seed():
+    a, b, c = (grow(tiny(), n_embd=60, seed=seed)[0]["model"]["layers.1.attn.q.1"] for seed in (1, 1, 2))
+    assert torch.equal(a, b) and not torch.equal(a, c)
+
+
+def test_nearest_size():
+    ladder = [(8, 512, 4), (8, 768, 6), (8, 1024, 8), (16, 1024, 8), (16, 1536, 12), (16, 2048, 16), (32, 2048, 16)]
+    for (layers, width, n_head), (next_layers, next_width, _) in zip(ladder, ladder[1:]):
+        cfg = Config(n_layer=layers, n_embd=width, n_head=n_head)
+        n = 2 * skeleton(cfg).count_params()["non_embedding"]
+        if next_layers > layers:
+            assert nearest_size(cfg, n, "depth") == {"n_layer": next_layers}
+        else:
+            assert nearest_size(cfg, n, "width", 256)["n_embd"] == next_width
+
+
+# -----------------------------------------------------------------------------
+# the decoder
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_key_value_cache(kind):
+    model = build(grow_nine(tiny(**KINDS[kind]), kind))
+    with torch.no_grad():
+        full, cache = model(TOKENS[:, :24]), KVCache(model.cfg)
+        parts = [model(TOKENS[:, a:b], cache=cache) for a, b in ((0, 7), (7, 8), (8, 15), (15, 16), (16, 24))]
+    assert (torch.cat(parts, 1) - full).abs().max() <= 1e-12
+
+
+def test_greedy_generation_is_that_of_the_full_forward():
+    model, n = build(tiny()), 60  # beyond block_size = 24, where half of the context is dropped
+    idx = TOKENS[:, :5]
+    new = torch.cat(list(model.generate(idx, n, temperature=0)), 1)
+    with torch.no_grad():
+        for i in range(19):
+            idx = torch.cat([idx, model(idx)[:, -1:].argmax(-1)], 1)
+    assert new.shape == (3, n) and torch.equal(idx[:, 5:], new[:, :19])
+
+
+def to_transformers(ckpt):
+    """The checkpoint as transformers' LlamaForCausalLM: factors folded, RoPE's pairs in their standard order."""
+    transformers = pytest.importorskip("transformers")
+    cfg, w = Config(**ckpt["config"]), {name: tensor.full() for name, tensor in build(ckpt).growables().items()}
+    order = torch.tensor(rope_places(cfg)).argsort()
+    fold = (cfg.head_dim / cfg.generations[0].head_dim) ** 0.5  # transformers scales by head_dim^-0.5
+    out = {"model.embed_tokens.weight": w["wte"], "lm_head.weight": w["wte" if cfg.tied else "head"]}
+    out["model.norm.weight"] = w["norm.gain"] * (cfg.generations[0].n_embd / cfg.n_embd) ** 0.5
+    for i in range(cfg.n_layer):
+        a, b, c, d = f"layers.{i}.", f"model.layers.{i}.", cfg.n_embd, (cfg.layer_born[i] / cfg.n_embd) ** 0.5
+        out[b + "input_layernorm.weight"], out[b + "post_attention_layernorm.weight"] = w[a + "attn.norm.gain"] * d, w[a + "mlp.norm.gain"] * d
+        out[b + "self_attn.q_proj.weight"] = (w[a + "attn.q"][:, :, order] * fold).reshape(-1, c)
+        out[b + "self_attn.k_proj.weight"] = w[a + "attn.k"][:, :, order].reshape(-1, c)
+        out[b + "self_attn.v_proj.weight"] = w[a + "attn.v"].reshape(-1, c)
+        out[b + "self_attn.o_proj.weight"] = w[a + "attn.o"].reshape(-1, c).T
+        out[b + "mlp.gate_proj.weight"], out[b + "mlp.up_proj.weight"] = w[a + "mlp.gate"], w[a + "mlp.up"]
+        out[b + "mlp.down_proj.weight"] = w[a + "mlp.down"].T
+    llama = transformers.LlamaForCausalLM(
+        transformers.LlamaConfig(
+            hidden_size=cfg.n_embd, num_hidden_layers=cfg.n_layer, num_attention_heads=cfg.n_head, vocab_size=cfg.vocab_size,
+            num_key_value_heads=cfg.n_kv_head, head_dim=cfg.head_dim, intermediate_size=cfg.ffn_dim, tie_word_embeddings=cfg.tied,
+            rms_norm_eps=cfg.norm_eps * cfg.generations[0].n_embd / cfg.n_embd, max_position_embeddings=cfg.block_size,
+        )
+    )  # fmt: skip
+    missing, unexpected = llama.load_state_dict({k: v.detach().float() for k, v in out.items()}, strict=False)
+    assert not unexpected and not [m for m in missing if "rotary" not in m]
+    return llama.eval()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("growth", ["none", *GROWTHS])
+def test_forward_is_that_of_transformers(kind, growth):
+    ckpt = tiny(torch.float32, **KINDS[kind])
+    if growth != "none":
+        ckpt = steps(grow(ckpt, **GROWTHS[growth](kind))[0], 3, lr=1e-2)
+    with torch.no_grad():
+        theirs = to_transformers(ckpt)(TOKENS[:, :-1]).logits
+    assert (logits(ckpt) - theirs).abs().max() <= 1e-5
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_flops_are_those_torch_counts(kind):
+    ckpt = grow_nine(tiny(**KINDS[kind]), kind)
+    model, x = build(ckpt), TOKENS[:, :24]
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        model(x, x).backward()
+    assert counter.get_total_flops() == model.cfg.flops_per_token() * x.numel()
+
+
+def test_counts_and_optimizer_groups():
+    ckpt = grow_nine(tiny(), "gqa")
+    model = build(ckpt)
+    n = model.count_params()
+    assert n["total"] == sum(p.numel() for p in model.parameters()) == sum(n["generations"].values())
+    assert n["total"] - n["non_embedding"] == 2 * 97 * 150
+    groups = model.optimizer(0.1).param_groups
+    assert {g["generation"] for g in groups} == n["generations"].keys()
+    for group in groups:
+        assert all((p.ndim > 1) == (group["weight_decay"] > 0) for p in group["params"])
+        assert sum(p.numel() for g in groups if g["generation"] == group["generation"] for p in g["params"]) == n["generations"][group["generation"]]
+    assert Config(n_layer=32, n_head=32, n_embd=4096, block_size=4096).ffn_dim == 11008
+    assert skeleton(Config(n_layer=32, n_head=32, n_embd=4096)).count_params()["total"] == 6_738_415_616  # Llama 2 7B
+
+
+# -----------------------------------------------------------------------------
+# learning rates and data
+
+
+def test_rates(monkeypatch):
+    old = Generation(4, 4, 64, 16, 128, 97, birth=0, learning_rate=1.0, warmup=100, horizon=10000)
+    young = dataclasses.replace(old, birth=2000, learning_rate=0.5, warmup=200, horizon=6000)
+    both = [old, young]
+    assert train.rates([old], 50) == [0.5] and train.rates([old], 5000) == [1.0]
+    assert train.rates(both, 2100) == [1.0, 0.25] and train.rates(both, 3000) == [1.0, 0.5]
+    assert train.rates(both, 5600) == pytest.approx([1.0, 0.25]) and train.rates(both, 9000) == pytest.approx([0.5, 0.0])
+    monkeypatch.setattr(train, "policy", "shared")
+    assert train.rates(both, 2100) == pytest.approx([0.5, 0.5 * 1.3 / 2]) and train.rates(both, 3000) == pytest.approx([0.5, 0.65])
+    third = dataclasses.replace(young, birth=4000)
+    assert train.rates([*both, third], 4500) == pytest.approx([0.5, 0.5, 0.65])  # only the youngest is multiplied
+    monkeypatch.setattr(train, "policy", "own")
+    monkeypatch.setattr(train, "schedule", "cosine")
+    monkeypatch.setattr(train, "floor", 0.1)
+    assert train.rates(both, 5050) == pytest.approx([0.55, 0.5 * (0.1 + 0.9 * (1 + np.cos(np.pi * 2850 / 3800)) / 2)])
+    assert train.rates(both, 20000) == pytest.approx([0.1, 0.05])
+
+
+@pytest.fixture
+def shard(tmp_path, monkeypatch):
+    """A shard whose tokens are their own positions, modulo 2^16."""
+    def make(n, block_size, seed=0):
+        np.arange(n, dtype=np.uint32).tofile(tmp_path / "x.bin")
+        monkeypatch.setattr(train, "block_size", block_size)
+        monkeypatch.setattr(train, "seed", seed)
+        return train.Shard(str(tmp_path / "x.bin"), {"dtype": "uint32", "splits": {"x": {"sha256": "", "tokens": n}}}, "x")
+
+    return make
+
+
+def test_an_epoch_reads_everything_once(shard):
+    for n_pages, block_size in ((1, 256), (37, 512), (50, 4096), (20, 1000)):
+        s = shard(n_pages * train.PAGE + 1, block_size)
+        starts = [int(s.sequence(i)[0]) for i in range(2 * s.per_epoch)]
+        first, second = sorted(starts[: s.per_epoch]), sorted(starts[s.per_epoch :])
+        assert first == second == [p * train.PAGE + j * block_size for p in range(n_pages) for j in range(train.PAGE // block_size)]
+        assert all(len(s.sequence(i)) == block_size + 1 for i in range(s.per_epoch))
+        assert starts[: s.per_epoch] != starts[s.per_epoch :] or n_pages == 1
+
+
+def test_another_block_size_replays_nothing(shard):
+    for old, new in ((256, 512), (512, 128), (256, 1000)):
+        s = shard(100 * train.PAGE + 1, old)
+        read = {int(t) for i in range(700) for t in s.sequence(i)[:-1]}
+        s = shard(100 * train.PAGE + 1, new)
+        s.start_at(700, old)
+        rest = [int(t) for i in range(s.next, s.per_epoch) for t in s.sequence(i)[:-1]]
+        assert rest and not read & set(rest) and len(rest) == len(set(rest))
+
+
+# -----------------------------------------------------------------------------
+# the command lines, on a text and a tokenizer made here
+
+
+def run(script, *args):
+    """Runs a script as its command line would -> (its one-line error or '', what it printed)."""
+    out, argv, handlers = io.StringIO(), sys.argv, {s: signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)}
+    sys.argv = [script, *map(str, args)]
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
+            runpy.run_path(os.path.join(HERE, script), run_name="__main__")
+        error = ""
+    except SystemExit as e:
+        error = str(e.code) if e.code not in (0, None) else ""
+    finally:
+        sys.argv = argv
+        for s, handler in handlers.items():
+            signal.signal(s, handler)
+    assert "\n" not in error, error
+    return error, out.getvalue()
+
+
+def ok(script, *args):
+    error, printed = run(script, *args)
+    assert not error, error
+    return printed
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory):
+    """A folder as prepare.py makes it, of a small language with names, places and things."""
+    folder, rng = tmp_path_factory.mktemp("data"), random.Random(0)
+    names, verbs, things = "Ann Ben Cleo Dan Eve".split(), "sees takes likes wants gives".split(), "ball cat dog egg fish hat".split()
+    sentence = lambda: f"{rng.choice(names)} {rng.choice(verbs)} the {rng.choice(things)}."  # noqa: E731
+    docs = [" ".join(sentence() for _ in range(rng.randint(5, 40))) for _ in range(400)]
+    (folder / "text.txt").write_text("\n<|doc|>\n".join(docs))
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(docs), model_prefix=str(folder / "t"), vocab_size=300, byte_fallback=True, minloglevel=2,
+        normalization_rule_name="identity", remove_extra_whitespaces=False, model_type="bpe", hard_vocab_limit=False,
+    )  # fmt: skip
+    ok("prepare.py", "--input", folder / "text.txt", "--out", folder / "d", "--tokenizer", folder / "t.model", "--val", 0.2, "--workers", 1)
+    return str(folder / "d")
+
+
+@pytest.fixture
+def stage(data, tmp_path):
+    """Arguments of a small stage that writes to tmp_path/a."""
+    config = tmp_path / "stage.py"
+    config.write_text(
+        f"data = {data!r}\nout_dir = {str(tmp_path / 'a')!r}\n"
+        "n_layer, n_head, n_embd, head_dim, block_size = 2, 2, 32, 16, 64\ntokens_per_step, batch_size, max_steps = 512, 4, 12\n"
+        "learning_rate = 1e-2\nwarmup_tokens = 2048\nhorizon_tokens = 1e6\neval_interval, eval_tokens = 5, 2048\n"
+        "log_interval, compile, device = 1, False, 'cpu'\n"
+    )
+    return [config]
+
+
+def weights(folder):
+    ckpt = load_checkpoint(f"{folder}/ckpt.pt")
+    return ckpt["model"] | {f"{n}/{k}": v for n, s in ckpt["optimizer"].items() for k, v in s.items()}
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def metrics(folder, key):
+    with open(f"{folder}/metrics.jsonl") as f:
+        return {m["step"]: m[key] for m in map(json.loads, f) if key in m}
+
+
+def test_the_whole_loop(stage, tmp_path):
+    a, b, c = (tmp_path / x for x in "abc")
+    printed = ok("train.py", *stage)
+    assert re.search(r"^bpb: \d\.\d{4}$", printed, re.M)
+    assert metrics(a, "loss")[12] < metrics(a, "loss")[1] - 1
+    printed = ok("grow.py", "--in", a / "ckpt.pt", "--double", "width", "--explain")
+    assert float(re.search(r"max \|dlogit\| (\S+),", printed)[1]) < 1e-5
+    alive = re.findall(r" (\d+)% alive", printed)
+    assert len(alive) == len(skeleton(Config(**load_checkpoint(a / "grown.pt")["config"])).state_dict()) - len(load_checkpoint(a / "ckpt.pt")["model"])
+    assert set(alive) == {"100"}
+    grown = ["--init_from", a / "grown.pt", "--out_dir", b, "--n_embd=64", "--n_head=4", "--learning_rate=5e-3", "--block_size=128"]
+    ok("train.py", *stage, *grown)
+    assert metrics(b, "bpb")[0] == pytest.approx(metrics(a, "bpb")[12], rel=0.05)  # windows are longer: near, not equal
+    assert metrics(b, "tokens")[12] == 2 * 12 * 512
+    first, second = load_checkpoint(a / "ckpt.pt")["config"], load_checkpoint(b / "ckpt.pt")["config"]
+    tokens = 12 * 512 * (Config(**first).flops_per_token() + Config(**second).flops_per_token())
+    assert metrics(b, "flops")[12] == tokens
+    assert [g["learning_rate"] for g in second["generations"]] == [1e-2, 5e-3] and second["generations"][1]["birth"] == 6144
+    moved = metrics(b, "update_rms")
+    assert moved[1][1] < moved[12][1] and moved[12][0] > 0
+    ok("grow.py", "--in", b / "ckpt.pt", "--depth", 3, "--init", "copy", "--condense", 1, "--out", tmp_path / "g.pt")
+    ok("train.py", *stage, f"--init_from={tmp_path / 'g.pt'}", f"--out_dir={c}", "--n_embd=64", "--n_head=4", "--n_layer=3")
+    lineage = load_checkpoint(c / "ckpt.pt")["lineage"]
+    assert [step["tokens"] for step in lineage] == [6144, 12288] and all(len(step["parent_sha256"]) == 64 for step in lineage)
+    text = ok("sample.py", "--in", c / "ckpt.pt", "--prompt", "Ann sees", "--tokens", 8, "--n", 2, "--device", "cpu")
+    assert text.startswith("Ann sees") and text == ok("sample.py", "--in", c / "ckpt.pt", "--prompt", "Ann sees", "--tokens", 8, "--n", 2, "--device", "cpu")
+    table = ok("sample.py", "--in", b / "ckpt.pt", tmp_path / "g.pt", "--check", "--n", 2, "--tokens", 30, "--device", "cpu")
+    assert float(re.search(r"max \|dlogit\| (\S+)", table)[1]) < 1e-5 and "bits per byte" in table
+
+
+def test_resume_is_exact_whatever_the_evaluation_interval(stage, tmp_path):
+    a, b = tmp_path / "a", tmp_path / "b"
+    ok("train.py", *stage)
+    ok("train.py", *stage, f"--out_dir={b}", "--stop_at=6", "--eval_interval=2", "--save_interval=4")
+    assert os.path.isfile(b / "ckpt.prev.pt") and load_checkpoint(b / "ckpt.prev.pt")["step"] == 4
+    ok("train.py", *stage, f"--out_dir={b}", "--resume", "--eval_interval=0")
+    assert same(weights(a), weights(b)) and metrics(a, "loss") == metrics(b, "loss")
+    os.remove(b / "ckpt.pt")  # as after a kill between the two renames of a save
+    os.rename(b / "ckpt.prev.pt", b / "kept.pt")
+    os.rename(b / "kept.pt", b / "ckpt.prev.pt")
+    ok("train.py", *stage, f"--out_dir={b}", "--resume")
+    assert same(weights(a), weights(b)) and list(metrics(b, "loss")) == list(range(1, 13))
+
+
+def test_resume_of_a_grown_stage_is_exact(stage, tmp_path):
+    ok("train.py", *stage)
+    ok("grow.py", "--in", tmp_path / "a/ckpt.pt", "--width", 48, "--depth", 3)
+    stage += [f"--init_from={tmp_path / 'a/grown.pt'}", "--n_embd=48", "--n_head=3", "--n_layer=3", "--policy=shared"]
+    ok("train.py", *stage, f"--out_dir={tmp_path / 'b'}")
+    ok("train.py", *stage, f"--out_dir={tmp_path / 'c'}", "--stop_at=5")
+    ok("train.py", *stage, f"--out_dir={tmp_path / 'c'}", "--resume")
+    assert same(weights(tmp_path / "b"), weights(tmp_path / "c"))
+
+
+def test_branch_decay_leaves_the_trunk(stage, tmp_path):
+    ok("train.py", *stage)
+    before = (tmp_path / "a/ckpt.pt").read_bytes()
+    ok("train.py", *stage, "--branch", "decay", "--branch_tokens=4096")
+    assert (tmp_path / "a/ckpt.pt").read_bytes() == before
+    lr = [x[0] for x in metrics(tmp_path / "a-decay", "lr").values()]
+    assert lr == pytest.approx([1e-2 * (7.5 - i) / 8 for i in range(8)])
+    ok("train.py", *stage, "--branch=decay", "--branch_tokens=4096", f"--init_from={tmp_path / 'a/ckpt.pt'}", f"--out_dir={tmp_path / 'b'}", "--stop_at=3")
+    ok("train.py", *stage, "--branch=decay", "--branch_tokens=4096", f"--out_dir={tmp_path / 'b'}", "--resume")
+    assert same(weights(tmp_path / "a-decay"), weights(tmp_path / "b-decay"))
+
+
+def test_frozen_generations_stay(stage, tmp_path):
+    ok("train.py", *stage)
+    ok("grow.py", "--in", tmp_path / "a/ckpt.pt", "--double", "ffn")
+    ok("train.py", *stage, f"--init_from={tmp_path / 'a/grown.pt'}", "--ffn_dim=256", "--freeze=[0]", f"--out_dir={tmp_path / 'b'}")
+    old, grown, new = (load_checkpoint(tmp_path / x)["model"] for x in ("a/ckpt.pt", "a/grown.pt", "b/ckpt.pt"))
+    assert all(torch.equal(new[name], w) for name, w in old.items())
+    assert all(not torch.equal(new[name], grown[name]) for name in new.keys() - old.keys())
+
+
+def torchrun(n, args, **env):
+    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={n}", "--standalone", os.path.join(HERE, "train.py")]
+    return subprocess.run([*command, *map(str, args)], capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"} | env)
+
+
+def test_one_and_two_processes_agree(stage, tmp_path):
+    ok("train.py", *stage)
+    done = torchrun(2, [*stage, f"--out_dir={tmp_path / 'b'}", "--batch_size=2"])
+    assert done.returncode == 0, done.stderr
+    assert "2 processes x 2 accumulated x 2 sequences" in done.stdout
+    for key in ("loss", "bpb"):
+        one, two = metrics(tmp_path / "a", key), metrics(tmp_path / "b", key)
+        assert one.keys() == two.keys() and max(abs(one[k] - two[k]) for k in one) < 1e-5
+    assert load_checkpoint(tmp_path / "a/ckpt.pt")["ledger"]["read"] == load_checkpoint(tmp_path / "b/ckpt.pt")["ledger"]["read"]
+
+
+def test_sigterm_saves_and_exits_cleanly(stage, tmp_path):
+    command = [sys.executable, os.path.join(HERE, "train.py"), *map(str, stage), "--max_steps=100000", "--eval_interval=0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONUNBUFFERED": "1"}) as p:
+        while "step 3/" not in p.stdout.readline():
+            assert p.poll() is None
+        p.send_signal(signal.SIGTERM)
+        rest = p.stdout.read()
+    assert p.returncode == 0 and "go on with --resume" in rest
+    assert load_checkpoint(tmp_path / "a/ckpt.pt")["step"] >= 3
+
+
+@pytest.mark.parametrize("call", ["os.fsync", "os.replace"])
+def test_a_kill_in_the_middle_of_a_save_loses_nothing(tmp_path, call):
+    """Killed with all written but nothing renamed, and between the renames."""
+    path, keep = str(tmp_path / "ckpt.pt"), str(tmp_path / "ckpt.prev.pt")
+    save_checkpoint(path, tiny())
+    kill = "lambda *a: os.kill(os.getpid(), 9)" if call == "os.fsync" else "lambda *a: (replace(*a), os.kill(os.getpid(), 9))"
+    code = f"import os, sys; sys.path.insert(0, {HERE!r}); import model; replace = os.replace; {call} = {kill}; "
+    done = subprocess.run([sys.executable, "-c", code + f"model.save_checkpoint({path!r}, {{}}, {keep!r})"])
+    assert done.returncode == -9
+    left = path if call == "os.fsync" else keep
+    assert same(load_checkpoint(left)["model"], tiny()["model"])
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(stage, tmp_path):
+    ok("train.py", *stage, "--stop_at=2")
+    before = (tmp_path / "a/ckpt.pt").read_bytes()
+    ckpt = load_checkpoint(tmp_path / "a/ckpt.pt")
+    ckpt["model"] = {k: v * float("inf") if k == "norm.gain.0" else v for k, v in ckpt["model"].items()}
+    save_checkpoint(tmp_path / "bad.pt", ckpt)
+    error, _ = run("train.py", *stage, f"--init_from={tmp_path / 'bad.pt'}", f"--out_dir={tmp_path / 'b'}")
+    assert "step 0: loss nan" in error and "rates [" in error and "last good checkpoint: " + str(tmp_path / "bad.pt") in error
+    assert (tmp_path / "a/ckpt.pt").read_bytes() == before and not os.path.exists(tmp_path / "b/ckpt.pt")
+
+
+def test_bad_input_to_train(stage, tmp_path, data):
+    ok("train.py", *stage, "--stop_at=1")
+    (tmp_path / "syntax.py").write_text("n_layer = = 2")
+    short = (tmp_path / "a/ckpt.pt").read_bytes()[:5000]
+    (tmp_path / "short.pt").write_bytes(short)
+    torch.save({"model": {}}, tmp_path / "other.pt")
+    b = f"--out_dir={tmp_path / 'b'}"
+    for args, message in [
+        (["--n_layers=3"], "no setting is called n_layers; did you mean n_layer?"),
+        (["--n_layer=2.5"], "n_layer = 2.5 is float, expected int"),
+        (["--compile=0"], "compile = 0 is int, expected bool"),
+        (["--policy=mine"], "policy = 'mine', expected one of ('own', 'shared')"),
+        ([tmp_path / "none.py"], "none.py: no such config file"),
+        ([tmp_path / "syntax.py"], "syntax.py: SyntaxError"),
+        ([b, "--data=nowhere"], "nowhere/meta.json: not found; prepare.py makes it"),
+        ([], "ckpt.pt exists: go on with --resume, or give another out_dir"),
+        ([b, "--resume"], "no such checkpoint"),
+        ([b, f"--init_from={tmp_path / 'short.pt'}"], "short.pt: truncated, or not a checkpoint"),
+        ([b, f"--init_from={tmp_path / 'other.pt'}"], "other.pt: not a Babel checkpoint"),
+        ([b, f"--init_from={tmp_path / 'a/ckpt.pt'}", "--n_embd=64"], "n_embd = 64, but"),
+        (["--resume", "--learning_rate=1e-3"], "the youngest generation was born with 0.01 and keeps it"),
+        ([b, "--tokens_per_step=1000"], "tokens_per_step = 1000 is no multiple of block_size 64 x 1 processes"),
+        ([b, "--n_head=3", "--n_kv_head=2"], "n_head = 3 is not a multiple of n_kv_head = 2"),
+        ([b, "--head_dim=15"], "head_dim = 15 is odd"),
+        ([b, "--n_embd=0"], "n_embd = 0: must be positive"),
+        ([b, "--vocab_size=100"], "vocab_size = 100, but the tokenizer"),
+        ([b, "--block_size=8192"], "block_size = 8192: at most 4096"),
+        ([b, "--freeze=[1]"], "freeze = [1]: no generation 1"),
+        ([b, "--freeze=[0]"], "nothing is left to train"),
+    ]:
+        error, _ = run("train.py", *stage, *args)
+        assert message in error, (args, error)
+    assert not os.path.exists(tmp_path / "b/ckpt.pt")
+
+
+def test_bad_input_to_grow(stage, tmp_path):
+    ok("train.py", *stage, "--stop_at=1")
+    path = tmp_path / "a/ckpt.pt"
+    before = path.read_bytes()
+    (tmp_path / "short.pt").write_bytes(before[: len(before) // 2])
+    (tmp_path / "there.pt").write_text("mine")
+    for args, message in [
+        ([], "nothing to do"),
+        (["--depth", 1], "n_layer 2 -> 1: a model only grows"),
+        (["--depth", 2], "nothing grows"),
+        (["--width", 33], "2 heads can't grow in proportion from 32; give --heads"),
+        (["--head_dim", 24], "head_dim 16 -> 24: only by integer multiples"),
+        (["--double", "width", "--depth", 4], "give one of --double, --params, or explicit sizes"),
+        (["--params", "2x"], "--params and --along width|depth go together"),
+        (["--params", "two", "--along", "width"], "--params two: a number, or a factor such as 2x"),
+        (["--params", "10", "--along", "width"], "it has"),
+        (["--double", "depth", "--init", "eye"], "--init eye grows n_embd and heads"),
+        (["--double", "width", "--init", "stack"], "--init stack copies whole layers"),
+        (["--double", "width", "--place", "interleave"], "--place interleave is for depth"),
+        (["--double", "depth", "--copy_state"], "--copy_state is for copied layers"),
+        (["--condense", 1], "--condense 1: 1 generation remain"),
+        (["--double", "depth", "--out", path], "is the input"),
+        (["--double", "depth", "--out", tmp_path / "there.pt"], "there.pt exists: --force overwrites it"),
+        (["--double", "depth", "--out", tmp_path / "no/x.pt"], "no such folder"),
+        (["--double", "depth", "--tolerance", -1], "is above the tolerance"),
+        (["--double", "depth", "--in", tmp_path / "short.pt"], "short.pt: truncated, or not a checkpoint"),
+        (["--double", "depth", "--in", tmp_path / "none.pt"], "none.pt: no such checkpoint"),
+    ]:
+        error, _ = run("grow.py", "--in", path, *args)
+        assert message in error, (args, error)
+    ok("grow.py", "--in", path, "--double", "depth", "--init", "stack", "--dry_run")
+    assert path.read_bytes() == before and (tmp_path / "there.pt").read_text() == "mine"
+    assert not os.path.exists(tmp_path / "a/grown.pt")
+
+
+def test_bad_input_to_sample(stage, tmp_path):
+    ok("train.py", *stage, "--stop_at=1")
+    path = tmp_path / "a/ckpt.pt"
+    for args, message in [
+        (["--in", tmp_path / "none.pt"], "none.pt: no such checkpoint"),
+        (["--in", path, path], "give one checkpoint, or two with --check"),
+        (["--in", path, "--top_p", 0], "top_p above 0"),
+        (["--in", path, "--check", "--text", tmp_path / "none.txt"], "none.txt"),
+    ]:
+        error, _ = run("sample.py", *args)
+        assert message in error, (args, error)
+
+
+def test_wandb_offline_or_missing_goes_on(stage, tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "nonsense")
+    assert "going on without it" in ok("train.py", *stage, "--wandb=True", "--max_steps=1")
