@@ -32,8 +32,19 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from model import SHAPES, SIZES, Config, Generation, Llama, build_model, concatenate, ffn_width, init_std
-from model import load_checkpoint, save_checkpoint
+from model import (
+    SHAPES,
+    SIZES,
+    Config,
+    Generation,
+    Llama,
+    build_model,
+    concatenate,
+    ffn_width,
+    init_std,
+    load_checkpoint,
+    save_checkpoint,
+)
 
 ZERO = {  # (tensor, axis grown): why the new slab is zero
     ("wte", "n_embd"): "writes the new residual dimensions",
@@ -119,7 +130,9 @@ def grown_config(cfg, sizes, place="top", init="random", birth=0):
     if new["head_dim"] % cfg.head_dim:
         raise ValueError(f"head_dim {cfg.head_dim} -> {new['head_dim']}: only by integer multiples, so that RoPE stays standard")
     if new["n_head"] * cfg.n_kv_head != new["n_kv_head"] * cfg.n_head:
-        raise ValueError(f"{new['n_head']} heads and {new['n_kv_head']} kv heads: the group must stay {cfg.n_head // cfg.n_kv_head}")
+        raise ValueError(
+            f"{new['n_head']} heads and {new['n_kv_head']} kv heads: the group must stay {cfg.n_head // cfg.n_kv_head}"
+        )
     extra = new.pop("n_layer") - cfg.n_layer
     wider = any(new[name] != getattr(cfg, name) for name in SIZES)
     if init == "stack" and (wider or not extra):
@@ -138,12 +151,16 @@ def grown_config(cfg, sizes, place="top", init="random", birth=0):
         for i in range(cfg.n_layer):
             layers += [(i, False)] + [(i, True)] * ((i + 1) * extra // cfg.n_layer - i * extra // cfg.n_layer)
     copied = init in ("copy", "stack")  # a copied norm was trained with its factor: it keeps it
-    grown = vars(cfg) | new | {
-        "n_layer": len(layers),
-        "generations": [*cfg.generations, Generation(**new, birth=birth)],
-        "layer_birth": [len(cfg.generations) if is_new else cfg.layer_birth[i] for i, is_new in layers],
-        "layer_born": [new["n_embd"] if is_new and not copied else cfg.layer_born[i] for i, is_new in layers],
-    }
+    grown = (
+        vars(cfg)
+        | new
+        | {
+            "n_layer": len(layers),
+            "generations": [*cfg.generations, Generation(**new, birth=birth)],
+            "layer_birth": [len(cfg.generations) if is_new else cfg.layer_birth[i] for i, is_new in layers],
+            "layer_born": [new["n_embd"] if is_new and not copied else cfg.layer_born[i] for i, is_new in layers],
+        }
+    )
     return Config(**grown), layers
 
 
@@ -252,7 +269,9 @@ def condense(ckpt, keep):
     n_fused = len(old.generations) - keep + 1
     if keep < 1 or n_fused <= old.n_fused:
         remain = len(old.generations) - old.n_fused + 1
-        raise ValueError(f"--condense {keep}: {remain} generation{'s' * (remain > 1)} remain; give at least 1 and fewer than that")
+        raise ValueError(
+            f"--condense {keep}: {remain} generation{'s' * (remain > 1)} remain; give at least 1 and fewer than that"
+        )
     cfg = Config(**vars(old) | {"n_fused": n_fused})
     weights, state, steps = {}, {}, set()
     old_tensors = skeleton(old).growables()

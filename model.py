@@ -207,8 +207,7 @@ class Attention(nn.Module):
         x = self.norm(x)
         # each (B, nh, T, hd), k and v with n_kv_head heads
         q, k, v = (
-            F.linear(x, w.full().reshape(-1, C)).view(B, T, -1, self.head_dim).transpose(1, 2)
-            for w in (self.q, self.k, self.v)
+            F.linear(x, w.full().reshape(-1, C)).view(B, T, -1, self.head_dim).transpose(1, 2) for w in (self.q, self.k, self.v)
         )
         q, k = rotate(q, cos, sin), rotate(k, cos, sin)
         mask = None
@@ -216,9 +215,7 @@ class Attention(nn.Module):
             k, v = cache.extend(self.layer, k, v)
             if 1 < T < k.size(2):  # more than one token after some are cached
                 mask = torch.ones(T, k.size(2), dtype=torch.bool, device=x.device).tril(k.size(2) - T)
-        y = F.scaled_dot_product_attention(
-            q, k, v, mask, is_causal=T > 1 and mask is None, scale=self.scale, enable_gqa=self.gqa
-        )
+        y = F.scaled_dot_product_attention(q, k, v, mask, is_causal=T > 1 and mask is None, scale=self.scale, enable_gqa=self.gqa)
         return y.transpose(1, 2).reshape(B, T, -1) @ self.o.full().view(-1, C)  # (B, T, nh * hd) -> (B, T, C)
 
 
@@ -322,7 +319,7 @@ class Llama(nn.Module):
         """{'total', 'non_embedding' (neither embedding nor head), 'generations': {generation: parameters}}"""
         n = {"total": 0, "non_embedding": 0, "generations": {}}
         for tensor in self.growables().values():
-            for (g, _, shape) in tensor.plan:
+            for g, _, shape in tensor.plan:
                 size = math.prod(shape)
                 n["total"] += size
                 n["non_embedding"] += size * (tensor.kind not in ("wte", "head"))

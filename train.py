@@ -26,8 +26,8 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from model import Config, Llama, build_model, load_checkpoint, load_optimizer_state, optimizer_state
-from model import save_checkpoint
+from model import Config, Llama, build_model, load_checkpoint, load_optimizer_state, optimizer_state, save_checkpoint
+from prepare import count_bytes
 
 # -----------------------------------------------------------------------------
 # settings: their names, defaults and, by the defaults, their types
@@ -194,7 +194,9 @@ class Shard:
         self.path, self.id = path, meta["splits"][split]["sha256"]
         self.tokens = np.memmap(path, meta["dtype"], "r")
         if len(self.tokens) != meta["splits"][split]["tokens"]:
-            raise ValueError(f"{path}: {len(self.tokens)} tokens, but meta.json says {meta['splits'][split]['tokens']}; prepare it again")
+            raise ValueError(
+                f"{path}: {len(self.tokens)} tokens, but meta.json says {meta['splits'][split]['tokens']}; prepare it again"
+            )
         self.n_pages = (len(self.tokens) - 1) // PAGE
         self.window = max(1, self.n_pages // 16)  # pages
         self.next = 0  # number of the next sequence
@@ -265,7 +267,7 @@ def main():
     with open(f"{data}/meta.json") as f:
         meta = json.load(f)
     train, val = Shard(f"{data}/train.bin", meta, "train"), Shard(f"{data}/val.bin", meta, "val")
-    token_bytes = torch.from_numpy(np.fromfile(f"{data}/token_bytes.bin", np.uint16).astype(np.int64))
+    token_bytes = np.fromfile(f"{data}/token_bytes.bin", np.uint16)
 
     # --- checkpoint: where to start
     folder, source = out_dir, init_from
@@ -312,7 +314,9 @@ def main():
     accumulation = per_process // micro
 
     # --- schedules: a generation never trained before is born now
-    start = ckpt["branch"] if branch and resume else {"tokens": ledger["tokens"], "length": branch_tokens or ledger["tokens"] // 10}
+    start = (
+        ckpt["branch"] if branch and resume else {"tokens": ledger["tokens"], "length": branch_tokens or ledger["tokens"] // 10}
+    )
     last_step = -(-start["length"] // tokens_per_step) if branch else max_steps
     end = ledger["tokens"] + (last_step - step) * tokens_per_step
     newest = {"learning_rate": learning_rate, "warmup": warmup_tokens or 100 * tokens_per_step, "horizon": horizon_tokens or end}
@@ -348,14 +352,20 @@ def main():
     # --- what is about to happen
     n = model.count_params()
     os.makedirs(folder, exist_ok=True)
-    say(f"{source or 'from scratch'}: {cfg.n_layer} x {cfg.n_embd}, {n['total']:,} parameters ({n['non_embedding']:,} non-embedding)")
+    say(
+        f"{source or 'from scratch'}: {cfg.n_layer} x {cfg.n_embd}, {n['total']:,} parameters ({n['non_embedding']:,} non-embedding)"
+    )
     say(f"{tokens_per_step:,} tokens a step = {world} processes x {accumulation} accumulated x {micro} sequences x {block_size}")
     for g, gen in enumerate(cfg.generations):
         if g in n["generations"]:
             say(f"generation {g}: {n['generations'][g]:,} parameters, born at {gen.birth:,} tokens, peak rate {gen.learning_rate:.2e}"
                 f" after {gen.warmup:,} tokens, until {gen.horizon:,}" + ", frozen" * (g in freeze))  # fmt: skip
     if resume:
-        changed = [k for k in DEFAULTS if k in ckpt["settings"] and ckpt["settings"][k] != globals()[k] and k not in ("resume", "stop_at")]
+        changed = [
+            k
+            for k in DEFAULTS
+            if k in ckpt["settings"] and ckpt["settings"][k] != globals()[k] and k not in ("resume", "stop_at")
+        ]
         say(f"resumed at step {step}" + "".join(f"; {k} {ckpt['settings'][k]} -> {globals()[k]}" for k in changed))
     if master:
         keep_metrics(f"{folder}/metrics.jsonl", step if resume else -1)
@@ -364,7 +374,12 @@ def main():
 
     def record(**values):
         """One line of metrics.jsonl, and of wandb."""
-        values = {"step": step, "tokens": ledger["tokens"], "flops": ledger["flops"], "seconds": round(ledger["seconds"], 3)} | values
+        values = {
+            "step": step,
+            "tokens": ledger["tokens"],
+            "flops": ledger["flops"],
+            "seconds": round(ledger["seconds"], 3),
+        } | values
         metrics.write(json.dumps(values) + "\n")
         metrics.flush()
         if run:
@@ -392,12 +407,12 @@ def main():
         total = torch.zeros(3, dtype=torch.float64)  # nats, tokens, bytes
         for i in range(rank * batch_size, n_val, world * batch_size):
             rows = [val.tokens[j * block_size :][: block_size + 1] for j in range(i, min(i + batch_size, n_val))]
-            batch = torch.from_numpy(np.stack(rows).astype(np.int64))
+            batch = np.stack(rows).astype(np.int64)
             x, y = batch[:, :-1], batch[:, 1:]
             with autocast:
-                loss = model(x.to(where), y.to(where)).item()
-            n_bytes = token_bytes[y].sum() - (x == meta["bos"]).sum() * meta["dummy_prefix"]
-            total += torch.tensor([loss * y.numel(), y.numel(), n_bytes], dtype=torch.float64)
+                loss = model(torch.from_numpy(x).to(where), torch.from_numpy(y).to(where)).item()
+            n_bytes = count_bytes(y, x, token_bytes, meta["bos"], meta["dummy_prefix"])
+            total += torch.tensor([loss * y.size, y.size, n_bytes], dtype=torch.float64)
         nats, tokens, n_bytes = everywhere(total).tolist()
         return nats / tokens, nats / n_bytes / math.log(2)
 
