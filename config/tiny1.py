@@ -1,30 +1,31 @@
 """
-Tiny stage 1, for a CPU: 4 x 96, 6.6M parameters, most of them in Llama's vocabulary. runs/demo.sh runs all three.
+Tiny stage 1, for a CPU: 4 x 128, 9.0M parameters, most of them in Llama's vocabulary. runs/demo.sh runs all three.
 
-$ python grow.py --in out/tiny0/ckpt.pt --params 2x --along width
+$ python grow.py --in out/tiny0/ckpt.pt --double width
 
-  parameters     6,587,232, 443,232 without embedding and head
+  parameters     9,045,120, 853,120 without embedding and head
   tokens         256,000 = 250 steps x 1,024; 614,400 with the stages before
-  FLOPs          21,676,032 a token, 5.55e+12 in all, 1.07e+13 with the stages before
+  FLOPs          30,474,240 a token, 7.8e+12 in all, 1.29e+13 with the stages before
 """
 
 out_dir = "out/tiny1"
 init_from = "out/tiny0/grown.pt"
-_grow = "--params 2x --along width"  # for runs/ladder.sh: how tiny0 becomes this one
+_grow = "--double width"  # for runs/ladder.sh: how tiny0 becomes this one
 data = "data/demo"
 tokens_per_step = 1024
 batch_size = 16
 max_steps = 250
 n_layer = 4
-n_head = 3
-n_embd = 96
+n_head = 4
+n_embd = 128
 head_dim = 32
-ffn_dim = 256
+ffn_dim = 384
 vocab_size = 32000
 block_size = 128
 learning_rate = 4e-3 * 64 / n_embd
-warmup_tokens = 50_000
+warmup_tokens = 51_200
 horizon_tokens = 870_400  # all three stages
 eval_interval = 50
 eval_tokens = 16384
+log_interval = 25
 compile = False

@@ -1,11 +1,11 @@
 """
-Tiny stage 2, for a CPU: 8 x 96, 7.0M parameters, most of them in Llama's vocabulary. runs/demo.sh runs all three.
+Tiny stage 2, for a CPU: 8 x 128, 9.9M parameters, most of them in Llama's vocabulary. runs/demo.sh runs all three.
 
 $ python grow.py --in out/tiny1/ckpt.pt --double depth
 
-  parameters     7,030,368, 886,368 without embedding and head
+  parameters     9,898,112, 1,706,112 without embedding and head
   tokens         256,000 = 250 steps x 1,024; 870,400 with the stages before
-  FLOPs          24,920,064 a token, 6.38e+12 in all, 1.7e+13 with the stages before
+  FLOPs          36,372,480 a token, 9.31e+12 in all, 2.22e+13 with the stages before
 """
 
 out_dir = "out/tiny2"
@@ -16,15 +16,16 @@ tokens_per_step = 1024
 batch_size = 16
 max_steps = 250
 n_layer = 8
-n_head = 3
-n_embd = 96
+n_head = 4
+n_embd = 128
 head_dim = 32
-ffn_dim = 256
+ffn_dim = 384
 vocab_size = 32000
 block_size = 128
 learning_rate = 4e-3 * 64 / n_embd
-warmup_tokens = 50_000
+warmup_tokens = 51_200
 horizon_tokens = 870_400  # all three stages
 eval_interval = 50
 eval_tokens = 16384
+log_interval = 25
 compile = False

@@ -18,7 +18,7 @@ mkdir -p out/demo/text
 "$PYTHON" prepare.py --input out/demo/text/corpus.txt --out data/demo --val 0.02 --force
 
 # the steps of the three stages and the tokens of all, from the config files, scaled to MINUTES
-read -r STEPS0 STEPS1 STEPS2 TOKENS < <("$PYTHON" - "$MINUTES" <<'PY'
+read -r STEPS0 STEPS1 STEPS2 TOKENS < <("$PYTHON" - "$MINUTES" 2> /dev/null <<'PY'
 import runpy, sys
 stages = [runpy.run_path(f"config/tiny{i}.py") for i in range(3)]
 steps = [max(10, round(s["max_steps"] * float(sys.argv[1]) / 4)) for s in stages]

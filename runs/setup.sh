@@ -1,5 +1,5 @@
 # Sourced by the scripts beside it: from the repository's root, with .venv/bin/python as $PYTHON.
-set -euo pipefail
+set -eEuo pipefail  # -E: the ERR trap holds in functions, too
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 die() { echo "$(basename "$0"): $*" >&2; exit 1; }
