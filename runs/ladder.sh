@@ -9,9 +9,11 @@ cd "$(dirname "$0")/.."
 [ -n "${PYTHON:-}" ] || PYTHON=$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python)
 NPROC=${NPROC:-$("$PYTHON" -c 'import torch; print(torch.cuda.device_count() or 1)')}
 read -ra STAGES <<< "${STAGES:-$(echo config/stage?.py)}"
-trap 'exit 130' INT
-trap 'exit 143' TERM
 
+# SIGTERM and Ctrl-C: the training is told to save, and waited for
+stop() { trap - INT TERM; kill -TERM "${child:-}" 2> /dev/null && wait "$child" || true; echo "ladder.sh: stopped; run it again to go on"; exit 1; }
+trap stop INT TERM
+train() { "$PYTHON" -m torch.distributed.run --standalone --nproc_per_node="$NPROC" train.py "$@" & child=$!; wait "$child"; }
 value() { "$PYTHON" -c 'import runpy, sys; print(runpy.run_path(sys.argv[1]).get(sys.argv[2], ""))' "$1" "$2"; }
 finished() {  # whether the checkpoint has read all of its stage: train.py leaves with 0 also where it was stopped
   "$PYTHON" -c 'import sys; from model import load_checkpoint as load; c = load(sys.argv[1])
@@ -25,7 +27,7 @@ for i in "${!STAGES[@]}"; do
   if [ ! -e "$out/ckpt.pt" ] || ! finished "$out/ckpt.pt"; then
     resume=$([ -e "$out/ckpt.pt" ] || [ -e "$out/ckpt.prev.pt" ] && echo --resume || true)
     echo "=== $config $resume"
-    "$PYTHON" -m torch.distributed.run --standalone --nproc_per_node="$NPROC" train.py "$config" $resume "$@"
+    train "$config" $resume "$@"
     finished "$out/ckpt.pt" || { echo "ladder.sh: stopped before the end of $config; run it again to go on"; exit 1; }
   fi
   [ -z "$next" ] || "$PYTHON" grow.py --in "$out/ckpt.pt" $(value "$next" _grow)
