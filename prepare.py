@@ -154,6 +154,16 @@ def count_bytes(ids, prev, token_bytes, bos, dummy_prefix):
     return int(token_bytes[ids].sum()) - (int((prev == bos).sum()) if dummy_prefix else 0)
 
 
+def spell(ids, has_row, token_bytes, spelling):
+    """ids, those that has_row (by id) denies replaced by the byte tokens that spell them. Arrays; see Tokenizer.spelling."""
+    lengths = np.maximum(token_bytes.astype(np.int64), 1)  # of each id's spelling
+    kept = has_row[ids]
+    n = np.where(kept, 1, lengths[ids])
+    first = np.cumsum(lengths)[ids] - lengths[ids]
+    at = np.repeat(first, n) + np.arange(n.sum()) - np.repeat(np.cumsum(n) - n, n)
+    return np.where(np.repeat(kept, n), np.repeat(ids, n), spelling[at])
+
+
 def load_tokenizer(name_or_path="llama2"):
     """'llama2', the path of a sentencepiece model file, or the name of a tiktoken encoding. Raises InputError."""
     name, path = name_or_path, Path(name_or_path)
