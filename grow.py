@@ -403,7 +403,7 @@ def size_table(*ckpts):
         values = [t for s in ckpt["optimizer"].values() for t in s.values()] + list(ckpt["model"].values())
         columns.append({
             "n_layer x n_embd": f"{cfg.n_layer} x {cfg.n_embd}",
-            "heads x head_dim": f"{cfg.n_head} x {cfg.head_dim}" + (f", {cfg.n_kv_head} kv" if cfg.n_kv_head < cfg.n_head else ""),
+            "heads x head_dim": f"{cfg.n_head} x {cfg.head_dim}" + f", {cfg.n_kv_head} kv" * (cfg.n_kv_head < cfg.n_head),
             "ffn_dim": str(cfg.ffn_dim),
             "rows": f"{cfg.vocab_size}" + (f" of {cfg.n_tokens}" if cfg.n_tokens else ""),
             "parameters": f"{n['total']:,}",

@@ -577,9 +577,10 @@ def test_workers_give_the_same_bytes(tmp_path, sp_model, monkeypatch):
 def test_command_line_under_spawn(tmp_path, sp_model):
     name = write_docs(tmp_path / "in.txt", make_docs(50))
     one, _ = run_prepare(tmp_path / "one", name, sp_model)
+    args = ["--input", name, "--out", str(tmp_path / "s"), "--tokenizer", sp_model, "--workers", "2"]
     code = (
         f'import multiprocessing, runpy, sys\nif __name__ == "__main__":\n multiprocessing.set_start_method("spawn")\n'
-        f" import prepare; prepare.main({['--input', name, '--out', str(tmp_path / 's'), '--tokenizer', sp_model, '--workers', '2']})"
+        f" import prepare; prepare.main({args})"
     )
     (tmp_path / "main.py").write_text(code)
     subprocess.run(

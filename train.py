@@ -390,10 +390,11 @@ def main():
             g.birth = ledger["tokens"]
             vars(g).update(newest)
     for key, name in {"learning_rate": "learning_rate", "warmup_tokens": "warmup", "horizon_tokens": "horizon"}.items():
-        if given.get(key) and given[key] != getattr(cfg.generations[-1], name):
-            raise ValueError(
-                f"{key} = {given[key]}, but the youngest generation was born with {getattr(cfg.generations[-1], name)} and keeps it"
-            )
+        kept = getattr(cfg.generations[-1], name)
+        if given.get(key, 0) not in (0, kept):
+            raise ValueError(f"{key} = {given[key]}, but the youngest generation was born with {kept} and keeps it")
+    if cfg.generations[-1].horizon <= ledger["tokens"] and not branch and step < last_step:
+        raise ValueError(f"the rates ended at {cfg.generations[-1].horizon} tokens, and {ledger['tokens']} are read: grow first")
 
     # --- optimizer, compile, DDP
     model.to(where)
@@ -417,21 +418,17 @@ def main():
     # --- what is about to happen
     n = model.count_params()
     os.makedirs(folder, exist_ok=True)
-    say(
-        f"{source or 'from scratch'}: {cfg.n_layer} x {cfg.n_embd}, {n['total']:,} parameters ({n['non_embedding']:,} non-embedding)"
-    )
+    say(f"{source or 'from scratch'}: {cfg.n_layer} x {cfg.n_embd}, {n['total']:,} parameters, "
+        f"{n['non_embedding']:,} without embedding and head")  # fmt: skip
     say(f"{tokens_per_step:,} tokens a step = {world} processes x {accumulation} accumulated x {micro} sequences x {block_size}")
     for g, gen in enumerate(cfg.generations):
         if g in n["generations"]:
-            say(f"generation {g}: {n['generations'][g]:,} parameters, born at {gen.birth:,} tokens, peak rate {gen.learning_rate:.2e}"
-                f" after {gen.warmup:,} tokens, until {gen.horizon:,}" + ", frozen" * (g in freeze))  # fmt: skip
+            say(f"generation {g}: {n['generations'][g]:,} parameters, born at {gen.birth:,} tokens, peak rate "
+                f"{gen.learning_rate:.2e} after {gen.warmup:,} tokens, until {gen.horizon:,}"
+                + ", frozen" * (g in freeze))  # fmt: skip
     if resume:
-        changed = [
-            k
-            for k in DEFAULTS
-            if k in ckpt["settings"] and ckpt["settings"][k] != globals()[k] and k not in ("resume", "stop_at")
-        ]
-        say(f"resumed at step {step}" + "".join(f"; {k} {ckpt['settings'][k]} -> {globals()[k]}" for k in changed))
+        was = {k: v for k, v in ckpt["settings"].items() if k in DEFAULTS.keys() - {"resume", "stop_at"} and v != globals()[k]}
+        say(f"resumed at step {step}" + "".join(f"; {k} {v} -> {globals()[k]}" for k, v in was.items()))
     if master:
         keep_metrics(f"{folder}/metrics.jsonl", step if resume else -1)
     metrics = open(f"{folder}/metrics.jsonl" if master else os.devnull, "a")

@@ -1,0 +1,40 @@
+"""
+Stage 0: 8 x 512, 58M parameters.
+
+$ torchrun --nproc_per_node=8 train.py config/stage0.py      # or all nine: bash runs/ladder.sh
+
+The ladder: nine stages, each with about twice the non-embedding parameters of the one before, by width or by depth.
+Every stage's file does the same arithmetic, with the counters of model.py. Its rules are a place to start from, not
+measured:
+  tokens         9 a parameter in each stage. With those of the stages before, a model is grown at 9 to 20, and
+                 growing is known to be good up to about 20. The ladder reads 130G, 19 a parameter of the last
+                 model, for 4e+21 FLOPs
+  a step         0.26M tokens at first, 4.2M at the end; a multiple of block_size x 8 processes
+  learning rate  1e-3 x 512 / n_embd at the peak of what is born in a stage: a slab that reads d inputs moves its output
+                 by about d x rate a step, and so by the same at any width. Older slabs keep the rate they were born with
+  horizon        of every generation: the end of the ladder. wsd lets rates fall in the last fifth of a generation's
+                 life, for generation 0 from 104G tokens on, when the last growth, at 69G, is past: nothing anneals
+                 before it grows. For figures on the way: train.py --branch=decay
+  memory         16 bytes a parameter (weights, gradients, two moments, all fp32), 4 for DDP's buckets, 2 for weights cast
+                 to bf16; and activations, about 60 n_embd n_layer + 10 vocab_size bytes a token without compile
+
+  parameters     58,466,816, 25,698,816 without embedding and head
+  tokens         526,123,008 = 2,007 steps x 262,144, 9.0 a parameter
+  FLOPs          302,776,320 a token, 1.59e+17 in all; 0.1 H100-hours at 40 % MFU
+  memory         0.9 GB of weights, gradients, moments; 20 GB with DDP's and bf16 copies and 32 x 1024 tokens a forward
+"""
+
+out_dir = "out/stage0"
+data = "data/babel"
+tokens_per_step = 2**18
+batch_size = 32
+max_steps = 2007
+n_layer = 8
+n_head = 4
+n_embd = 512
+head_dim = 128
+ffn_dim = 1408
+vocab_size = 32000
+block_size = 1024
+learning_rate = 1e-3 * 512 / n_embd
+horizon_tokens = 129_643_053_056  # the whole ladder

