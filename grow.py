@@ -5,6 +5,7 @@ $ python grow.py --in out/stage0/ckpt.pt --double width          # n_embd, heads
 $ python grow.py --in out/stage0/ckpt.pt --params 2x --along width  # the width with the nearest to twice the parameters
 $ python grow.py --in out/stage0/ckpt.pt --depth 16 --init copy --place interleave
 $ python grow.py --in out/stage0/ckpt.pt --width 768 --heads 8 --explain --dry_run
+$ python grow.py --in out/stage2/ckpt.pt --vocab words5000 --params 2x --along depth
 $ python grow.py --in out/stage3/ckpt.pt --condense 1 --out out/stage3/condensed.pt
 
 The rule, for every operator: old slabs are untouched, and of each product of two new factors exactly one is zero, so
@@ -210,8 +211,9 @@ def grow(ckpt, place="top", init="random", seed=1337, copy_state=False, rows=Non
     """-> (the grown checkpoint, [(slab's name, its shape, why it starts so)] of the new slabs).
 
     sizes: any of n_layer, n_head, n_kv_head, n_embd, head_dim, ffn_dim, at their new values. rows: the token ids of all
-    rows of a growing vocabulary, the old ones first. Old slabs are those of ckpt, not copies. Adam's state stays with old slabs; new slabs have none, or with copy_state, where a layer is
-    copied, a copy. ValueError where the sizes don't fit."""
+    rows of a growing vocabulary, the old ones first. Old slabs are those of ckpt, not copies. Adam's state stays with
+    old slabs; new slabs have none, or with copy_state, where a layer is copied, a copy. ValueError where the sizes
+    don't fit."""
     old = Config(**ckpt["config"])
     if rows is not None:
         if not old.n_tokens:
@@ -539,7 +541,14 @@ def main():
     if args.dry_run:
         return print("dry run: nothing written")
     start = time.time()
-    step = {"sizes": sizes, "vocab": args.vocab or "", "init": args.init, "place": args.place, "condense": args.condense or 0, "seed": args.seed}
+    step = {
+        "sizes": sizes,
+        "vocab": args.vocab or "",
+        "init": args.init,
+        "place": args.place,
+        "condense": args.condense or 0,
+        "seed": args.seed,
+    }
     step |= {"parent_sha256": sha256(args.input), "max_dlogit": dlogit} | {k: ckpt["ledger"][k] for k in ("tokens", "flops")}
     save_checkpoint(out, grown | {"lineage": [*ckpt["lineage"], step]})
     print(f"wrote {out} in {time.time() - start:.1f} s")

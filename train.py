@@ -197,7 +197,8 @@ class Shard:
 
     def __init__(self, split, meta):
         self.path, self.id = f"{data}/{split}.bin", meta["splits"][split]["sha256"]
-        self.tokens = np.memmap(self.path, meta["dtype"], "r")
+        empty = os.path.getsize(self.path) == 0  # which can't be mapped
+        self.tokens = np.empty(0, meta["dtype"]) if empty else np.memmap(self.path, meta["dtype"], "r")
         if len(self.tokens) != meta["splits"][split]["tokens"]:
             n = meta["splits"][split]["tokens"]
             raise ValueError(f"{self.path}: {len(self.tokens)} tokens, but meta.json says {n}; prepare it again")
@@ -323,7 +324,11 @@ def main():
         meta = json.load(f)
     shares = shares_of(meta)
     shards = [Shard(split, meta) for split in shares]
-    val_sets = {split.removesuffix(".val"): Shard(split, meta) for split in meta["splits"] if split.endswith("val")}
+    val_sets = {
+        split.removesuffix(".val"): Shard(split, meta)
+        for split, s in meta["splits"].items()
+        if split.endswith("val") and s["tokens"]
+    }
     token_bytes = np.fromfile(f"{data}/token_bytes.bin", np.uint16)
 
     # --- checkpoint: where to start
@@ -365,7 +370,7 @@ def main():
     cfg, flops_per_token = model.cfg, model.cfg.flops_per_token()
     if block_size > PAGE:
         raise ValueError(f"block_size = {block_size}: at most {PAGE}, or raise PAGE in train.py")
-    for shard, least in [(shard, PAGE + 1) for shard in shards] + [(shard, block_size + 1) for shard in val_sets.values()]:
+    for shard, least in [(shard, PAGE + 1) for shard in shards] + [(val_sets["val"], block_size + 1)]:
         if len(shard.tokens) < least:
             raise ValueError(f"{shard.path}: too little text: {len(shard.tokens)} tokens, and at least {least} are needed")
     train = Mixture(shards, list(shares.values()), ledger["read"], ledger["dealt"])
