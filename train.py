@@ -27,7 +27,7 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from model import Config, Llama, build_model, load_checkpoint, load_optimizer_state, optimizer_state, save_checkpoint
-from prepare import count_bytes
+from prepare import count_bytes, spell
 
 # -----------------------------------------------------------------------------
 # settings: their names, defaults and, by the defaults, their types
@@ -39,6 +39,9 @@ branch_tokens = 0  # length of the branch; 0: a tenth of the tokens read so far
 stop_at = 0  # save and exit after so many steps, as on SIGTERM; 0: never
 # data
 data = "data/babel"  # a folder that prepare.py wrote
+data_mix = "natural"  # in a folder with stages: by their tokens; or {stage: share}; or a stage: that one, and review
+review = 0.2  # with data_mix a stage's name: the share of the stages before it, so that nothing is forgotten
+rows = ""  # from scratch: the stage whose tokens the model has rows for; grow.py --vocab adds more. '': all tokens
 tokens_per_step = 65536  # over all processes; accumulation is derived from it
 batch_size = 16  # at most so many sequences a forward and process
 max_steps = 1000  # of this stage
@@ -84,6 +87,7 @@ device = ""  # default: cuda, then mps, then cpu
 compile = True
 
 DEFAULTS = {k: v for k, v in globals().items() if k[0] != "_" and type(v) in (bool, int, float, str, list)}
+KINDS = {"data_mix": (str, dict)}  # settings of more than one type
 CHOICES = {"branch": ("", "decay"), "schedule": ("wsd", "cosine"), "policy": ("own", "shared")}
 
 
@@ -99,7 +103,7 @@ def configure(args):
         kind = type(DEFAULTS[key])
         if {kind, type(value)} == {int, float} and value == kind(value):  # 1e6 for an int, 1 for a float
             value = kind(value)
-        if type(value) is not kind:
+        if type(value) not in KINDS.get(key, (kind,)):
             raise ValueError(f"{where}: {key} = {value!r} is {type(value).__name__}, expected {kind.__name__}")
         if value not in CHOICES.get(key, (value,)):
             raise ValueError(f"{where}: {key} = {value!r}, expected one of {CHOICES[key]}")
@@ -124,7 +128,7 @@ def configure(args):
         if not equals:  # --resume, --branch decay
             text = "True" if kind is bool else args.pop(0) if args else ""
         try:
-            value = text if kind is str else ast.literal_eval(text)
+            value = text if kind is str and text[:1] != "{" else ast.literal_eval(text)
         except (ValueError, SyntaxError):
             value = text
         put(key, value, f"--{key}")
@@ -180,49 +184,101 @@ def update_rms(optimizer, n):
 
 
 # -----------------------------------------------------------------------------
-# data: sequence number i is a function of i, the seed and the shard, whoever reads it
+# data: sequence number i is a function of i, the seed and the shards, whoever reads it
 
 PAGE = 4096  # tokens; the longest block_size
+DEAL = 1000  # sequences in which a mixture is exact
 
 
 class Shard:
-    """A token file and how far it has been read. Every epoch deals its pages in a new order, and inside a window of
-    a sixteenth of them, its sequences. A window holds the same text at any block_size, so a stage that changes it
-    goes on with the next window, and nothing is read twice in an epoch."""
+    """A token file. Every epoch deals its pages in a new order, and inside a window of a sixteenth of them, its
+    sequences. A window holds the same text at any block_size, so a stage that changes it goes on with the next
+    window, and nothing is read twice in an epoch."""
 
-    def __init__(self, path, meta, split):
-        self.path, self.id = path, meta["splits"][split]["sha256"]
-        self.tokens = np.memmap(path, meta["dtype"], "r")
+    def __init__(self, split, meta):
+        self.path, self.id = f"{data}/{split}.bin", meta["splits"][split]["sha256"]
+        empty = os.path.getsize(self.path) == 0  # which can't be mapped
+        self.tokens = np.empty(0, meta["dtype"]) if empty else np.memmap(self.path, meta["dtype"], "r")
         if len(self.tokens) != meta["splits"][split]["tokens"]:
-            raise ValueError(
-                f"{path}: {len(self.tokens)} tokens, but meta.json says {meta['splits'][split]['tokens']}; prepare it again"
-            )
+            n = meta["splits"][split]["tokens"]
+            raise ValueError(f"{self.path}: {len(self.tokens)} tokens, but meta.json says {n}; prepare it again")
         self.n_pages = (len(self.tokens) - 1) // PAGE
         self.window = max(1, self.n_pages // 16)  # pages
-        self.next = 0  # number of the next sequence
-
-    def start_at(self, number, at_block_size):
-        """Goes on at sequence `number` of a run with at_block_size."""
-        if at_block_size != block_size:
-            epoch, page = divmod(-(-number // (PAGE // at_block_size)), self.n_pages)
-            page = min(-(-page // self.window) * self.window, self.n_pages)
-            number = (epoch * self.n_pages + page) * (PAGE // block_size)
-        self.next = number
 
     @property
     def per_epoch(self):  # sequences
         return self.n_pages * (PAGE // block_size)
 
-    def sequence(self, i):
-        """Sequence number i: block_size + 1 tokens."""
+    def position(self, number, at_block_size):
+        """The number of the sequence to go on with after `number` sequences of a run with at_block_size."""
+        if at_block_size == block_size:
+            return number
+        epoch, page = divmod(-(-number // (PAGE // at_block_size)), self.n_pages)
+        page = min(-(-page // self.window) * self.window, self.n_pages)
+        return (epoch * self.n_pages + page) * (PAGE // block_size)
+
+    def sequence(self, i, spelled=np.asarray):
+        """Sequence number i: block_size + 1 tokens. What spelling makes a page longer by is not read."""
         per_page = PAGE // block_size
         epoch, i = divmod(i, self.per_epoch)
         w, i = divmod(i, self.window * per_page)
         pages = min(self.window, self.n_pages - w * self.window)
         i = permutation(pages * per_page, seed, epoch, w)[i]
         page = permutation(self.n_pages, seed, epoch)[w * self.window + i // per_page]
-        start = page * PAGE + i % per_page * block_size
-        return self.tokens[start : start + block_size + 1]
+        start = i % per_page * block_size
+        return spelled(self.tokens[page * PAGE : (page + 1) * PAGE + 1])[start : start + block_size + 1]
+
+
+class Mixture:
+    """Shards read in shares: of every DEAL sequences, each gives its share, in an order drawn from the seed."""
+
+    def __init__(self, shards, shares, read, dealt):
+        self.shards, self.counts = shards, [int(share * DEAL) for share in shares]
+        for i in sorted(range(len(shares)), key=lambda i: self.counts[i] - shares[i] * DEAL)[: DEAL - sum(self.counts)]:
+            self.counts[i] += 1
+        self.next = dealt  # sequences read so far, from all shards, in all stages
+        self.first = [s.position(*read.get(s.id, (0, block_size))) - self.before(i, dealt) for i, s in enumerate(shards)]
+
+    def order(self, deal):
+        return np.repeat(range(len(self.shards)), self.counts)[permutation(DEAL, seed, deal)]
+
+    def before(self, shard, i):
+        """How many of the first i sequences are the shard's."""
+        deal, rest = divmod(i, DEAL)
+        return deal * self.counts[shard] + int((self.order(deal)[:rest] == shard).sum())
+
+    def read(self):
+        """{shard's id: (its next sequence, block_size)}, for the checkpoint."""
+        return {s.id: (self.first[i] + self.before(i, self.next), block_size) for i, s in enumerate(self.shards)}
+
+    def epochs(self):
+        """How many times every shard has been read through."""
+        return [number // s.per_epoch for s, (number, _) in zip(self.shards, self.read().values())]
+
+    def sequence(self, i, spelled):
+        shard = self.order(i // DEAL)[i % DEAL]
+        return self.shards[shard].sequence(self.first[shard] + self.before(shard, i), spelled)
+
+
+def shares_of(meta):
+    """{split: its share of the training sequences}, as data_mix asks. ValueError for a mix that can't be."""
+    tokens = {s["name"]: meta["splits"][f"{s['name']}.train"]["tokens"] for s in meta.get("stages", [])}
+    if not tokens:
+        if data_mix != "natural":
+            raise ValueError(f"data_mix = {data_mix!r}: {data} has no stages; prepare.py --words makes them")
+        return {"train": 1.0}
+    mix = {data_mix: 1.0} if type(data_mix) is str else data_mix
+    unknown = mix.keys() - tokens.keys() - {"natural"}
+    if unknown:
+        raise ValueError(f"data_mix: {data} has no stage {unknown.pop()}, only {', '.join(tokens)}")
+    if any(share < 0 for share in mix.values()) or abs(sum(mix.values()) - 1) > 1e-6:
+        raise ValueError(f"data_mix: the shares are not positive, or sum to {sum(mix.values()):g}, not to 1")
+    if type(data_mix) is str:
+        earlier = list(tokens)[: list(tokens).index(data_mix)] if data_mix in tokens else list(tokens)
+        share = (1.0 if data_mix == "natural" else review) / max(1, sum(tokens[name] for name in earlier))
+        mix = {name: share * tokens[name] for name in earlier}
+        mix |= {data_mix: 1 - sum(mix.values())} if data_mix in tokens else {}
+    return {f"{name}.train": share for name, share in mix.items() if share}
 
 
 @functools.lru_cache(maxsize=4)
@@ -266,7 +322,13 @@ def main():
         raise ValueError(f"{data}/meta.json: not found; prepare.py makes it: python prepare.py --input FILES --out {data}")
     with open(f"{data}/meta.json") as f:
         meta = json.load(f)
-    train, val = Shard(f"{data}/train.bin", meta, "train"), Shard(f"{data}/val.bin", meta, "val")
+    shares = shares_of(meta)
+    shards = [Shard(split, meta) for split in shares]
+    val_sets = {
+        split.removesuffix(".val"): Shard(split, meta)
+        for split, s in meta["splits"].items()
+        if split.endswith("val") and s["tokens"]
+    }
     token_bytes = np.fromfile(f"{data}/token_bytes.bin", np.uint16)
 
     # --- checkpoint: where to start
@@ -296,15 +358,23 @@ def main():
     else:
         if 0 < vocab_size < meta["vocab_size"]:
             raise ValueError(f"vocab_size = {vocab_size}, but the tokenizer of {data} has {meta['vocab_size']}")
-        model = Llama(Config(**shape | {"vocab_size": vocab_size or meta["vocab_size"]}))
+        ids = read_rows(meta) if rows else None
+        sizes = (
+            {"vocab_size": len(ids), "n_tokens": meta["vocab_size"]} if rows else {"vocab_size": vocab_size or meta["vocab_size"]}
+        )
+        model = Llama(Config(**shape | sizes))
         model.init_weights(seed)
-        ledger, step = {"tokens": 0, "flops": 0, "seconds": 0.0, "read": {}}, 0
+        if rows:
+            model.row_of[ids] = torch.arange(len(ids))
+        ledger, step = {"tokens": 0, "flops": 0, "seconds": 0.0, "dealt": 0, "read": {}}, 0
     cfg, flops_per_token = model.cfg, model.cfg.flops_per_token()
     if block_size > PAGE:
         raise ValueError(f"block_size = {block_size}: at most {PAGE}, or raise PAGE in train.py")
-    if train.n_pages < 1 or len(val.tokens) < block_size + 1:
-        raise ValueError(f"{data}: too little text: train.bin needs {PAGE + 1} tokens, val.bin block_size + 1 = {block_size + 1}")
-    train.start_at(*ledger["read"].get(train.id, (0, block_size)))
+    for shard, least in [(shard, PAGE + 1) for shard in shards] + [(val_sets["val"], block_size + 1)]:
+        if len(shard.tokens) < least:
+            raise ValueError(f"{shard.path}: too little text: {len(shard.tokens)} tokens, and at least {least} are needed")
+    train = Mixture(shards, list(shares.values()), ledger["read"], ledger["dealt"])
+    spelled = speller(model, token_bytes, meta)
 
     # --- batch: tokens a step -> sequences a process -> accumulation
     per_process, rest = divmod(tokens_per_step, block_size * world)
@@ -389,7 +459,8 @@ def main():
             path = f"{folder}/ckpt.pt"
             config = vars(cfg) | {"generations": [vars(g) for g in cfg.generations]}
             settings = {k: globals()[k] for k in DEFAULTS}
-            ledger["read"][train.id] = (train.next, block_size)
+            ledger["dealt"] = train.next
+            ledger["read"].update(train.read())
             tokenizer = ckpt["tokenizer"] if ckpt else read_tokenizer(meta)
             state = {"config": config, "model": model.state_dict(), "optimizer": optimizer_state(model, optimizer)}
             state |= {"ledger": ledger, "lineage": ckpt["lineage"] if ckpt else [], "step": step, "settings": settings}
@@ -398,18 +469,21 @@ def main():
             dist.barrier()
 
     @torch.no_grad()
-    def evaluate():
-        """(loss in nats a token, bits per byte) on the first eval_tokens of val.bin, always the same sequences."""
-        n_val = max(1, min(eval_tokens, len(val.tokens) - 1) // block_size)
+    def evaluate(shard):
+        """(loss in nats a token, bits per byte) on the first eval_tokens of a validation shard, the same text whatever
+        rows the model has, in windows of block_size of which the last may be shorter."""
+        ids = spelled(shard.tokens[: eval_tokens + 1]).astype(np.int64)
         total = torch.zeros(3, dtype=torch.float64)  # nats, tokens, bytes
-        for i in range(rank * batch_size, n_val, world * batch_size):
-            rows = [val.tokens[j * block_size :][: block_size + 1] for j in range(i, min(i + batch_size, n_val))]
-            batch = np.stack(rows).astype(np.int64)
-            x, y = batch[:, :-1], batch[:, 1:]
-            with autocast:
-                loss = model(torch.from_numpy(x).to(where), torch.from_numpy(y).to(where)).item()
-            n_bytes = count_bytes(y, x, token_bytes, meta["bos"], meta["dummy_prefix"])
-            total += torch.tensor([loss * y.size, y.size, n_bytes], dtype=torch.float64)
+        n_full = (len(ids) - 1) // block_size
+        batches = [range(i, min(i + batch_size, n_full)) for i in range(0, n_full, batch_size)] + [range(n_full, n_full + 1)]
+        for batch in batches[rank::world]:
+            part = np.stack([ids[i * block_size : (i + 1) * block_size + 1] for i in batch])
+            x, y = part[:, :-1], part[:, 1:]
+            if x.size:
+                with autocast:
+                    loss = model(torch.from_numpy(x).to(where), torch.from_numpy(y).to(where)).item()
+                n_bytes = count_bytes(y, x, token_bytes, meta["bos"], meta["dummy_prefix"])
+                total += torch.tensor([loss * y.size, y.size, n_bytes], dtype=torch.float64)
         nats, tokens, n_bytes = everywhere(total).tolist()
         return nats / tokens, nats / n_bytes / math.log(2)
 
@@ -425,14 +499,17 @@ def main():
 
     # --- the loop
     peak = next((f for name, f in PEAK_FLOPS.items() if kind == "cuda" and name in torch.cuda.get_device_name()), None)
-    val_loss = bpb = math.nan
+    val_loss, bpb, epochs = math.nan, math.nan, train.epochs()
     first_step, lap, busy = step, time.time(), 0.0  # busy: seconds of training, without evaluation and saving
     logged = {"step": step, "busy": busy}
     while True:
         if step >= last_step or eval_interval and step % eval_interval == 0:
-            val_loss, bpb = evaluate()
-            say(f"step {step}: val loss {val_loss:.4f}, {bpb:.4f} bits per byte")
-            record(val_loss=val_loss, bpb=bpb)
+            results = {name: evaluate(shard) for name, shard in val_sets.items()}
+            val_loss, bpb = results.pop("val")
+            by_stage = {f"bpb_{name}": stage_bpb for name, (_, stage_bpb) in results.items()}
+            say(f"step {step}: val loss {val_loss:.4f}, {bpb:.4f} bits per byte"
+                + "".join(f", {name} {b:.4f}" for name, (_, b) in results.items()))  # fmt: skip
+            record(val_loss=val_loss, bpb=bpb, **by_stage)
             lap = time.time()
         if step >= last_step:
             break
@@ -450,7 +527,7 @@ def main():
         loss = torch.zeros((), device=where)
         for m in range(accumulation):
             first = train.next + (m * world + rank) * micro
-            batch = torch.from_numpy(np.stack([train.sequence(first + j) for j in range(micro)]).astype(np.int64))
+            batch = torch.from_numpy(np.stack([train.sequence(first + j, spelled) for j in range(micro)]).astype(np.int64))
             batch = batch.pin_memory().to(where, non_blocking=True) if kind == "cuda" else batch.to(where)
             if ddp:
                 ddp_model.require_backward_grad_sync = m == accumulation - 1
@@ -474,8 +551,9 @@ def main():
         ledger["seconds"] += now - lap
         busy += now - lap
         lap = now
-        if train.next // train.per_epoch > (train.next - per_process * world) // train.per_epoch:
-            say(f"step {step}: {train.path} read {train.next // train.per_epoch} times")
+        for shard, before, now in zip(shards, epochs, epochs := train.epochs()):
+            if now > before:
+                say(f"step {step}: {shard.path} has been read {now} times, and is dealt anew")
 
         # logging
         if step % log_interval == 0 or step == last_step:
@@ -510,6 +588,25 @@ def main():
         run.finish()
     if ddp:
         dist.destroy_process_group()
+
+
+def read_rows(meta):
+    """The token ids that a model of the stage `rows` has."""
+    names = [s["name"] for s in meta.get("stages", [])]
+    if rows not in names:
+        raise ValueError(f"rows = {rows!r}: {data} has {'the stages ' + ', '.join(names) if names else 'no stages'}")
+    return np.fromfile(f"{data}/{rows}.rows.bin", meta["dtype"]).astype(np.int64)
+
+
+def speller(model, token_bytes, meta):
+    """-> a function of ids that spells those without a row in the model."""
+    if model.cfg.vocab_size >= model.cfg.n_tokens:
+        return np.asarray
+    if not os.path.isfile(f"{data}/spelling.bin"):
+        raise ValueError(f"{data}/spelling.bin: not found, and the model lacks rows; prepare.py --words makes it")
+    spelling = np.fromfile(f"{data}/spelling.bin", meta["dtype"])
+    has_row = model.row_of.numpy() >= 0
+    return lambda ids: spell(ids, has_row, token_bytes, spelling)
 
 
 def read_tokenizer(meta):
