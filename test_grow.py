@@ -1296,6 +1296,7 @@ def test_the_curriculum_loop(tmp_path):
         "--tokens_per_step=512",
     ]
     stage += ["--max_steps=8", "--eval_interval=0", "--log_interval=1", "--compile=False", "--device=cpu", "--learning_rate=1e-2"]
+    stage += [f"--vocab_size={meta['vocab_size']}"]  # the tokenizer's, as the ladder's files say
     ok("train.py", *stage, f"--out_dir={a}", "--rows=words12", "--data_mix=words12")
     small = load_checkpoint(a / "ckpt.pt")["config"]
     assert small["vocab_size"] == meta["stages"][0]["rows"] < small["n_tokens"] == meta["vocab_size"]

@@ -281,7 +281,7 @@ def shares_of(meta):
     return {f"{name}.train": share for name, share in mix.items() if share}
 
 
-@functools.lru_cache(maxsize=4)
+@functools.lru_cache(maxsize=16)  # two a shard, and that of the mixture
 def permutation(n, *key):
     return np.random.default_rng(key).permutation(n)
 
@@ -346,9 +346,10 @@ def main():
     # --- model
     shape = {f.name: globals()[f.name] for f in dataclasses.fields(Config) if f.name in DEFAULTS}
     if ckpt:
+        has = ckpt["config"] | {"vocab_size": ckpt["config"]["n_tokens"] or ckpt["config"]["vocab_size"]}
         for key in given.keys() & shape.keys() - {"block_size"}:
-            if given[key] and given[key] != ckpt["config"][key]:
-                raise ValueError(f"{key} = {given[key]}, but {source} has {ckpt['config'][key]}: grow.py changes sizes")
+            if given[key] and given[key] != has[key]:
+                raise ValueError(f"{key} = {given[key]}, but {source} has {has[key]}: grow.py changes sizes")
         if ckpt["tokenizer"]["sha256"] != meta["tokenizer"]["sha256"]:
             raise ValueError(f"{data} has the tokenizer {meta['tokenizer']['name']}, not the one that {source} was trained with")
         if "block_size" not in given:
@@ -358,11 +359,11 @@ def main():
     else:
         if 0 < vocab_size < meta["vocab_size"]:
             raise ValueError(f"vocab_size = {vocab_size}, but the tokenizer of {data} has {meta['vocab_size']}")
-        ids = read_rows(meta) if rows else None
-        sizes = (
-            {"vocab_size": len(ids), "n_tokens": meta["vocab_size"]} if rows else {"vocab_size": vocab_size or meta["vocab_size"]}
-        )
-        model = Llama(Config(**shape | sizes))
+        shape["vocab_size"] = vocab_size or meta["vocab_size"]
+        if rows:
+            ids = read_rows(meta)
+            shape |= {"vocab_size": len(ids), "n_tokens": meta["vocab_size"]}
+        model = Llama(Config(**shape))
         model.init_weights(seed)
         if rows:
             model.row_of[ids] = torch.arange(len(ids))
@@ -551,9 +552,10 @@ def main():
         ledger["seconds"] += now - lap
         busy += now - lap
         lap = now
-        for shard, before, now in zip(shards, epochs, epochs := train.epochs()):
-            if now > before:
-                say(f"step {step}: {shard.path} has been read {now} times, and is dealt anew")
+        read_before, epochs = epochs, train.epochs()
+        for shard, before, times in zip(shards, read_before, epochs):
+            if times > before:
+                say(f"step {step}: {shard.path} has been read {times} times, and is dealt anew")
 
         # logging
         if step % log_interval == 0 or step == last_step:

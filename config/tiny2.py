@@ -26,6 +26,6 @@ learning_rate = 4e-3 * 64 / n_embd
 warmup_tokens = 51_200
 horizon_tokens = 870_400  # all three stages
 eval_interval = 50
-eval_tokens = 16384
+eval_tokens = 8192
 log_interval = 25
 compile = False
