@@ -23,8 +23,8 @@ New norm gains are 1.
 """
 
 import argparse
+import functools
 import hashlib
-import json
 import math
 import os
 import sys
@@ -45,9 +45,10 @@ from model import (
     ffn_width,
     init_std,
     load_checkpoint,
+    row_ids,
     save_checkpoint,
 )
-from prepare import spell
+from prepare import read_meta, read_spelling, read_stage_rows, speller
 
 ZERO = {  # (tensor, axis grown): why the new slab is zero
     ("wte", "n_embd"): "writes the new residual dimensions",
@@ -169,22 +170,23 @@ def grown_config(cfg, sizes, place="top", init="random", birth=0):
 # the new slabs
 
 
-def newborn(kind, axis, shape, before, cfg, init, rng):
+def newborn(kind, axis, shape, dtype, before, cfg, init, rng):
     """One new slab -> (tensor, why it starts so).
 
-    axis: the one it is appended on, or None for the base slab of a new layer; before: the tensor it is appended to,
-    or that of the layer it may copy; cfg: the grown Config; rng: the slab's own torch.Generator."""
-    dtype, zeros = before.dtype, torch.zeros(shape, dtype=before.dtype)
+    axis: the one it is appended on, or None for the base slab of a new layer; before: a function, since few need it,
+    that gives the tensor it is appended to, or that of the layer it may copy; cfg: the grown Config; rng: the slab's own
+    torch.Generator."""
+    zeros = torch.zeros(shape, dtype=dtype)
     if axis is None:
         if init == "stack":
-            return before.clone(), "copied"
+            return before().clone(), "copied"
         if kind in ("o", "down"):
             return zeros, "zero: the new block adds nothing yet"
         if init == "copy":
-            return before.clone(), "copied"
+            return before().clone(), "copied"
     role = axis is not None and SHAPES[kind][axis]
     if role == "vocab_size":  # the mean bounds the loss's rise by log(new / old rows), by Jensen's inequality
-        return before.mean(0).expand(shape).clone(), "mean of the old rows"
+        return before().mean(0).expand(shape).clone(), "mean of the old rows"
     if kind == "norm":
         return torch.ones(shape, dtype=dtype), "one"
     if init == "eye" and kind in ("q", "k", "v", "o") and role in ("n_head", "n_kv_head"):
@@ -196,11 +198,17 @@ def newborn(kind, axis, shape, before, cfg, init, rng):
     if (kind, role) in ZERO:
         return zeros, f"zero: {ZERO[kind, role]}"
     if init == "copy" and axis is not None:
-        copy = before.index_select(axis, torch.arange(shape[axis]) % before.shape[axis])
+        old = before()
+        copy = old.index_select(axis, torch.arange(shape[axis]) % old.shape[axis])
         if copy.any():
-            return copy * (rms(before) / rms(copy)), f"copied along {role}, RMS {rms(before):.3g}"
+            return copy * (rms(old) / rms(copy)), f"copied along {role}, RMS {rms(old):.3g}"
     std = init_std(kind, cfg)
     return (torch.randn(shape, generator=rng) * std).to(dtype), f"N(0, {std:.3g})"
+
+
+def assembled(weights, name, plan):
+    """The tensor `name`, or its first slabs if plan is cut, from {slab's name: slab}."""
+    return concatenate(plan, [weights[f"{name}.{i}"] for i in range(len(plan))])
 
 
 def rms(x):
@@ -218,15 +226,15 @@ def grow(ckpt, place="top", init="random", seed=1337, copy_state=False, rows=Non
     if rows is not None:
         if not old.n_tokens:
             raise ValueError(f"the vocabulary can't grow: the model has all {old.vocab_size} rows")
-        if not np.array_equal(rows[: old.vocab_size], row_ids(ckpt)):
+        if not np.array_equal(rows[: old.vocab_size], row_ids(ckpt["model"].get("row_of"), old.vocab_size)):
             raise ValueError("the new rows do not begin with the model's own: they are of another folder of prepare.py")
         sizes = sizes | {"vocab_size": len(rows)}
     cfg, layers = grown_config(old, sizes, place, init, ckpt["ledger"]["tokens"])
-    weights, state, born = other_tensors(ckpt), {}, []
+    weights, state, born = ungrown(ckpt), {}, []
     if rows is not None:
         weights["row_of"] = torch.full((old.n_tokens,), -1)
         weights["row_of"][torch.as_tensor(rows)] = torch.arange(len(rows))
-    tensors = skeleton(cfg).growables()
+    tensors, dtype = skeleton(cfg).growables(), ckpt["model"]["wte.0"].dtype
 
     def old_layers_first(name):
         return name.startswith("layers.") and layers[int(name.split(".")[1])][1]
@@ -246,27 +254,21 @@ def grow(ckpt, place="top", init="random", seed=1337, copy_state=False, rows=Non
                 if from_slab in ckpt["optimizer"]:
                     state[slab] = ckpt["optimizer"][from_slab]
                 continue
-            source_plan = tensors[source].plan if is_new else plan[:i]
-            before = concatenate(source_plan, [weights[f"{source if is_new else name}.{j}"] for j in range(len(source_plan))])
+            whole, source_plan = (source, tensors[source].plan) if is_new else (name, plan[:i])
+            before = functools.partial(assembled, weights, whole, source_plan)
             digest = hashlib.sha256(f"{seed} {slab}".encode()).digest()  # a draw depends on nothing but seed and name
             rng = torch.Generator().manual_seed(int.from_bytes(digest[:7]))
-            weights[slab], why = newborn(kind, axis, shape, before, cfg, init, rng)
+            weights[slab], why = newborn(kind, axis, shape, dtype, before, cfg, init, rng)
             born.append((slab, shape, why))
             if copy_state and is_new and why == "copied":
                 state |= fused_state(source, source_plan, slab, state)
-    grown = ckpt | {"config": plain(cfg), "model": weights, "optimizer": state, "step": 0}
+    grown = ckpt | {"config": cfg.plain(), "model": weights, "optimizer": state, "step": 0}
     return grown, born
 
 
-def row_ids(ckpt):
-    """The token ids of a checkpoint's rows, in their order, as an array."""
-    vocab_size = ckpt["config"]["vocab_size"]
-    return ckpt["model"]["row_of"].argsort()[-vocab_size:].numpy() if ckpt["config"]["n_tokens"] else np.arange(vocab_size)
-
-
-def other_tensors(ckpt):
-    """What a checkpoint's model holds beside its growable tensors: the map of token ids to rows."""
-    return {name: ckpt["model"][name] for name in ("row_of",) if name in ckpt["model"]}
+def ungrown(ckpt):
+    """What a checkpoint's model holds beside its growable tensors: the map of token ids to rows, if there is one."""
+    return {name: w for name, w in ckpt["model"].items() if name == "row_of"}
 
 
 def fused_state(name, plan, slab, state):
@@ -297,7 +299,7 @@ def condense(ckpt, keep):
             f"--condense {keep}: {remain} generation{'s' * (remain > 1)} remain; give at least 1 and fewer than that"
         )
     cfg = Config(**vars(old) | {"n_fused": n_fused})
-    weights, state, steps = other_tensors(ckpt), {}, set()
+    weights, state, steps = ungrown(ckpt), {}, set()
     old_tensors = skeleton(old).growables()
     for name, tensor in skeleton(cfg).growables().items():
         plan = old_tensors[name].plan
@@ -305,7 +307,7 @@ def condense(ckpt, keep):
         for i in range(len(plan)):
             if f"{name}.{i}" in ckpt["optimizer"] and i < m > 1:
                 steps.add(int(ckpt["optimizer"][f"{name}.{i}"]["step"]))
-        weights[f"{name}.0"] = concatenate(plan[:m], [ckpt["model"][f"{name}.{i}"] for i in range(m)])
+        weights[f"{name}.0"] = assembled(ckpt["model"], name, plan[:m])
         state |= fused_state(name, plan[:m], f"{name}.0", ckpt["optimizer"])
         for i in range(m, len(plan)):
             weights[f"{name}.{i - m + 1}"] = ckpt["model"][f"{name}.{i}"]
@@ -318,36 +320,32 @@ def condense(ckpt, keep):
     if len(steps) > 1:
         notes.append(f"their Adam step counts differ ({min(steps)} to {max(steps)}): the largest is kept, which shifts the bias"
                      " corrections (by nothing, at beta2 = 0.95, after about 700 steps)")  # fmt: skip
-    return ckpt | {"config": plain(cfg), "model": weights, "optimizer": state}, notes
-
-
-def plain(cfg):
-    """A Config as the plain values that a checkpoint stores."""
-    return vars(cfg) | {"generations": [vars(g) for g in cfg.generations]}
+    return ckpt | {"config": cfg.plain(), "model": weights, "optimizer": state}, notes
 
 
 # -----------------------------------------------------------------------------
 # the check and what is printed
 
 
+def data_of(ckpt):
+    """The folder that the checkpoint was trained on, '' for none."""
+    return ckpt.get("settings", {}).get("data", "")
+
+
 def probe_tokens(ckpt, count=4, longest=256):
     """(count, T + 1) token ids to compare models on, and where they are from: validation text where the checkpoint's
     data is still there, else random. Tokens without a row are spelled."""
     cfg = Config(**ckpt["config"])
-    n, has_row = count * (min(cfg.block_size, longest) + 1), np.zeros(max(cfg.n_tokens, cfg.vocab_size), bool)
-    has_row[row_ids(ckpt)] = True
-    data = ckpt.get("settings", {}).get("data", "")
+    n, ids = count * (min(cfg.block_size, longest) + 1), row_ids(ckpt["model"].get("row_of"), cfg.vocab_size)
+    data = data_of(ckpt)
     if os.path.isfile(f"{data}/val.bin") and os.path.isfile(f"{data}/meta.json"):
-        with open(f"{data}/meta.json") as f:
-            meta = json.load(f)
+        meta = read_meta(data)
         tokens = np.fromfile(f"{data}/val.bin", meta["dtype"], n)
         if meta["tokenizer"]["sha256"] == ckpt["tokenizer"]["sha256"] and len(tokens) == n:
-            if not has_row.all():
-                spelling = np.fromfile(f"{data}/spelling.bin", meta["dtype"])
-                tokens = spell(tokens, has_row, np.fromfile(f"{data}/token_bytes.bin", np.uint16), spelling)[:n]
+            tokens = speller(ids, meta["vocab_size"], lambda: read_spelling(data))(tokens)[:n]
             return torch.from_numpy(tokens.astype(np.int64)).view(count, -1), f"{data}/val.bin"
     picked = torch.randint(cfg.vocab_size, (count, n // count), generator=torch.Generator().manual_seed(0))
-    return torch.as_tensor(row_ids(ckpt))[picked], "random tokens"
+    return ids[picked], "random tokens"
 
 
 @torch.no_grad()
@@ -486,15 +484,6 @@ def asked_sizes(cfg, args):
     return sizes | {name: size for name, size in given.items() if size}
 
 
-def asked_rows(ckpt, stage):
-    """The token ids of the rows of a stage, read from the folder that the checkpoint was trained on."""
-    data = ckpt.get("settings", {}).get("data", "")
-    if not os.path.isfile(f"{data}/{stage}.rows.bin"):
-        raise ValueError(f"--vocab {stage}: {data}/{stage}.rows.bin not found; prepare.py --words makes it")
-    with open(f"{data}/meta.json") as f:
-        return np.fromfile(f"{data}/{stage}.rows.bin", json.load(f)["dtype"]).astype(np.int64)
-
-
 def main():
     args = parse_args()
     out = args.out or os.path.join(os.path.dirname(args.input), "grown.pt")
@@ -506,7 +495,7 @@ def main():
     if not os.path.isdir(os.path.dirname(out) or "."):
         raise ValueError(f"{os.path.dirname(out)}: no such folder")
     sizes = asked_sizes(Config(**ckpt["config"]), args)
-    rows = asked_rows(ckpt, args.vocab) if args.vocab else None
+    rows = read_stage_rows(data_of(ckpt), args.vocab, f"--vocab {args.vocab}") if args.vocab else None
     if not sizes and rows is None and not args.condense and not args.fresh_optimizer:
         raise ValueError("nothing to do: give --double, --params with --along, sizes, --vocab, or --condense")
     if not sizes and (args.init != "random" or args.place != "top" or args.copy_state):

@@ -99,6 +99,10 @@ class Config:
                     shape[axis] = size
         return slabs
 
+    def plain(self):
+        """The plain values that a checkpoint stores; Config(**plain) is the inverse."""
+        return vars(self) | {"generations": [vars(g) for g in self.generations]}
+
     def flops_per_token(self):
         """Training FLOPs a token: forward and a backward of twice that, every matrix product, the full T x T
         attention at T = block_size, the head; nothing recomputed. As torch.utils.flop_counter counts."""
@@ -276,8 +280,8 @@ class Llama(nn.Module):
         self.layers = nn.ModuleList(Block(cfg, i) for i in range(cfg.n_layer))
         self.norm = RMSNorm(cfg, 0, cfg.generations[0].n_embd)
         self.head = None if cfg.tied else Growable(cfg, "head")
-        if cfg.n_tokens:
-            self.register_buffer("row_of", torch.full((cfg.n_tokens,), -1))  # (n_tokens,): a token's row, -1 for none
+        row_of = torch.full((cfg.n_tokens,), -1) if cfg.n_tokens else None  # (n_tokens,): a token's row, -1 for none
+        self.register_buffer("row_of", row_of)
         place = torch.tensor(rope_places(cfg), dtype=torch.float64, device="cpu")
         angle = torch.outer(torch.arange(cfg.block_size, device="cpu"), cfg.rope_theta ** (-2 * place / cfg.head_dim))
         dtype = torch.get_default_dtype()
@@ -305,11 +309,11 @@ class Llama(nn.Module):
 
     def rows(self, ids):
         """Token ids -> their rows."""
-        return self.row_of[ids] if self.cfg.n_tokens else ids
+        return ids if self.row_of is None else self.row_of[ids]
 
     def token_ids(self):
         """(vocab_size,) the token id of every row."""
-        return self.row_of.argsort()[-self.cfg.vocab_size :] if self.cfg.n_tokens else torch.arange(self.cfg.vocab_size)
+        return row_ids(self.row_of, self.cfg.vocab_size)
 
     def growables(self):
         """{name: Growable} of every tensor."""
@@ -372,6 +376,11 @@ class Llama(nn.Module):
                     return
 
 
+def row_ids(row_of, vocab_size):
+    """(vocab_size,) the token id of every row, from the map of ids to rows, or None where row i is token i."""
+    return torch.arange(vocab_size) if row_of is None else row_of.argsort()[-vocab_size:]
+
+
 def pick(logits, temperature, top_k, top_p, rng=None):
     """logits (B, vocab) -> ids (B, 1)"""
     if temperature == 0:
@@ -410,14 +419,14 @@ def save_checkpoint(path, ckpt, keep=""):
     """Writes aside, syncs, renames: whatever happens on the way, a complete checkpoint, old or new, stays. With
     `keep`, the one that was at `path` moves there."""
     aside = f"{path}.tmp"
-    try:
-        with open(aside, "wb") as f:
+    with open(aside, "wb") as f:
+        try:
             torch.save(ckpt, f)
             f.flush()
             os.fsync(f.fileno())
-    except BaseException:
-        os.remove(aside)
-        raise
+        except BaseException:
+            os.remove(aside)
+            raise
     if keep and os.path.exists(path):
         os.replace(path, keep)
     os.replace(aside, path)

@@ -217,14 +217,51 @@ def count_bytes(ids, prev, token_bytes, bos, dummy_prefix):
     return int(token_bytes[ids].sum()) - (int((prev == bos).sum()) if dummy_prefix else 0)
 
 
-def spell(ids, has_row, token_bytes, spelling):
-    """ids, those that has_row (by id) denies replaced by the byte tokens that spell them. Arrays; see Tokenizer.spelling."""
-    lengths = np.maximum(token_bytes.astype(np.int64), 1)  # of each id's spelling
-    kept = has_row[ids]
-    n = np.where(kept, 1, lengths[ids])
-    first = np.cumsum(lengths)[ids] - lengths[ids]
-    at = np.repeat(first, n) + np.arange(n.sum()) - np.repeat(np.cumsum(n) - n, n)
-    return np.where(np.repeat(kept, n), np.repeat(ids, n), spelling[at])
+def speller(ids, n_tokens, spelling):
+    """-> a function of an array of ids that replaces those not among `ids`, a model's, by the byte tokens that spell them.
+
+    n_tokens: of the tokenizer; spelling: a function that gives Tokenizer.spelling's arrays, called where they are needed."""
+    ids, has_row = np.asarray(ids, np.int64), np.zeros(n_tokens, bool)
+    has_row[ids[ids < n_tokens]] = True  # a model may have more rows than there are tokens
+    if has_row.all():
+        return np.asarray
+    offsets, spelled = spelling()
+
+    def spell(ids):
+        ids = np.asarray(ids, np.int64)
+        kept = has_row[ids]
+        n = np.where(kept, 1, offsets[ids + 1] - offsets[ids])
+        at = np.repeat(offsets[ids] - (np.cumsum(n) - n), n) + np.arange(n.sum())
+        return np.where(np.repeat(kept, n), np.repeat(ids, n), spelled[at])
+
+    return spell
+
+
+# what train.py and grow.py read of a folder that prepare() made, beside the shards
+
+
+def read_meta(folder):
+    """meta.json. ValueError where there is none."""
+    if not os.path.isfile(f"{folder}/meta.json"):
+        raise ValueError(f"{folder}/meta.json: not found; prepare.py makes it: python prepare.py --input FILES --out {folder}")
+    return json.loads(Path(folder, "meta.json").read_text())
+
+
+def read_spelling(folder):
+    """Tokenizer.spelling's arrays. ValueError where --words did not write them."""
+    if not os.path.isfile(f"{folder}/spelling.bin"):
+        raise ValueError(f"{folder}/spelling.bin: not found, and the model lacks rows; prepare.py --words makes it")
+    lengths = np.maximum(np.fromfile(f"{folder}/token_bytes.bin", "<u2"), 1)
+    return np.cumsum([0, *lengths]), np.fromfile(f"{folder}/spelling.bin", read_meta(folder)["dtype"])
+
+
+def read_stage_rows(folder, stage, asked):
+    """The token ids that a model of a stage has. ValueError, which begins with `asked`, where there is no such stage."""
+    meta = read_meta(folder)
+    names = [s["name"] for s in meta.get("stages", [])]
+    if stage not in names:
+        raise ValueError(f"{asked}: {folder} has {'the stages ' + ', '.join(names) if names else 'no stages'}")
+    return np.fromfile(f"{folder}/{stage}.rows.bin", meta["dtype"]).astype(np.int64)
 
 
 def load_tokenizer(name_or_path="llama2"):
@@ -786,7 +823,7 @@ def prepare(args):
         meta = {
             "tokenizer": {"kind": tok.kind, "name": tok.name, "sha256": tok.sha256},
             "vocab_size": tok.vocab_size,
-            "dtype": token_dtype(tok.vocab_size).name,
+            "dtype": tok.dtype.name,
             "bos": tok.bos,
             "dummy_prefix": tok.dummy_prefix,
             "splits": splits,

@@ -18,11 +18,12 @@ import torch.nn.functional as F
 
 from grow import condense
 from model import Config, build_model, load_checkpoint
-from prepare import InputError, Tokenizer, count_bytes, spell, token_dtype
+from prepare import InputError, Tokenizer, count_bytes, speller, token_dtype
 
 
 def load(path, device):
-    """-> (model, tokenizer, checkpoint). Generations are fused: each would be concatenated again for every token."""
+    """-> (model, tokenizer, a function that spells ids which the model has no row for, checkpoint). Generations are
+    fused: each would be concatenated again for every token."""
     ckpt = load_checkpoint(path)
     cfg = Config(**ckpt["config"])
     if cfg.n_fused < len(cfg.generations):
@@ -30,14 +31,9 @@ def load(path, device):
     stored = dict(ckpt["tokenizer"])
     if stored["kind"] == "sentencepiece":
         stored["model"] = stored["model"].numpy().tobytes()
-    return build_model(ckpt).to(device).eval(), Tokenizer.from_dict(stored), ckpt
-
-
-def spelled(model, tokenizer, ids):
-    """ids as an array, those that the model has no row for spelled in byte tokens."""
-    has_row = np.zeros(tokenizer.vocab_size, bool)
-    has_row[model.token_ids().cpu()] = True
-    return np.asarray(ids) if has_row.all() else spell(np.asarray(ids), has_row, tokenizer.token_bytes(), tokenizer.spelling()[1])
+    model, tokenizer = build_model(ckpt), Tokenizer.from_dict(stored)
+    spelled = speller(model.token_ids(), tokenizer.vocab_size, tokenizer.spelling)
+    return model.to(device).eval(), tokenizer, spelled, ckpt
 
 
 @torch.no_grad()
@@ -84,9 +80,9 @@ def samples(model, start, n, args, seed, device):
         yield [ids[: ids.index(stop)] if stop in ids else ids for ids in new]
 
 
-def stream(model, tokenizer, args, seed, device):
+def stream(model, tokenizer, start, args, seed, device):
     """Prints one sample's text as it comes."""
-    start, shown = spelled(model, tokenizer, [tokenizer.bos, *tokenizer.encode(args.prompt)]).tolist(), 0
+    shown = 0
     for (ids,) in samples(model, start, 1, args, seed, device):
         text = tokenizer.decode(start + ids)
         if not text.endswith("\ufffd"):  # in the middle of a character
@@ -99,17 +95,15 @@ def check(paths, args, device, autocast):
     """The table of --check: one column a checkpoint, and one for the text itself."""
     rows, logits = {}, []
     for path in paths:
-        model, tokenizer, ckpt = load(path, device)
+        model, tokenizer, spelled, ckpt = load(path, device)
         ids, n_bytes = reference_text(ckpt, tokenizer, args.text)
+        read, start = spelled(ids), spelled([tokenizer.bos, *tokenizer.encode(args.prompt)]).tolist()
         with autocast:
-            lp = log_probs(model, spelled(model, tokenizer, ids), device)
-            start = spelled(model, tokenizer, [tokenizer.bos, *tokenizer.encode(args.prompt)]).tolist()
+            lp = log_probs(model, read, device)
             *_, said = samples(model, start, args.n, args, args.seed, device)
             own = [log_probs(model, np.array(start + s), device)[len(start) - 1 :] for s in said]
             if not logits:
-                window = torch.from_numpy(spelled(model, tokenizer, ids)[: model.cfg.block_size].astype(np.int64))[None].to(
-                    device
-                )
+                window = torch.from_numpy(read[: model.cfg.block_size].astype(np.int64))[None].to(device)
             if window.size(1) <= model.cfg.block_size and model.rows(window).min() >= 0:
                 logits.append((model.token_ids(), model(window)[0].float()))
         rep, distinct = repetition(said)
@@ -160,10 +154,11 @@ def main():
     autocast = torch.autocast("cuda", torch.bfloat16) if args.device.startswith("cuda") else contextlib.nullcontext()
     if args.check:
         return check(args.inputs, args, args.device, autocast)
-    model, tokenizer, _ = load(args.inputs[0], args.device)
+    model, tokenizer, spelled, _ = load(args.inputs[0], args.device)
+    start = spelled([tokenizer.bos, *tokenizer.encode(args.prompt)]).tolist()
     for i in range(args.n):
         with autocast:
-            stream(model, tokenizer, args, args.seed + i, args.device)
+            stream(model, tokenizer, start, args, args.seed + i, args.device)
         if i + 1 < args.n:
             print("-" * 80)
 

@@ -29,7 +29,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import prepare
 import train
-from grow import compare, condense, grow, nearest_size, plain, row_ids, skeleton
+from grow import compare, condense, grow, nearest_size, skeleton
 from model import (
     Config,
     Generation,
@@ -66,7 +66,7 @@ def tiny(dtype=torch.float64, **sizes):
     for p in model.parameters():
         p.data += 0.1 * torch.randn_like(p)
     ledger = {"tokens": 0, "flops": 0, "seconds": 0.0, "dealt": 0, "read": {}}
-    config = plain(model.cfg)
+    config = model.cfg.plain()
     return {"config": config, "model": model.state_dict(), "optimizer": {}, "ledger": ledger, "lineage": [], "step": 0}
 
 
@@ -272,7 +272,7 @@ def test_growing_the_vocabulary(kind):
     grown, _ = grow(grown, n_embd=60, ffn_dim=101, **heads(kind, 6))
     grown, _ = grow(grown, rows=ids, n_layer=3)
     grown, _ = condense(grown, 2)
-    assert np.array_equal(row_ids(grown), ids)
+    assert np.array_equal(build(grown).token_ids(), ids)
     with default_dtype(torch.float64):
         dlogit, before, after = compare(ckpt, grown, tokens)
     assert dlogit <= 1e-12 and 0 < after - before <= np.log(97 / 60)
@@ -505,22 +505,20 @@ def make_docs(n, seed=0):
     return [" ".join(rng.choices(words, k=rng.randint(3, 60))).replace(". ", ".\n") for _ in range(n)]
 
 
+def train_tokenizer(path, lines, vocab_size, hard_vocab_limit=False, **options):
+    """A sentencepiece model of Llama's kind, written to path (x.model)."""
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(lines), model_prefix=str(path.with_suffix("")), vocab_size=vocab_size, model_type="bpe",
+        byte_fallback=True, normalization_rule_name="identity", remove_extra_whitespaces=False, minloglevel=2,
+        hard_vocab_limit=hard_vocab_limit, **options,
+    )  # fmt: skip
+
+
 @pytest.fixture(scope="session")
 def sp_model(tmp_path_factory):
     """A small sentencepiece model of Llama's kind."""
-    out = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter("\n".join(make_docs(200)).splitlines()),
-        model_writer=out,
-        vocab_size=360,
-        model_type="bpe",
-        byte_fallback=True,
-        normalization_rule_name="identity",
-        remove_extra_whitespaces=False,
-        minloglevel=2,
-    )
     path = tmp_path_factory.mktemp("sp") / "small.model"
-    path.write_bytes(out.getvalue())
+    train_tokenizer(path, "\n".join(make_docs(200)).splitlines(), 360, hard_vocab_limit=True)
     return str(path)
 
 
@@ -953,6 +951,8 @@ def test_spelling_round_trips(sp_model, share):
         for _ in range(9):
             chosen = {i for i in range(tok.vocab_size) if rng.random() < share}
             spelled = spell(ids, spelling, chosen.__contains__)
+            kept = [i for i in range(tok.vocab_size) if i not in chosen]
+            assert prepare.speller(kept, tok.vocab_size, lambda: spelling)(ids).tolist() == spelled
             assert tok.decode(spelled) == text == tok.decode([tok.bos] + spelled + [tok.eos])
             targets, prev = np.array(spelled, int), np.array([tok.bos] + spelled[:-1])[: len(spelled)]
             assert prepare.count_bytes(targets, prev, table, tok.bos, True) == len(text.encode())
@@ -975,18 +975,7 @@ def test_spelling_with_tiktoken(tmp_path, monkeypatch):
 
 def test_unit_by_unit_is_what_sentencepiece_gives(tmp_path, sp_model):
     crossing = tmp_path / "crossing.model"  # a model with pieces that go over spaces
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(["the cat sat on the mat and ran"] * 50),
-        model_prefix=str(crossing.with_suffix("")),
-        vocab_size=300,
-        model_type="bpe",
-        byte_fallback=True,
-        normalization_rule_name="identity",
-        remove_extra_whitespaces=False,
-        split_by_whitespace=False,
-        hard_vocab_limit=False,
-        minloglevel=2,
-    )
+    train_tokenizer(crossing, ["the cat sat on the mat and ran"] * 50, 300, split_by_whitespace=False)
     for name, by_unit in [(sp_model, True), (str(crossing), False)]:
         tok = prepare.load_tokenizer(name)
         assert tok.by_unit == by_unit
@@ -1120,10 +1109,7 @@ def data(tmp_path_factory):
     sentence = lambda: f"{rng.choice(names)} {rng.choice(verbs)} the {rng.choice(things)}."  # noqa: E731
     docs = [" ".join(sentence() for _ in range(rng.randint(5, 40))) for _ in range(400)]
     (folder / "text.txt").write_text("\n<|doc|>\n".join(docs))
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(docs), model_prefix=str(folder / "t"), vocab_size=300, byte_fallback=True, minloglevel=2,
-        normalization_rule_name="identity", remove_extra_whitespaces=False, model_type="bpe", hard_vocab_limit=False,
-    )  # fmt: skip
+    train_tokenizer(folder / "t.model", docs, 300)
     ok(
         "prepare.py",
         "--input",
@@ -1277,10 +1263,7 @@ def test_the_curriculum_loop(tmp_path):
     for i in range(160):
         docs.append(f"{i} " + " ".join(rng.choices(easy + hard * (i % 2), k=300)))
     data, a, b = tmp_path / "d", tmp_path / "a", tmp_path / "b"
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(docs), model_prefix=str(tmp_path / "t"), vocab_size=900, byte_fallback=True, minloglevel=2,
-        normalization_rule_name="identity", remove_extra_whitespaces=False, model_type="bpe", hard_vocab_limit=False,
-    )  # fmt: skip
+    train_tokenizer(tmp_path / "t.model", docs, 900)
     text = write_docs(tmp_path / "in.txt", docs)
     options = ["--tokenizer", tmp_path / "t.model", "--val", 0.2, "--workers", 1]
     ok("prepare.py", "--input", text, "--out", data, *options, "--words", "12,all", "--known", 0.9, "--rows", 0.99)
@@ -1369,6 +1352,12 @@ def test_a_kill_in_the_middle_of_a_save_loses_nothing(tmp_path, call):
     assert done.returncode == -9
     left = path if call == "os.fsync" else keep
     assert same(load_checkpoint(left)["model"], tiny()["model"])
+
+
+def test_a_save_that_cannot_begin_says_why(tmp_path):
+    with pytest.raises(IsADirectoryError):  # not the clean-up's FileNotFoundError
+        os.mkdir(tmp_path / "ckpt.pt.tmp")
+        save_checkpoint(tmp_path / "ckpt.pt", tiny())
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(stage, tmp_path):

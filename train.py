@@ -27,7 +27,7 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from model import Config, Llama, build_model, load_checkpoint, load_optimizer_state, optimizer_state, save_checkpoint
-from prepare import count_bytes, spell
+from prepare import count_bytes, read_meta, read_spelling, read_stage_rows, speller
 
 # -----------------------------------------------------------------------------
 # settings: their names, defaults and, by the defaults, their types
@@ -318,10 +318,7 @@ def main():
         return x.cpu()
 
     # --- data
-    if not os.path.isfile(f"{data}/meta.json"):
-        raise ValueError(f"{data}/meta.json: not found; prepare.py makes it: python prepare.py --input FILES --out {data}")
-    with open(f"{data}/meta.json") as f:
-        meta = json.load(f)
+    meta = read_meta(data)
     shares = shares_of(meta)
     shards = [Shard(split, meta) for split in shares]
     val_sets = {
@@ -361,12 +358,12 @@ def main():
             raise ValueError(f"vocab_size = {vocab_size}, but the tokenizer of {data} has {meta['vocab_size']}")
         shape["vocab_size"] = vocab_size or meta["vocab_size"]
         if rows:
-            ids = read_rows(meta)
+            ids = read_stage_rows(data, rows, f"rows = {rows!r}")
             shape |= {"vocab_size": len(ids), "n_tokens": meta["vocab_size"]}
         model = Llama(Config(**shape))
         model.init_weights(seed)
         if rows:
-            model.row_of[ids] = torch.arange(len(ids))
+            model.row_of[torch.from_numpy(ids)] = torch.arange(len(ids))
         ledger, step = {"tokens": 0, "flops": 0, "seconds": 0.0, "dealt": 0, "read": {}}, 0
     cfg, flops_per_token = model.cfg, model.cfg.flops_per_token()
     if block_size > PAGE:
@@ -375,7 +372,7 @@ def main():
         if len(shard.tokens) < least:
             raise ValueError(f"{shard.path}: too little text: {len(shard.tokens)} tokens, and at least {least} are needed")
     train = Mixture(shards, list(shares.values()), ledger["read"], ledger["dealt"])
-    spelled = speller(model, token_bytes, meta)
+    spelled = speller(model.token_ids(), meta["vocab_size"], lambda: read_spelling(data))
 
     # --- batch: tokens a step -> sequences a process -> accumulation
     per_process, rest = divmod(tokens_per_step, block_size * world)
@@ -458,12 +455,11 @@ def main():
         """Writes folder/ckpt.pt; the one before becomes ckpt.prev.pt."""
         if master:
             path = f"{folder}/ckpt.pt"
-            config = vars(cfg) | {"generations": [vars(g) for g in cfg.generations]}
             settings = {k: globals()[k] for k in DEFAULTS}
             ledger["dealt"] = train.next
             ledger["read"].update(train.read())
             tokenizer = ckpt["tokenizer"] if ckpt else read_tokenizer(meta)
-            state = {"config": config, "model": model.state_dict(), "optimizer": optimizer_state(model, optimizer)}
+            state = {"config": cfg.plain(), "model": model.state_dict(), "optimizer": optimizer_state(model, optimizer)}
             state |= {"ledger": ledger, "lineage": ckpt["lineage"] if ckpt else [], "step": step, "settings": settings}
             save_checkpoint(path, state | {"tokenizer": tokenizer, "branch": start}, keep=f"{folder}/ckpt.prev.pt")
         if ddp:
@@ -590,25 +586,6 @@ def main():
         run.finish()
     if ddp:
         dist.destroy_process_group()
-
-
-def read_rows(meta):
-    """The token ids that a model of the stage `rows` has."""
-    names = [s["name"] for s in meta.get("stages", [])]
-    if rows not in names:
-        raise ValueError(f"rows = {rows!r}: {data} has {'the stages ' + ', '.join(names) if names else 'no stages'}")
-    return np.fromfile(f"{data}/{rows}.rows.bin", meta["dtype"]).astype(np.int64)
-
-
-def speller(model, token_bytes, meta):
-    """-> a function of ids that spells those without a row in the model."""
-    if model.cfg.vocab_size >= model.cfg.n_tokens:
-        return np.asarray
-    if not os.path.isfile(f"{data}/spelling.bin"):
-        raise ValueError(f"{data}/spelling.bin: not found, and the model lacks rows; prepare.py --words makes it")
-    spelling = np.fromfile(f"{data}/spelling.bin", meta["dtype"])
-    has_row = model.row_of.numpy() >= 0
-    return lambda ids: spell(ids, has_row, token_bytes, spelling)
 
 
 def read_tokenizer(meta):
