@@ -481,8 +481,7 @@ def size(text):
 
 def units(text, ends=ENDS):
     """Yield (a part of text, its size), parts of at most 300 words, cut at the best of ENDS that does."""
-    n = size(text)
-    if n <= 300:
+    if len(text) <= 3000 and (n := size(text)) <= 300:
         yield text, n
     elif ends:
         for a, b in itertools.pairwise([0, *(m.end() for m in ends[0].finditer(text)), len(text)]):
@@ -535,13 +534,12 @@ class Stages:
         self.names = [("words" if by == "vocabulary" else by) + str(n) for n in limits] + ["all"]
         self.limits, self.score = [*limits, math.inf], score[by]
 
-    def split(self, batch):
-        """[(text, starts a document?, split)] -> the same of chunks, and of whole documents for val."""
-        for text, start, split in batch:
-            if split == "val":
-                yield text, start, split
-            for chunk in chunks(text):
-                yield chunk, True, f"{self.names[bisect.bisect_left(self.limits, self.score(chunk))]}.{split}"
+    def split(self, text, start, split):
+        """Yield (text, starts a document?, split) of the chunks of a text, and of the whole if it is for val."""
+        if split == "val":
+            yield text, start, split
+        for chunk in chunks(text):
+            yield chunk, True, f"{self.names[bisect.bisect_left(self.limits, self.score(chunk))]}.{split}"
 
 
 # ---- tokenising, in parallel ----------------------------------------------------------------------------------------
@@ -569,20 +567,24 @@ def count_words(batch, tok=None, stages=None):
 
 
 def encode_batch(batch, tok, stages=None):
-    """[(text, starts a document?, split)] -> {split: (ids, (documents, tokens, bytes of text), a sample)}
+    """[(text, starts a document?, split)] -> {split: (ids, (documents, tokens, bytes of text), sources, a sample)}
 
-    ids are raw bytes. With stages the splits are theirs, and the sample is (hash, chunk), that of the lowest hash."""
-    out, bos = {}, np.array(tok.bos, tok.dtype).tobytes()
-    for text, start, split in stages.split(batch) if stages else batch:
-        if tok.kind == "sentencepiece":
-            text = text.replace("▁", " ")  # U+2581 is a space to sentencepiece, so let it count as one
-        data, ids = text.encode(), bos * start + tok.encode_raw(text, start)
-        parts, count, sample = out.setdefault(split, ([], np.zeros(3, np.int64), [(math.inf, "")]))
-        parts.append(ids)
-        count += start, len(ids) // tok.dtype.itemsize, len(data)
-        if stages:
-            sample[0] = min(sample[0], (zlib.crc32(data), text))
-    return {split: (b"".join(parts), count, sample[0]) for split, (parts, count, sample) in out.items()}
+    ids are raw bytes. With stages the splits are theirs, and their documents chunks; sources: which of the batch's
+    documents these are from, counted from 1 (0: the one that goes on); the sample is (hash, chunk), of the lowest hash."""
+    out, bos, source = {}, np.array(tok.bos, tok.dtype).tobytes(), 0
+    for piece in batch:
+        source += piece[1]
+        for text, start, split in stages.split(*piece) if stages else [piece]:
+            if tok.kind == "sentencepiece":
+                text = text.replace("▁", " ")  # U+2581 is a space to sentencepiece, so let it count as one
+            data, ids = text.encode(), bos * start + tok.encode_raw(text, start)
+            parts, count, sources, sample = out.setdefault(split, ([], np.zeros(3, np.int64), set(), [(math.inf, "")]))
+            parts.append(ids)
+            count += start, len(ids) // tok.dtype.itemsize, len(data)
+            if stages:
+                sources.add(source)
+                sample[0] = min(sample[0], (zlib.crc32(data), text))
+    return {split: (b"".join(parts), count, sources, sample[0]) for split, (parts, count, sources, sample) in out.items()}
 
 
 def run_all(work, pieces, tok, stages, workers):
@@ -634,26 +636,32 @@ def run_all(work, pieces, tok, stages, workers):
 def write_splits(pieces, tok, stages, workers, folder):
     """Write folder/<split>.bin for pieces of (text, starts a document?, split).
 
-    Returns meta.json's part on splits, and for stages {train split: how often each token occurs}, {...: a sample}."""
+    Returns meta.json's part on splits, and for stages {train split: how often each token occurs}, {split: a sample},
+    {split: the number of documents that its chunks are from}."""
     names = [f"{stage}.{side}" for stage in stages.names for side in ("train", "val")] + ["val"] if stages else ["train", "val"]
     counts = {name: np.zeros(3, np.int64) for name in names}  # documents, tokens, bytes
     tokens = {name: np.zeros(tok.vocab_size, np.int64) for name in names if stages and name.endswith(".train")}
     hashes, samples = {name: hashlib.sha256() for name in names}, {}
+    n_sources, last, before = collections.Counter(), {}, 0  # last: by split, the number of its last document, before: of all
     with contextlib.ExitStack() as stack:
         files = {name: stack.enter_context(open(f"{folder}/{name}.bin", "wb")) for name in names}
         for result in stack.enter_context(contextlib.closing(run_all(encode_batch, pieces, tok, stages, workers))):
-            for name, (ids, count, sample) in result.items():
+            for name, (ids, count, sources, sample) in result.items():
                 files[name].write(ids)
                 hashes[name].update(ids)
                 counts[name] += count
                 if name in tokens:
                     tokens[name] += np.bincount(np.frombuffer(ids, tok.dtype), minlength=tok.vocab_size)
+                if sources:
                     samples[name] = min(samples.get(name, sample), sample)
+                    n_sources[name] += len(sources) - (before + min(sources) == last.get(name))
+                    last[name] = before + max(sources)
+            before = max(last.values(), default=0)
     splits = {
         name: {**dict(zip(("documents", "tokens", "bytes"), counts[name].tolist())), "sha256": hashes[name].hexdigest()}
         for name in names
     }
-    return splits, tokens, {name: text for name, (_, text) in samples.items()}
+    return splits, tokens, {name: text for name, (_, text) in samples.items()}, n_sources
 
 
 # ---- the stages' vocabularies, table and picture --------------------------------------------------------------------
@@ -689,7 +697,7 @@ def choose_rows(counts, share, first):
     return out
 
 
-def describe(stages, covered, tok, share, splits, tokens, samples, folder):
+def describe(stages, covered, tok, share, splits, tokens, samples, n_sources, folder):
     """Write spelling.bin and each stage's rows.bin; return meta.json's part on stages.
 
     covered: the share of the text's words that the n most frequent ones are, by n; empty with --by structure."""
@@ -703,7 +711,7 @@ def describe(stages, covered, tok, share, splits, tokens, samples, folder):
     for name, limit, (rows, rows_coverage) in zip(stages.names, stages.limits, choose_rows([*tokens.values()], share, first)):
         rows.astype(tok.dtype).tofile(f"{folder}/{name}.rows.bin")
         split, n = splits[f"{name}.train"], min(limit, len(covered) - 1)
-        stage = {"name": name, "words": n if limit == math.inf else limit}
+        stage = {"name": name, "words": max(n, 0) if limit == math.inf else limit, "documents": n_sources[f"{name}.train"]}
         stage |= {"chunks": split["documents"], "tokens": split["tokens"]}
         stage |= {"distinct_tokens": int((tokens[f"{name}.train"] > 0).sum()), "coverage": float(covered[n]) if n >= 0 else None}
         stage |= {"rows": len(rows), "rows_coverage": rows_coverage, "sample": samples.get(f"{name}.train", "")}
@@ -712,10 +720,12 @@ def describe(stages, covered, tok, share, splits, tokens, samples, folder):
 
 
 def print_stages(stages):
-    print(f"{'stage':14}{'chunks':>10}{'tokens':>14}{'distinct':>10}{'coverage':>10}{'rows':>8}{'they cover':>12}")
+    print(
+        f"{'stage':14}{'documents':>12}{'chunks':>10}{'tokens':>14}{'distinct':>10}{'coverage':>10}{'rows':>8}{'they cover':>12}"
+    )
     for s in stages:
         coverage = "-" if s["coverage"] is None else f"{s['coverage']:.1%}"
-        counts = f"{s['chunks']:10,}{s['tokens']:14,}{s['distinct_tokens']:10,}{coverage:>10}{s['rows']:8,}"
+        counts = f"{s['documents']:12,}{s['chunks']:12,}{s['tokens']:12,}{s['distinct_tokens']:12,}{coverage:>12}{s['rows']:12,}"
         print(f"{s['name']:14}{counts}{s['rows_coverage']:12.2%}")
     for s in stages:
         text = textwrap.shorten(s["sample"], 400) or "no chunk"
@@ -817,7 +827,7 @@ def prepare(args):
     aside = f"{out}.{os.getpid()}"
     os.makedirs(aside)
     try:
-        splits, tokens, samples = write_splits(pieces(), tok, stages, args.workers, aside)
+        splits, tokens, samples, n_sources = write_splits(pieces(), tok, stages, args.workers, aside)
         if not splits["val"]["documents"] or not sum(s["documents"] for name, s in splits.items() if "train" in name):
             raise InputError(f"{args.input[0]}: too little text for a train and a val split")
         meta = {
@@ -830,7 +840,7 @@ def prepare(args):
         }
         if stages:
             meta |= {"by": args.by, "known": args.known}
-            meta["stages"] = describe(stages, covered, tok, args.rows, splits, tokens, samples, aside)
+            meta["stages"] = describe(stages, covered, tok, args.rows, splits, tokens, samples, n_sources, aside)
             if ranked:
                 Path(aside, "words.txt").write_text("".join(f"{word}\n" for word in ranked[:100_000]), "utf-8")
             if args.report:

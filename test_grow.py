@@ -870,6 +870,7 @@ def test_right_stages(tmp_path, sp_model, wordlist):
         found = [split_docs(tmp_path / "o", f"{stage}.{side}", tok) for side in ("train", "val")]
         assert sorted(found[0] + found[1]) == sorted(texts)
     assert [s["name"] for s in meta["stages"]] == list(right) and meta["stages"][0]["sample"] in right["words5"]
+    assert all(s["documents"] == s["chunks"] == meta["splits"][f"{s['name']}.train"]["documents"] for s in meta["stages"])
     _, meta = run_prepare(tmp_path / "s", tmp_path / "in.txt", sp_model, "--words", "3,6,all", "--by", "structure", "--report")
     assert [s["name"] for s in meta["stages"]] == ["structure3", "structure6", "all"]
     assert "The dog ran." in split_docs(tmp_path / "s", "structure3.train", tok)
@@ -883,6 +884,8 @@ def test_stages_are_the_input(tmp_path, sp_model, docs, monkeypatch):
     files, meta = run_prepare(tmp_path / "out", name, sp_model, "--val", "0.1", "--words", "20,200,all")
     names = [s["name"] for s in meta["stages"]]
     assert names == ["words20", "words200", "all"] and files["val.bin"] == plain["val.bin"]
+    if len(docs) == 1:  # in many pieces
+        assert [s["documents"] for s in meta["stages"]] == [s["chunks"] > 0 for s in meta["stages"]]
     own = {f"{n}.{end}.bin" for n in names for end in ("train", "val", "rows")} | {"spelling.bin", "words.txt"}
     assert set(files) == set(plain) - {"train.bin"} | own
     again = ("--val", "0.1", "--words", "20,200,all", "--wordlist", str(tmp_path / "out" / "words.txt"))
@@ -1280,7 +1283,9 @@ def test_the_curriculum_loop(tmp_path):
     ]
     stage += ["--max_steps=8", "--eval_interval=0", "--log_interval=1", "--compile=False", "--device=cpu", "--learning_rate=1e-2"]
     stage += [f"--vocab_size={meta['vocab_size']}"]  # the tokenizer's, as the ladder's files say
-    ok("train.py", *stage, f"--out_dir={a}", "--rows=words12", "--data_mix=words12")
+    printed = ok("train.py", *stage, f"--out_dir={a}", "--rows=words12", "--data_mix=words12")
+    words12, val = (float(re.search(rf"spelled in byte.*?(\S+)% of {name}\b", printed)[1]) for name in ("words12", "val"))
+    assert words12 < 1 < val < 100
     small = load_checkpoint(a / "ckpt.pt")["config"]
     assert small["vocab_size"] == meta["stages"][0]["rows"] < small["n_tokens"] == meta["vocab_size"]
     assert metrics(a, "bpb_words12")[8] < metrics(a, "bpb_all")[8]

@@ -15,6 +15,7 @@ import functools
 import json
 import math
 import os
+import resource
 import runpy
 import signal
 import sys
@@ -373,6 +374,7 @@ def main():
             raise ValueError(f"{shard.path}: too little text: {len(shard.tokens)} tokens, and at least {least} are needed")
     train = Mixture(shards, list(shares.values()), ledger["read"], ledger["dealt"])
     spelled = speller(model.token_ids(), meta["vocab_size"], lambda: read_spelling(data))
+    absent = {name: 1 - np.isin(shard.tokens[:eval_tokens], model.token_ids()).mean() for name, shard in val_sets.items()}
 
     # --- batch: tokens a step -> sequences a process -> accumulation
     per_process, rest = divmod(tokens_per_step, block_size * world)
@@ -429,6 +431,8 @@ def main():
             say(f"generation {g}: {n['generations'][g]:,} parameters, born at {gen.birth:,} tokens, peak rate "
                 f"{gen.learning_rate:.2e} after {gen.warmup:,} tokens, until {gen.horizon:,}"
                 + ", frozen" * (g in freeze))  # fmt: skip
+    if model.row_of is not None:
+        say("spelled in byte tokens: " + ", ".join(f"{share:.2%} of {name}" for name, share in absent.items()))
     if resume:
         was = {k: v for k, v in ckpt["settings"].items() if k in DEFAULTS.keys() - {"resume", "stop_at"} and v != globals()[k]}
         say(f"resumed at step {step}" + "".join(f"; {k} {v} -> {globals()[k]}" for k, v in was.items()))
@@ -576,10 +580,11 @@ def main():
         lap = time.time()
 
     # --- summary, for grep
-    peak_memory = torch.cuda.max_memory_allocated() / 2**20 if kind == "cuda" else None
+    peak_memory = torch.cuda.max_memory_allocated() if kind == "cuda" else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    peak_memory *= 1024 if kind != "cuda" and sys.platform == "linux" else 1
     summary = {"step": step, "tokens": ledger["tokens"], "flops": f"{ledger['flops']:.4g}", "seconds": f"{ledger['seconds']:.1f}",
-               "parameters": n["total"], "val_loss": f"{val_loss:.4f}", "bpb": f"{bpb:.4f}",
-               "peak_memory_MiB": peak_memory and f"{peak_memory:.0f}", "checkpoint": f"{folder}/ckpt.pt"}  # fmt: skip
+               "parameters": n["total"], "spelled": f"{absent['val']:.4f}", "val_loss": f"{val_loss:.4f}", "bpb": f"{bpb:.4f}",
+               "peak_memory_MiB": f"{peak_memory / 2**20:.0f}", "checkpoint": f"{folder}/ckpt.pt"}  # fmt: skip
     for key, value in summary.items():
         say(f"{key}: {value}")
     if run:
