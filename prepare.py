@@ -217,6 +217,15 @@ def count_bytes(ids, prev, token_bytes, bos, dummy_prefix):
     return int(token_bytes[ids].sum()) - (int((prev == bos).sum()) if dummy_prefix else 0)
 
 
+def spread(tokens, n):
+    """About n of the tokens, joined from 64 pieces evenly spread over them: every source of a validation shard has its part
+    in an evaluation. All of them if there are no more than n."""
+    length = n // 64
+    if len(tokens) <= n or not length:
+        return tokens[:n]
+    return np.concatenate([tokens[i : i + length] for i in np.linspace(0, len(tokens) - length, 64).astype(int)])
+
+
 def speller(ids, n_tokens, spelling):
     """-> a function of an array of ids that replaces those not among `ids`, a model's, by the byte tokens that spell them.
 

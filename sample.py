@@ -18,7 +18,7 @@ import torch.nn.functional as F
 
 from grow import condense
 from model import Config, build_model, load_checkpoint
-from prepare import InputError, Tokenizer, count_bytes, speller, token_dtype
+from prepare import InputError, Tokenizer, count_bytes, speller, spread, token_dtype
 
 
 def load(path, device):
@@ -58,7 +58,8 @@ def repetition(samples):
 
 
 def reference_text(ckpt, tokenizer, path, longest=262144):
-    """(ids, a bos first, and the bytes of text they stand for) of the file, or of the validation text it knows."""
+    """(ids, a bos first, and the bytes of text they stand for) of the file, or of the validation text it knows: the same
+    part of it that train.py evaluates on by default."""
     if path:
         with open(path, encoding="utf-8", newline="") as f:
             text = f.read()
@@ -66,7 +67,7 @@ def reference_text(ckpt, tokenizer, path, longest=262144):
     data = ckpt["settings"]["data"]
     if not os.path.isfile(f"{data}/val.bin"):
         raise ValueError(f"{data}/val.bin, the checkpoint's validation text, is gone: give --text FILE")
-    ids = np.fromfile(f"{data}/val.bin", token_dtype(tokenizer.vocab_size), longest + 1)
+    ids = spread(np.fromfile(f"{data}/val.bin", token_dtype(tokenizer.vocab_size)), longest)
     return ids, count_bytes(ids[1:], ids[:-1], tokenizer.token_bytes(), tokenizer.bos, tokenizer.dummy_prefix)
 
 

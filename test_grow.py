@@ -962,6 +962,16 @@ def test_spelling_round_trips(sp_model, share):
     assert [spell([i], spelling, lambda _: True) for i in (tok.bos, tok.eos, 0, 3 + 65)] == [[tok.bos], [tok.eos], [0], [3 + 65]]
 
 
+def test_spread():
+    tokens = np.arange(10_000)
+    for n in (128, 700, 9_999):
+        part = prepare.spread(tokens, n)
+        assert n - 64 < len(part) <= n and len(set(part.tolist())) == len(part)  # nothing twice
+        assert np.abs(np.quantile(part, np.linspace(0, 1, 9)) - np.linspace(0, 9_999, 9)).max() < 10_000 / 64
+    assert (prepare.spread(tokens, 10_000) == tokens).all() and (prepare.spread(tokens, 20_000) == tokens).all()
+    assert len(prepare.spread(tokens, 9)) == 9
+
+
 def test_spelling_with_tiktoken(tmp_path, monkeypatch):
     import tiktoken
 

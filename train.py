@@ -28,7 +28,7 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from model import Config, Llama, build_model, load_checkpoint, load_optimizer_state, optimizer_state, save_checkpoint
-from prepare import count_bytes, read_meta, read_spelling, read_stage_rows, speller
+from prepare import count_bytes, read_meta, read_spelling, read_stage_rows, speller, spread
 
 # -----------------------------------------------------------------------------
 # settings: their names, defaults and, by the defaults, their types
@@ -77,7 +77,7 @@ policy = "own"  # 'own': every generation follows its own schedule; 'shared': se
 new_rate = 1.3  # shared: the youngest generation's rate, as a multiple of the others'
 # evaluation, logging, saving
 eval_interval = 250  # steps; 0: at the end only
-eval_tokens = 262144  # read from the start of val.bin
+eval_tokens = 262144  # of a validation shard, spread evenly over it
 log_interval = 10
 save_interval = 1000  # steps; 0: at the end only
 wandb = False
@@ -374,7 +374,7 @@ def main():
             raise ValueError(f"{shard.path}: too little text: {len(shard.tokens)} tokens, and at least {least} are needed")
     train = Mixture(shards, list(shares.values()), ledger["read"], ledger["dealt"])
     spelled = speller(model.token_ids(), meta["vocab_size"], lambda: read_spelling(data))
-    absent = {name: 1 - np.isin(shard.tokens[:eval_tokens], model.token_ids()).mean() for name, shard in val_sets.items()}
+    absent = {name: 1 - np.isin(spread(shard.tokens, eval_tokens), model.token_ids()).mean() for name, shard in val_sets.items()}
 
     # --- batch: tokens a step -> sequences a process -> accumulation
     per_process, rest = divmod(tokens_per_step, block_size * world)
@@ -471,9 +471,9 @@ def main():
 
     @torch.no_grad()
     def evaluate(shard):
-        """(loss in nats a token, bits per byte) on the first eval_tokens of a validation shard, the same text whatever
-        rows the model has, in windows of block_size of which the last may be shorter."""
-        ids = spelled(shard.tokens[: eval_tokens + 1]).astype(np.int64)
+        """(loss in nats a token, bits per byte) on eval_tokens of a validation shard, the same text whatever rows and
+        block_size the model has, in windows of block_size of which the last may be shorter."""
+        ids = spelled(spread(shard.tokens, eval_tokens)).astype(np.int64)
         total = torch.zeros(3, dtype=torch.float64)  # nats, tokens, bytes
         n_full = (len(ids) - 1) // block_size
         batches = [range(i, min(i + batch_size, n_full)) for i in range(0, n_full, batch_size)] + [range(n_full, n_full + 1)]

@@ -1,17 +1,18 @@
 """
 Tiny stage 2, for a CPU: 8 x 128, 9.9M parameters, most of them in Llama's vocabulary. runs/demo.sh runs all three.
 
-$ python grow.py --in out/tiny1/ckpt.pt --double depth
+$ python grow.py --in out/tiny1/ckpt.pt --double depth --vocab all
 
   parameters     9,898,112, 1,706,112 without embedding and head
-  tokens         256,000 = 250 steps x 1,024; 870,400 with the stages before
-  FLOPs          36,372,480 a token, 9.31e+12 in all, 2.22e+13 with the stages before
+  tokens         256,000 = 250 steps x 1,024; 1,484,800 with the stages before
+  FLOPs          36,372,480 a token, 9.31e+12 in all, 1.87e+13 with the stages before
 """
 
 out_dir = "out/tiny2"
 init_from = "out/tiny1/grown.pt"
-_grow = "--double depth"  # for runs/ladder.sh: how tiny1 becomes this one
+_grow = "--double depth --vocab all"  # for runs/ladder.sh: how tiny1 becomes this one
 data = "data/demo"
+data_mix = "all"  # and a fifth from the stages before
 tokens_per_step = 1024
 batch_size = 16
 max_steps = 250
@@ -24,8 +25,8 @@ vocab_size = 32000
 block_size = 128
 learning_rate = 4e-3 * 64 / n_embd
 warmup_tokens = 51_200
-horizon_tokens = 870_400  # all three stages
+horizon_tokens = 1_484_800  # all three stages
 eval_interval = 50
-eval_tokens = 8192
+eval_tokens = 16384
 log_interval = 25
 compile = False

