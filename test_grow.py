@@ -27,6 +27,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+import export
 import prepare
 import train
 from grow import compare, condense, grow, nearest_size, skeleton
@@ -39,7 +40,6 @@ from model import (
     load_checkpoint,
     load_optimizer_state,
     optimizer_state,
-    rope_places,
     save_checkpoint,
 )
 
@@ -332,47 +332,22 @@ def test_greedy_generation_is_that_of_the_full_forward():
     assert new.shape == (3, n) and torch.equal(idx[:, 5:], new[:, :19])
 
 
-def to_transformers(ckpt):
-    """The checkpoint as transformers' LlamaForCausalLM: factors folded, RoPE's pairs in their standard order."""
-    transformers = pytest.importorskip("transformers")
-    cfg, w = Config(**ckpt["config"]), {name: tensor.full() for name, tensor in build(ckpt).growables().items()}
-    order = torch.tensor(rope_places(cfg)).argsort()
-    fold = (cfg.head_dim / cfg.generations[0].head_dim) ** 0.5  # transformers scales by head_dim^-0.5
-    out = {"model.embed_tokens.weight": w["wte"], "lm_head.weight": w["wte" if cfg.tied else "head"]}
-    out["model.norm.weight"] = w["norm.gain"] * (cfg.generations[0].n_embd / cfg.n_embd) ** 0.5
-    for i in range(cfg.n_layer):
-        a, b, c, d = f"layers.{i}.", f"model.layers.{i}.", cfg.n_embd, (cfg.layer_born[i] / cfg.n_embd) ** 0.5
-        out[b + "input_layernorm.weight"], out[b + "post_attention_layernorm.weight"] = (
-            w[a + "attn.norm.gain"] * d,
-            w[a + "mlp.norm.gain"] * d,
-        )
-        out[b + "self_attn.q_proj.weight"] = (w[a + "attn.q"][:, :, order] * fold).reshape(-1, c)
-        out[b + "self_attn.k_proj.weight"] = w[a + "attn.k"][:, :, order].reshape(-1, c)
-        out[b + "self_attn.v_proj.weight"] = w[a + "attn.v"].reshape(-1, c)
-        out[b + "self_attn.o_proj.weight"] = w[a + "attn.o"].reshape(-1, c).T
-        out[b + "mlp.gate_proj.weight"], out[b + "mlp.up_proj.weight"] = w[a + "mlp.gate"], w[a + "mlp.up"]
-        out[b + "mlp.down_proj.weight"] = w[a + "mlp.down"].T
-    llama = transformers.LlamaForCausalLM(
-        transformers.LlamaConfig(
-            hidden_size=cfg.n_embd, num_hidden_layers=cfg.n_layer, num_attention_heads=cfg.n_head, vocab_size=cfg.vocab_size,
-            num_key_value_heads=cfg.n_kv_head, head_dim=cfg.head_dim, intermediate_size=cfg.ffn_dim, tie_word_embeddings=cfg.tied,
-            rms_norm_eps=cfg.norm_eps * cfg.generations[0].n_embd / cfg.n_embd, max_position_embeddings=cfg.block_size,
-        )
-    )  # fmt: skip
-    missing, unexpected = llama.load_state_dict({k: v.detach().float() for k, v in out.items()}, strict=False)
-    assert not unexpected and not [m for m in missing if "rotary" not in m]
-    return llama.eval()
-
-
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("growth", ["none", *GROWTHS])
-def test_forward_is_that_of_transformers(kind, growth):
+def test_exported_logits_are_those_of_transformers(kind, growth, tmp_path, monkeypatch):
+    transformers = pytest.importorskip("transformers")
     ckpt = tiny(torch.float32, **KINDS[kind])
     if growth != "none":
         ckpt = steps(grow(ckpt, **GROWTHS[growth](kind))[0], 3, lr=1e-2)
+    cfg = Config(**ckpt["config"])
+    monkeypatch.setattr(export, "SHARD", 50_000 if kind == "gqa" else 10**9)  # several files, or one
+    export.write_json(tmp_path / "config.json", export.llama_config(cfg, "float32", 1, 2))
+    export.write_safetensors(tmp_path, export.llama_tensors(cfg, ckpt["model"]), "float32")
+    theirs, loading = transformers.LlamaForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
+    assert not loading["missing_keys"] and not loading["unexpected_keys"]
+    assert (tmp_path / "model.safetensors").exists() == (kind != "gqa")
     with torch.no_grad():
-        theirs = to_transformers(ckpt)(TOKENS[:, :-1]).logits
-    assert (logits(ckpt) - theirs).abs().max() <= 1e-5
+        assert (logits(ckpt) - theirs.eval()(TOKENS[:, :-1]).logits).abs().max() <= 1e-5
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -1311,6 +1286,22 @@ def test_the_curriculum_loop(tmp_path):
     assert same(weights(b), weights(c)) and metrics(c, "bpb_all")[8] < metrics(a, "bpb_all")[8]
     table = ok("sample.py", "--in", a / "ckpt.pt", b / "ckpt.pt", "--check", "--n", 2, "--tokens", 20, "--device", "cpu")
     assert "bits per byte" in table
+    for dtype, tolerance in [("float32", 1e-5), ("bfloat16", 0.02)]:
+        hf = tmp_path / dtype
+        ok("export.py", "--in", a / "ckpt.pt", "--out", hf, "--dtype", dtype)
+        transformers = pytest.importorskip("transformers")
+        theirs = transformers.AutoModelForCausalLM.from_pretrained(hf, dtype=torch.float32).eval()
+        model = build_model(load_checkpoint(a / "ckpt.pt"))
+        ids = model.token_ids()[torch.randint(300, model.cfg.vocab_size, (2, 20), generator=torch.Generator().manual_seed(0))]
+        with torch.no_grad():  # all tokens, in the tokenizer's order, and the same logits for those that the model has
+            difference = theirs(ids).logits[..., model.token_ids()] - model(ids)
+        assert theirs.config.vocab_size == meta["vocab_size"] and difference.abs().max() <= tolerance
+    tokenizer = transformers.AutoTokenizer.from_pretrained(hf)
+    for strange in [*docs[:9], *ODD, *STRANGE, "a  b", " x", "\n\n"]:
+        read = prepare.load_tokenizer(str(tmp_path / "t.model")).encode(strange)
+        assert tokenizer(strange)["input_ids"][1:] == read or "\0" in strange or "<s>" in strange, strange
+    assert tokenizer("")["input_ids"] == [meta["bos"]] and "grown" in (hf / "README.md").read_text()
+    assert "exists: name a new folder" in run("export.py", "--in", a / "ckpt.pt", "--out", hf)[0]
     for args, message in [
         (["--rows=words13"], "rows = 'words13': "),
         (["--data_mix=words13"], "has no stage words13, only words12, all"),
