@@ -23,12 +23,14 @@ New norm gains are 1.
 """
 
 import argparse
+import contextlib
 import functools
 import hashlib
 import math
 import os
 import sys
 import time
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -40,13 +42,13 @@ from model import (
     Config,
     Generation,
     Llama,
+    allocate_checkpoint,
     build_model,
     concatenate,
     ffn_width,
     init_std,
     load_checkpoint,
     row_ids,
-    save_checkpoint,
 )
 from prepare import read_meta, read_spelling, read_stage_rows, speller
 
@@ -170,40 +172,53 @@ def grown_config(cfg, sizes, place="top", init="random", birth=0):
 # the new slabs
 
 
-def newborn(kind, axis, shape, dtype, before, cfg, init, rng):
-    """One new slab -> (tensor, why it starts so).
+@dataclass
+class Unmade:
+    """A tensor of a grown checkpoint that is yet to be made: fill(out) writes it into zeros and says why it is so."""
+
+    shape: tuple
+    dtype: torch.dtype
+    fill: callable
+
+
+def newborn(out, kind, axis, before, cfg, init, rng):
+    """Makes one new slab of `out`, which is zeros -> why it starts so.
 
     axis: the one it is appended on, or None for the base slab of a new layer; before: a function, since few need it,
     that gives the tensor it is appended to, or that of the layer it may copy; cfg: the grown Config; rng: the slab's own
     torch.Generator."""
-    zeros = torch.zeros(shape, dtype=dtype)
     if axis is None:
-        if init == "stack":
-            return before().clone(), "copied"
+        if init == "stack" or init == "copy" and kind not in ("o", "down"):
+            out.copy_(before())
+            return "copied"
         if kind in ("o", "down"):
-            return zeros, "zero: the new block adds nothing yet"
-        if init == "copy":
-            return before().clone(), "copied"
+            return "zero: the new block adds nothing yet"
     role = axis is not None and SHAPES[kind][axis]
     if role == "vocab_size":  # the mean bounds the loss's rise by log(new / old rows), by Jensen's inequality
-        return before().mean(0).expand(shape).clone(), "mean of the old rows"
+        out.copy_(before().mean(0).expand(out.shape))
+        return "mean of the old rows"
     if kind == "norm":
-        return torch.ones(shape, dtype=dtype), "one"
+        out.fill_(1.0)
+        return "one"
     if init == "eye" and kind in ("q", "k", "v", "o") and role in ("n_head", "n_kv_head"):
-        return zeros, "zero: the new heads read only the new dimensions"
+        return "zero: the new heads read only the new dimensions"
     if init == "eye" and kind in ("q", "k", "v", "o"):  # n_embd: identity where the new heads meet the new dimensions
-        n_old = cfg.shape(kind, -2)[0]
-        zeros[n_old:].view(-1, shape[-1]).fill_diagonal_(1.0)
-        return zeros, "eye for the new heads, else zero"
+        out[cfg.shape(kind, -2)[0] :].view(-1, out.shape[-1]).fill_diagonal_(1.0)
+        return "eye for the new heads, else zero"
     if (kind, role) in ZERO:
-        return zeros, f"zero: {ZERO[kind, role]}"
+        return f"zero: {ZERO[kind, role]}"
     if init == "copy" and axis is not None:
         old = before()
-        copy = old.index_select(axis, torch.arange(shape[axis]) % old.shape[axis])
-        if copy.any():
-            return copy * (rms(old) / rms(copy)), f"copied along {role}, RMS {rms(old):.3g}"
+        n = old.shape[axis]
+        for start in range(0, out.shape[axis], n):
+            part = out.narrow(axis, start, min(n, out.shape[axis] - start))
+            part.copy_(old.narrow(axis, 0, part.shape[axis]))
+        if out.any():
+            out.mul_(rms(old) / rms(out))
+            return f"copied along {role}, RMS {rms(old):.3g}"
     std = init_std(kind, cfg)
-    return (torch.randn(shape, generator=rng) * std).to(dtype), f"N(0, {std:.3g})"
+    out.normal_(0, std, generator=rng)
+    return f"N(0, {std:.3g})"
 
 
 def assembled(weights, name, plan):
@@ -212,16 +227,44 @@ def assembled(weights, name, plan):
 
 
 def rms(x):
-    return x.double().square().mean().sqrt().item()
+    """The root mean square; row by row, so that nothing of its size is made."""
+    return math.sqrt(sum(row.double().square().sum().item() for row in x) / x.numel())
 
 
-def grow(ckpt, place="top", init="random", seed=1337, copy_state=False, rows=None, **sizes):
+def make(ckpt, path=""):
+    """Makes what is Unmade in ckpt -> (ckpt, [why each slab is so]), in memory; with a path in a new file there, into which
+    the rest is copied, and the checkpoint is that file's. In memory are at most two or three tensors at a time."""
+    why = []
+
+    def visit(tree, place):
+        for key, x in tree.items() if isinstance(tree, dict) else enumerate(tree):
+            if isinstance(x, (dict, list)):
+                visit(x, place and place[key])
+            elif isinstance(x, Unmade):
+                tree[key] = place[key] if path else torch.zeros(x.shape, dtype=x.dtype)
+                why.extend(filter(None, [x.fill(tree[key])]))  # Adam's moments have none
+            elif path and isinstance(x, torch.Tensor):
+                place[key].copy_(x)
+
+    made = allocate_checkpoint(path, ckpt) if path else None
+    visit(ckpt, made)
+    return made or ckpt, why
+
+
+def grow(ckpt, place="top", init="random", seed=1337, copy_state=False, rows=None, path="", **sizes):
     """-> (the grown checkpoint, [(slab's name, its shape, why it starts so)] of the new slabs).
 
     sizes: any of n_layer, n_head, n_kv_head, n_embd, head_dim, ffn_dim, at their new values. rows: the token ids of all
-    rows of a growing vocabulary, the old ones first. Old slabs are those of ckpt, not copies. Adam's state stays with
-    old slabs; new slabs have none, or with copy_state, where a layer is copied, a copy. ValueError where the sizes
-    don't fit."""
+    rows of a growing vocabulary, the old ones first. Old slabs are those of ckpt, not copies, unless there is a path: a
+    file to make it in. Adam's state stays with old slabs; new slabs have none, or with copy_state, where a layer is
+    copied, a copy. ValueError where the sizes don't fit."""
+    grown, born = plan_growth(ckpt, place, init, seed, copy_state, rows, **sizes)
+    grown, reasons = make(grown, path)
+    return grown, [(*slab, why) for slab, why in zip(born, reasons)]
+
+
+def plan_growth(ckpt, place, init, seed, copy_state, rows, **sizes):
+    """grow's result, new slabs Unmade, and the [(name, shape)] of these."""
     old = Config(**ckpt["config"])
     if rows is not None:
         if not old.n_tokens:
@@ -252,18 +295,18 @@ def grow(ckpt, place="top", init="random", seed=1337, copy_state=False, rows=Non
             if not is_new and from_slab in ckpt["model"]:
                 weights[slab] = ckpt["model"][from_slab]
                 if from_slab in ckpt["optimizer"]:
-                    state[slab] = ckpt["optimizer"][from_slab]
+                    state[slab] = dict(ckpt["optimizer"][from_slab])
                 continue
             whole, source_plan = (source, tensors[source].plan) if is_new else (name, plan[:i])
             before = functools.partial(assembled, weights, whole, source_plan)
             digest = hashlib.sha256(f"{seed} {slab}".encode()).digest()  # a draw depends on nothing but seed and name
             rng = torch.Generator().manual_seed(int.from_bytes(digest[:7]))
-            weights[slab], why = newborn(kind, axis, shape, dtype, before, cfg, init, rng)
-            born.append((slab, shape, why))
-            if copy_state and is_new and why == "copied":
+            fill = functools.partial(newborn, kind=kind, axis=axis, before=before, cfg=cfg, init=init, rng=rng)
+            weights[slab] = Unmade(shape, dtype, fill)
+            born.append((slab, shape))
+            if copy_state and is_new and (init == "stack" or kind not in ("o", "down")):
                 state |= fused_state(source, source_plan, slab, state)
-    grown = ckpt | {"config": cfg.plain(), "model": weights, "optimizer": state, "step": 0}
-    return grown, born
+    return ckpt | {"config": cfg.plain(), "model": weights, "optimizer": state, "step": 0}, born
 
 
 def ungrown(ckpt):
@@ -272,25 +315,27 @@ def ungrown(ckpt):
 
 
 def fused_state(name, plan, slab, state):
-    """{slab: the Adam state of the tensor `name` as one slab}; {} where none of its slabs has one. Slabs without
+    """{slab: the Adam state of the tensor `name` as one slab, Unmade}; {} where none of its slabs has one. Slabs without
     count as zeros; the step is the largest."""
     states = [state.get(f"{name}.{j}") for j in range(len(plan))]
     known = [s for s in states if s]
     if not known:
         return {}
 
-    def moment(key):
-        return concatenate(plan, [s[key] if s else known[0][key].new_zeros(shape) for s, (_, _, shape) in zip(states, plan)])
+    def fill(out, key):
+        zeros = known[0][key].new_zeros
+        out.copy_(concatenate(plan, [s[key] if s else zeros(shape) for s, (_, _, shape) in zip(states, plan)]))
 
-    step = max(s["step"] for s in known).clone()
-    return {slab: {"step": step, "exp_avg": moment("exp_avg"), "exp_avg_sq": moment("exp_avg_sq")}}
+    shape = concatenate(plan, [torch.empty(shape, device="meta") for _, _, shape in plan]).shape
+    moments = {key: Unmade(shape, known[0][key].dtype, functools.partial(fill, key=key)) for key in ("exp_avg", "exp_avg_sq")}
+    return {slab: {"step": max(s["step"] for s in known).clone()} | moments}
 
 
-def condense(ckpt, keep):
+def condense(ckpt, keep, path=""):
     """-> (the checkpoint with its oldest generations fused so that `keep` remain, what is not exact about it).
 
-    The function stays to the bit. The fused slabs follow the schedule of the youngest among them and the largest of
-    their step counts: exact for the next optimizer step where they agree on both."""
+    In memory, or with a path in a new file there. The function stays to the bit. The fused slabs follow the schedule of
+    the youngest among them and the largest of their step counts: exact for the next optimizer step where they agree."""
     old = Config(**ckpt["config"])
     n_fused = len(old.generations) - keep + 1
     if keep < 1 or n_fused <= old.n_fused:
@@ -307,12 +352,15 @@ def condense(ckpt, keep):
         for i in range(len(plan)):
             if f"{name}.{i}" in ckpt["optimizer"] and i < m > 1:
                 steps.add(int(ckpt["optimizer"][f"{name}.{i}"]["step"]))
-        weights[f"{name}.0"] = assembled(ckpt["model"], name, plan[:m])
+        weights[f"{name}.0"] = ckpt["model"][f"{name}.0"]
+        if m > 1:
+            fill = functools.partial(fuse, weights=ckpt["model"], name=name, plan=plan[:m])
+            weights[f"{name}.0"] = Unmade(tensor.plan[0][2], weights[f"{name}.0"].dtype, fill)
         state |= fused_state(name, plan[:m], f"{name}.0", ckpt["optimizer"])
         for i in range(m, len(plan)):
             weights[f"{name}.{i - m + 1}"] = ckpt["model"][f"{name}.{i}"]
             if f"{name}.{i}" in ckpt["optimizer"]:
-                state[f"{name}.{i - m + 1}"] = ckpt["optimizer"][f"{name}.{i}"]
+                state[f"{name}.{i - m + 1}"] = dict(ckpt["optimizer"][f"{name}.{i}"])
     notes = []
     fused = cfg.generations[old.n_fused - 1 : n_fused]
     if len({(g.learning_rate, g.warmup, g.horizon, g.birth if g.warmup else 0) for g in fused}) > 1:
@@ -320,7 +368,12 @@ def condense(ckpt, keep):
     if len(steps) > 1:
         notes.append(f"their Adam step counts differ ({min(steps)} to {max(steps)}): the largest is kept, which shifts the bias"
                      " corrections (by nothing, at beta2 = 0.95, after about 700 steps)")  # fmt: skip
-    return ckpt | {"config": cfg.plain(), "model": weights, "optimizer": state}, notes
+    condensed = ckpt | {"config": cfg.plain(), "model": weights, "optimizer": state}
+    return make(condensed, path)[0], notes
+
+
+def fuse(out, weights, name, plan):
+    out.copy_(assembled(weights, name, plan))
 
 
 # -----------------------------------------------------------------------------
@@ -332,7 +385,7 @@ def data_of(ckpt):
     return ckpt.get("settings", {}).get("data", "")
 
 
-def probe_tokens(ckpt, count=4, longest=256):
+def probe_tokens(ckpt, count=2, longest=128):
     """(count, T + 1) token ids to compare models on, and where they are from: validation text where the checkpoint's
     data is still there, else random. Tokens without a row are spelled."""
     cfg = Config(**ckpt["config"])
@@ -350,8 +403,9 @@ def probe_tokens(ckpt, count=4, longest=256):
 
 @torch.no_grad()
 def compare(a, b, tokens):
-    """Two checkpoints on the same tokens -> (max |dlogit| of the tokens that a has, losses of a and b in nats a token)."""
-    models = [build_model(c) for c in (a, b)]
+    """Two checkpoints on the same tokens -> (max |dlogit| of the tokens that a has, losses of a and b in nats a token).
+    Of their weights, one tensor at a time is in memory."""
+    models = [build_model(c, assign=True) for c in (a, b)]
     logits = [model(tokens[:, :-1]) for model in models]
     losses = [F.cross_entropy(x.flatten(0, 1), m.rows(tokens[:, 1:]).flatten()).item() for x, m in zip(logits, models)]
     return (logits[0] - logits[1][..., : logits[0].shape[-1]]).abs().max().item(), *losses
@@ -503,44 +557,63 @@ def main():
     if args.copy_state and (args.init not in ("copy", "stack") or "n_layer" not in sizes):
         raise ValueError("--copy_state is for copied layers: --init copy or stack, with depth")
 
-    grown, born, notes = ckpt, [], []
-    if sizes or rows is not None:
-        grown, born = grow(ckpt, args.place, args.init, args.seed, args.copy_state, rows, **sizes)
-    if args.fresh_optimizer:
-        grown = grown | {"optimizer": {}}
-    if args.condense:
-        uncondensed = grown
-        grown, notes = condense(grown, args.condense)
-    print("\n".join(size_table(ckpt, grown)))
     tokens, where = probe_tokens(ckpt)
-    dlogit, loss_before, loss_after = compare(ckpt, grown, tokens)
-    print(f"check on {tokens.numel()} tokens of {where}: max |dlogit| {dlogit:.1e}, loss {loss_before:.4f} -> {loss_after:.4f}")
-    if rows is not None:
-        bound = math.log(len(rows) / ckpt["config"]["vocab_size"])
-        print(f"{len(rows)} rows: the loss may rise by {bound:.4f} at most, and rises by {loss_after - loss_before:.4f}")
-    print("\n".join(f"note: {note}" for note in notes), end="\n" * bool(notes))
-    if args.explain:
-        share = alive(uncondensed if args.condense else grown, tokens, {slab for slab, _, _ in born})
-        for slab, shape, why in born:
-            print(f"{slab:<24} {str(list(shape)):<22} {share[slab]:>4.0%} alive  {why}")
-    if not dlogit <= args.tolerance:
-        if args.init != "stack":
-            raise ValueError(f"max |dlogit| {dlogit:.1e} is above the tolerance of {args.tolerance:.0e}: nothing written")
-        print("--init stack does not keep the function")
-    if args.dry_run:
-        return print("dry run: nothing written")
-    start = time.time()
-    step = {
-        "sizes": sizes,
-        "vocab": args.vocab or "",
-        "init": args.init,
-        "place": args.place,
-        "condense": args.condense or 0,
-        "seed": args.seed,
-    }
-    step |= {"parent_sha256": sha256(args.input), "max_dlogit": dlogit} | {k: ckpt["ledger"][k] for k in ("tokens", "flops")}
-    save_checkpoint(out, grown | {"lineage": [*ckpt["lineage"], step]})
-    print(f"wrote {out} in {time.time() - start:.1f} s")
+    seconds = {"hash": 0.0, "write": 0.0, "check": 0.0}
+
+    def timed(what, work, *args, **kwargs):
+        start = time.time()
+        result = work(*args, **kwargs)
+        seconds[what] += time.time() - start
+        return result
+
+    step = {"sizes": sizes, "vocab": args.vocab or "", "init": args.init, "place": args.place, "condense": args.condense or 0}
+    step |= {"seed": args.seed, "parent_sha256": timed("hash", sha256, args.input)}
+    step |= {k: ckpt["ledger"][k] for k in ("tokens", "flops")}
+    step["max_dlogit"] = torch.zeros((), dtype=torch.float64)  # a tensor: it is known when the file is written, and put in then
+    new = ckpt | {"lineage": [*ckpt["lineage"], step]} | ({"optimizer": {}} if args.fresh_optimizer else {})
+    born, notes, files = [], [], [f"{out}.tmp", f"{out}.tmp2"]
+    try:
+        if sizes or rows is not None:
+            how = (args.place, args.init, args.seed, args.copy_state, rows)
+            new, born = timed("write", grow, new, *how, path=files[0], **sizes)
+        elif not args.condense:
+            new, _ = timed("write", make, new, files[0])
+        if args.explain:
+            share = alive(new, tokens, {slab for slab, _, _ in born})
+            for slab, shape, why in born:
+                print(f"{slab:<24} {str(list(shape)):<22} {share[slab]:>4.0%} alive  {why}")
+        if args.condense:
+            new, notes = timed("write", condense, new, args.condense, path=files[1])
+            print("\n".join(size_table(ckpt, new)))
+        dlogit, loss_before, loss_after = timed("check", compare, ckpt, new, tokens)
+        print(
+            f"check on {tokens.numel()} tokens of {where}: max |dlogit| {dlogit:.1e}, loss {loss_before:.4f} -> {loss_after:.4f}"
+        )
+        if rows is not None:
+            bound = math.log(len(rows) / ckpt["config"]["vocab_size"])
+            print(f"{len(rows)} rows: the loss may rise by {bound:.4f} at most, and rises by {loss_after - loss_before:.4f}")
+        print("\n".join(f"note: {note}" for note in notes), end="\n" * bool(notes))
+        if not dlogit <= args.tolerance:
+            if args.init != "stack":
+                raise ValueError(f"max |dlogit| {dlogit:.1e} is above the tolerance of {args.tolerance:.0e}: nothing written")
+            print("--init stack does not keep the function")
+        if args.dry_run:
+            return print("dry run: nothing written")
+        new["lineage"][-1]["max_dlogit"].fill_(dlogit)
+        written = files[bool(args.condense)]
+        timed("write", sync, written)
+        os.replace(written, out)
+        print(f"wrote {out}; " + ", ".join(f"{what} {s:.1f} s" for what, s in seconds.items()))
+    finally:
+        for path in files:
+            with contextlib.suppress(FileNotFoundError):
+                os.remove(path)
+
+
+def sync(path):
+    """Waits until the file is on the disk."""
+    with open(path, "r+b") as f:
+        os.fsync(f.fileno())
 
 
 if __name__ == "__main__":

@@ -9,12 +9,15 @@ The architecture is a function of Config alone: Llama(cfg) has exactly the param
 """
 
 import math
+import mmap
 import os
 from dataclasses import dataclass, field, fields
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.serialization import set_default_mmap_options, skip_data
 
 # -----------------------------------------------------------------------------
 # sizes and generations
@@ -432,6 +435,28 @@ def save_checkpoint(path, ckpt, keep=""):
     os.replace(aside, path)
 
 
+def allocate_checkpoint(path, ckpt):
+    """Writes the checkpoint without its tensors' bytes, which are zero then -> it loaded, each tensor a view of the file:
+    what is written into it is written to the file. What has a shape and a dtype counts as a tensor."""
+
+    def tree(x):
+        if isinstance(x, dict):
+            return {key: tree(value) for key, value in x.items()}
+        if isinstance(x, list):
+            return [tree(value) for value in x]
+        return torch.empty(x.shape, dtype=x.dtype) if hasattr(x, "shape") else x
+
+    with FakeTensorMode():
+        fake = tree(ckpt)
+    with skip_data(materialize_fake_tensors=True):
+        torch.save(fake, path)
+    if hasattr(os, "posix_fallocate"):  # or a full disk would kill the process when it writes
+        with open(path, "r+b") as f:
+            os.posix_fallocate(f.fileno(), 0, os.path.getsize(path))
+    with set_default_mmap_options(mmap.MAP_SHARED):
+        return torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+
+
 def load_checkpoint(path):
     """A checkpoint, memory-mapped. Anything else is a ValueError of one line."""
     if not os.path.isfile(path):
@@ -446,11 +471,13 @@ def load_checkpoint(path):
     return ckpt
 
 
-def build_model(ckpt, **changes):
-    """The model of a checkpoint, on the CPU. Changes to its Config (block_size) may be given."""
-    model = Llama(Config(**ckpt["config"] | changes))
+def build_model(ckpt, assign=False, **changes):
+    """The model of a checkpoint, on the CPU. assign: its parameters are the checkpoint's tensors, which stay on the disk
+    if they are there. Changes to its Config (block_size) may be given."""
+    with torch.device("meta" if assign else "cpu"):
+        model = Llama(Config(**ckpt["config"] | changes))
     try:
-        model.load_state_dict(ckpt["model"])
+        model.load_state_dict(ckpt["model"], assign=assign)
     except RuntimeError as e:
         raise ValueError(f"the checkpoint's tensors are not those of its config ({str(e).splitlines()[1].strip()})") from None
     return model
