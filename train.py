@@ -416,7 +416,7 @@ def main():
     if not trained:
         raise ValueError(f"freeze = {freeze}: nothing is left to train")
     if compile:
-        model.compile()  # in place: torch.compile(model) would rename every parameter
+        model.compile()
     warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated")  # torch 2.11 does not have its successor
     ddp_model = DistributedDataParallel(model, broadcast_buffers=False) if ddp else model
 
