@@ -471,7 +471,8 @@ def size_table(*ckpts):
 
 
 def sha256(path):
-    """The file's sha256, in hex."""
+    """The checkpoint's sha256, in hex; of a folder, that of its tensors in one file."""
+    path = f"{path}/whole.pt" if os.path.isdir(path) else path
     with open(path, "rb") as f:
         return hashlib.file_digest(f, "sha256").hexdigest()
 

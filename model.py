@@ -11,13 +11,20 @@ The architecture is a function of Config alone: Llama(cfg) has exactly the param
 import math
 import mmap
 import os
+import shutil
+import warnings
 from dataclasses import dataclass, field, fields
 
 import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
 import torch.nn as nn
 import torch.nn.functional as F
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.serialization import set_default_mmap_options, skip_data
+from torch.utils.checkpoint import checkpoint
 
 # -----------------------------------------------------------------------------
 # sizes and generations
@@ -198,7 +205,7 @@ class RMSNorm(nn.Module):
         self.factor = math.sqrt(born / cfg.n_embd)
 
     def forward(self, x):
-        return F.rms_norm(x, x.shape[-1:], self.gain.full() * self.factor, self.eps)
+        return F.rms_norm(x, x.shape[-1:], self.gain.full().to(x.dtype) * self.factor, self.eps)
 
 
 class Attention(nn.Module):
@@ -251,8 +258,14 @@ class Block(nn.Module):
         super().__init__()
         self.attn = Attention(cfg, layer)
         self.mlp = MLP(cfg, layer)
+        self.recompute = False  # keep no activations for the backward pass but x: compute them again there
 
     def forward(self, x, cos, sin, cache=None):
+        if self.recompute and torch.is_grad_enabled():
+            return checkpoint(self.layer, x, cos, sin, use_reentrant=False)
+        return self.layer(x, cos, sin, cache)
+
+    def layer(self, x, cos, sin, cache=None):
         x = x + self.attn(x, cos, sin, cache)
         return x + self.mlp(x)
 
@@ -330,7 +343,8 @@ class Llama(nn.Module):
         self.norm = RMSNorm(cfg, 0, cfg.generations[0].n_embd)
         self.head = None if cfg.tied else Growable(cfg, "head")
         self.softmax_loss = softmax_loss
-        row_of = torch.full((cfg.n_tokens,), -1) if cfg.n_tokens else None  # (n_tokens,): a token's row, -1 for none
+        # (n_tokens,): a token's row, -1 for none. Buffers are made for good also where parameters are on the meta device
+        row_of = torch.full((cfg.n_tokens,), -1, device="cpu") if cfg.n_tokens else None
         self.register_buffer("row_of", row_of)
         place = torch.tensor(rope_places(cfg), dtype=torch.float64, device="cpu")
         angle = torch.outer(torch.arange(cfg.block_size, device="cpu"), cfg.rope_theta ** (-2 * place / cfg.head_dim))
@@ -347,6 +361,8 @@ class Llama(nn.Module):
             raise ValueError(f"{start + T} tokens, but block_size = {self.cfg.block_size}")
         cos, sin = self.cos[start : start + T], self.sin[start : start + T]
         x = F.embedding(self.rows(idx), self.wte.full())  # (B, T, C)
+        if torch.is_autocast_enabled(x.device.type):
+            x = x.float()  # the residual stays fp32, also where the parameters are gathered as bf16
         for block in self.layers:
             x = block(x, cos, sin, cache)
         if cache is not None:
@@ -385,7 +401,14 @@ class Llama(nn.Module):
                 if tensor.kind == "norm":
                     p.fill_(1.0)
                 else:
-                    p.copy_(torch.randn(p.shape, generator=rng) * init_std(tensor.kind, self.cfg))
+                    put(p, torch.randn(p.shape, generator=rng) * init_std(tensor.kind, self.cfg))
+
+    def materialise(self, device):
+        """Gives a model that was made on the meta device memory, uninitialised, for its parameters."""
+        buffers = {name: b.clone() for name, b in self.named_buffers()}
+        self.to_empty(device=device)
+        for name, b in self.named_buffers():
+            b.copy_(buffers[name])
 
     def count_params(self):
         """{'total', 'non_embedding' (neither embedding nor head), 'generations': {generation: parameters}}"""
@@ -459,34 +482,82 @@ def optimizer_state(model, optimizer):
     return {name: dict(optimizer.state[p]) for name, p in model.named_parameters() if p in optimizer.state}
 
 
-def load_optimizer_state(model, optimizer, state):
-    """The inverse. Parameters without a state start fresh. ValueError for a state that fits no parameter."""
-    params = dict(model.named_parameters())
-    unknown = [n for n, s in state.items() if n not in params or s["exp_avg"].shape != params[n].shape]
-    if unknown:
-        raise ValueError(f"the optimizer's state of {unknown[0]} fits no parameter of the model")
-    names = {p: name for name, p in params.items()}
-    order = [names[p] for group in optimizer.param_groups for p in group["params"]]
-    packed = optimizer.state_dict()
-    packed["state"] = {i: {k: v.clone() for k, v in state[n].items()} for i, n in enumerate(order) if n in state}
-    optimizer.load_state_dict(packed)
+def put(place, tensor):
+    """Copies a whole tensor into a parameter or a state of one, of which this process may have but a shard."""
+    if isinstance(place, DTensor):
+        tensor = distribute_tensor(tensor, place.device_mesh, place.placements, src_data_rank=None).to_local()
+        place = place.to_local()
+    place.copy_(tensor)
+
+
+@torch.no_grad()
+def load_state(model, optimizer, ckpt):
+    """A checkpoint's parameters and Adam state into a model, of which each process may have a shard, and its optimizer.
+    Parameters without a state start fresh. ValueError where the tensors are not those of the model."""
+    params, state = model.state_dict(), {}
+    for name, p in model.named_parameters():
+        if name in ckpt["optimizer"]:
+            s = {key: torch.zeros_like(p) for key in ("exp_avg", "exp_avg_sq")}
+            counted = p.device if optimizer.defaults["fused"] else "cpu"
+            state[name] = optimizer.state[p] = s | {"step": torch.zeros((), device=counted)}
+    for name, x in ckpt["model"].items():
+        if name not in params or x.shape != params[name].shape:
+            raise ValueError(f"the checkpoint's tensors are not those of its config: {name}, {list(x.shape)}")
+    missing = params.keys() - ckpt["model"].keys() or ckpt["optimizer"].keys() - state.keys()
+    if missing:
+        raise ValueError(f"the checkpoint's tensors are not those of its config: {missing.pop()}")
+    if "folder" in ckpt:
+        return dcp.load({"model": params, "optimizer": state}, checkpoint_id=ckpt["folder"])
+    for name, p in params.items():
+        put(p, ckpt["model"][name])
+    for name, s in state.items():
+        for key, place in s.items():
+            put(place, ckpt["optimizer"][name][key])
 
 
 def save_checkpoint(path, ckpt, keep=""):
     """Writes aside, syncs, renames: whatever happens on the way, a complete checkpoint, old or new, stays. With
-    `keep`, the one that was at `path` moves there."""
-    aside = f"{path}.tmp"
-    with open(aside, "wb") as f:
+    `keep`, the one that was at `path` moves there.
+
+    Where parameters are sharded, all processes call it, and it makes a folder: torch.distributed.checkpoint's files, and
+    rest.pt with what is not sharded."""
+    aside, master = f"{path}.tmp", not dist.is_initialized() or dist.get_rank() == 0
+    if any(isinstance(x, DTensor) for x in ckpt["model"].values()):
+        if master:
+            remove(aside)
+        dist.barrier()
         try:
-            torch.save(ckpt, f)
-            f.flush()
-            os.fsync(f.fileno())
-        except BaseException:
-            os.remove(aside)
-            raise
-    if keep and os.path.exists(path):
-        os.replace(path, keep)
-    os.replace(aside, path)
+            dcp.save({key: ckpt[key] for key in ("model", "optimizer")}, checkpoint_id=aside)
+        except CheckpointException as e:  # of all processes at once
+            reasons = {str(error[0] if isinstance(error, tuple) else error) for error in e.failures.values()}
+            raise OSError(f"{aside}: {'; '.join(sorted(reasons))}") from None
+        ckpt = {key: x for key, x in ckpt.items() if key not in ("model", "optimizer")}
+        into = f"{aside}/rest.pt"
+    else:
+        into = aside
+    if master:
+        with open(into, "wb") as f:
+            try:
+                torch.save(ckpt, f)
+                f.flush()
+                os.fsync(f.fileno())
+            except BaseException:
+                os.remove(into)
+                raise
+        if keep and os.path.exists(path):
+            remove(keep)
+            os.replace(path, keep)
+        elif os.path.isdir(path) or os.path.isdir(aside):
+            remove(path)  # a folder can't be replaced at one go
+        os.replace(aside, path)
+
+
+def remove(path):
+    """Removes a file, or a folder with all that is in it, if there is one."""
+    if os.path.isdir(path):
+        shutil.rmtree(path)
+    elif os.path.exists(path):
+        os.remove(path)
 
 
 def allocate_checkpoint(path, ckpt):
@@ -511,10 +582,15 @@ def allocate_checkpoint(path, ckpt):
         return torch.load(path, map_location="cpu", mmap=True, weights_only=True)
 
 
-def load_checkpoint(path):
-    """A checkpoint, memory-mapped. Anything else is a ValueError of one line."""
-    if not os.path.isfile(path):
+def load_checkpoint(path, whole=True):
+    """A checkpoint, memory-mapped. Anything else is a ValueError of one line.
+
+    A folder, as sharded training writes, is first made one file, whole.pt in it; or with whole=False, its tensors have no
+    data, and load_state reads them."""
+    if not os.path.exists(path):
         raise ValueError(f"{path}: no such checkpoint")
+    if os.path.isdir(path):
+        return load_folder(path, whole)
     try:
         ckpt = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     except Exception as e:
@@ -523,6 +599,44 @@ def load_checkpoint(path):
     if not isinstance(ckpt, dict) or not {"config", "model", "optimizer", "ledger", "lineage"} <= ckpt.keys():
         raise ValueError(f"{path}: not a Babel checkpoint; train.py and grow.py write them")
     return ckpt
+
+
+def copy_tensors(place, tree):
+    """Copies the tensors of nested dicts and lists into those of others like them."""
+    for key, x in tree.items() if isinstance(tree, dict) else enumerate(tree):
+        if isinstance(x, (dict, list)):
+            copy_tensors(place[key], x)
+        elif isinstance(x, torch.Tensor):
+            place[key].copy_(x)
+
+
+def load_folder(path, whole):
+    """load_checkpoint of a folder."""
+    if whole and os.path.exists(f"{path}/whole.pt"):
+        return load_checkpoint(f"{path}/whole.pt")
+    if not os.path.exists(f"{path}/rest.pt") or not os.path.exists(f"{path}/.metadata"):
+        raise ValueError(f"{path}: not a checkpoint, or an incomplete one: use the one before, ckpt.prev.pt")
+    metadata = dcp.FileSystemReader(path).read_metadata()
+    ckpt = torch.load(f"{path}/rest.pt", weights_only=True) | {"model": {}, "optimizer": {}}
+    for key, where in metadata.planner_data.items():  # ("model", name) or ("optimizer", name, "step")
+        stored = metadata.state_dict_metadata[key]
+        tree = ckpt[where[0]]
+        for part in where[1:-1]:
+            tree = tree.setdefault(part, {})
+        tree[where[-1]] = torch.empty(stored.size, dtype=stored.properties.dtype, device="meta")
+    if not whole:
+        return ckpt | {"folder": path}
+    aside = f"{path}/whole.{os.getpid()}"
+    try:
+        made = allocate_checkpoint(aside, ckpt)
+        rest = torch.load(f"{path}/rest.pt", weights_only=True)
+        copy_tensors(made, rest)
+        with warnings.catch_warnings(action="ignore"):  # that it is loaded by a single process
+            dcp.load({key: made[key] for key in ("model", "optimizer")}, checkpoint_id=path, no_dist=True)
+        os.replace(aside, f"{path}/whole.pt")
+    finally:
+        remove(aside)
+    return load_checkpoint(f"{path}/whole.pt")
 
 
 def build_model(ckpt, assign=False, **changes):

@@ -14,6 +14,7 @@ import os
 import random
 import re
 import runpy
+import shutil
 import signal
 import subprocess
 import sys
@@ -38,7 +39,7 @@ from model import (
     Llama,
     build_model,
     load_checkpoint,
-    load_optimizer_state,
+    load_state,
     optimizer_state,
     save_checkpoint,
 )
@@ -92,7 +93,7 @@ def steps(ckpt, n, lr=1e-3, weight_decay=0.0):
     """The checkpoint after n AdamW steps at one rate for all, on always the same tokens, without clipping."""
     model = build(ckpt)
     optimizer = model.optimizer(weight_decay)
-    load_optimizer_state(model, optimizer, ckpt["optimizer"])
+    load_state(model, optimizer, ckpt)
     for _ in range(n):
         for group in optimizer.param_groups:
             group["lr"] = lr
@@ -1117,9 +1118,13 @@ def data(tmp_path_factory):
 @pytest.fixture
 def stage(data, tmp_path):
     """Arguments of a small stage that writes to tmp_path/a."""
+    return write_stage(data, tmp_path, tmp_path / "a")
+
+
+def write_stage(data, tmp_path, out):
     config = tmp_path / "stage.py"
     config.write_text(
-        f"data = {data!r}\nout_dir = {str(tmp_path / 'a')!r}\n"
+        f"data = {data!r}\nout_dir = {str(out)!r}\n"
         "n_layer, n_head, n_embd, head_dim, block_size = 2, 2, 32, 16, 64\ntokens_per_step, batch_size, max_steps = 512, 4, 12\n"
         "learning_rate = 1e-2\nwarmup_tokens = 2048\nhorizon_tokens = 1e6\neval_interval, eval_tokens = 5, 2048\n"
         "log_interval, compile, device = 1, False, 'cpu'\n"
@@ -1311,18 +1316,12 @@ def test_the_curriculum_loop(tmp_path):
         assert message in error, (args, error)
 
 
-def torchrun(n, args, **env):
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        f"--nproc_per_node={n}",
-        "--standalone",
-        os.path.join(HERE, "train.py"),
-    ]
-    return subprocess.run(
-        [*command, *map(str, args)], capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"} | env
-    )
+def torchrun(n, args, *options, popen=subprocess.run, script="train.py", **env):
+    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={n}", "--standalone", *options]
+    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"} | env
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    env["PYTHONPATH"] = HERE
+    return popen([*command, os.path.join(HERE, script), *map(str, args)], **pipes, env=env)
 
 
 def test_one_and_two_processes_agree(stage, tmp_path):
@@ -1334,6 +1333,109 @@ def test_one_and_two_processes_agree(stage, tmp_path):
         one, two = metrics(tmp_path / "a", key), metrics(tmp_path / "b", key)
         assert one.keys() == two.keys() and max(abs(one[k] - two[k]) for k in one) < 1e-5
     assert load_checkpoint(tmp_path / "a/ckpt.pt")["ledger"]["read"] == load_checkpoint(tmp_path / "b/ckpt.pt")["ledger"]["read"]
+
+
+@pytest.fixture(scope="session")
+def grown_run(data, tmp_path_factory):
+    """The config of a stage that starts from a grown checkpoint, with Adam's state and two generations; and its folder,
+    trained by one process."""
+    tmp = tmp_path_factory.mktemp("grown")
+    config = write_stage(data, tmp, tmp / "a")
+    ok("train.py", *config, "--stop_at=4")
+    ok("grow.py", "--in", tmp / "a/ckpt.pt", "--width", 48, "--heads", 3, "--depth", 3, "--out", tmp / "g.pt")
+    stage = [*config, f"--init_from={tmp / 'g.pt'}", "--n_embd=48", "--n_head=3", "--n_layer=3", "--learning_rate=5e-3"]
+    ok("train.py", *stage, f"--out_dir={tmp / 'one'}")
+    return stage, tmp / "one"
+
+
+def near(a, b, tolerance=1e-5):
+    return a.keys() == b.keys() and all(torch.allclose(a[k].double(), b[k].double(), atol=tolerance, rtol=1e-3) for k in a)
+
+
+@pytest.mark.parametrize("n, options", [(2, []), (4, []), (2, ["--recompute", "--freeze=[0]"]), (4, ["--batch_size=1"])])
+def test_sharded_is_as_plain(grown_run, tmp_path, n, options):
+    """Three heads over two and four processes: shards of unequal sizes, and empty ones."""
+    stage, one = grown_run
+    if "--freeze=[0]" in options:
+        one = tmp_path / "one"
+        ok("train.py", *stage, f"--out_dir={one}", "--freeze=[0]")
+    done = torchrun(n, [*stage, f"--out_dir={tmp_path / 'b'}", "--shard", *options])
+    assert done.returncode == 0, done.stderr
+    for key in ("loss", "bpb", "norm"):
+        a, b = metrics(one, key), metrics(tmp_path / "b", key)
+        assert a.keys() == b.keys() and max(abs(a[k] - b[k]) for k in a) < 1e-4, (key, a, b)
+    a, b = metrics(one, "update_rms"), metrics(tmp_path / "b", "update_rms")
+    assert np.allclose([a[k] for k in a], [b[k] for k in a], rtol=0.01)
+    assert os.path.isdir(tmp_path / "b/ckpt.pt") and near(weights(one), weights(tmp_path / "b"), 1e-4)
+    a, b = load_checkpoint(one / "ckpt.pt"), load_checkpoint(tmp_path / "b/ckpt.pt")
+    assert a.keys() == b.keys() and all(a[key] == b[key] for key in ("config", "step", "branch"))
+    assert a["ledger"]["read"] == b["ledger"]["read"] and torch.equal(a["tokenizer"]["model"], b["tokenizer"]["model"])
+
+
+def test_resume_on_another_number_of_processes(grown_run, tmp_path):
+    """2 sharded -> 4 sharded -> 1 -> 2 not sharded -> 2 sharded: each goes on where the one before stopped."""
+    stage, one = grown_run
+    stage = [*stage, f"--out_dir={tmp_path / 'b'}"]
+    for i, (n, options) in enumerate([(2, ["--shard"]), (4, ["--shard"]), (1, []), (2, []), (2, ["--shard"])]):
+        resume = ["--resume"] if i else []
+        done = torchrun(n, [*stage, *options, *resume, f"--stop_at={2 * i + 2}"])
+        assert done.returncode == 0, done.stderr
+        assert os.path.isdir(tmp_path / "b/ckpt.pt") == bool(options)
+    ok("train.py", *stage, "--resume")
+    a, b = metrics(one, "loss"), metrics(tmp_path / "b", "loss")
+    assert list(a) == list(b) and max(abs(a[k] - b[k]) for k in a) < 1e-4
+    assert near(weights(one), weights(tmp_path / "b"), 1e-4)
+
+
+def test_tools_read_sharded_checkpoints(grown_run, tmp_path):
+    stage, _ = grown_run
+    b = tmp_path / "b"
+    assert torchrun(2, [*stage, f"--out_dir={b}", "--shard", "--stop_at=4", "--save_interval=2"]).returncode == 0
+    assert load_checkpoint(b / "ckpt.prev.pt")["step"] == 2 and load_checkpoint(b / "ckpt.pt")["step"] == 4
+    assert float(re.search(r"max \|dlogit\| (\S+),", ok("grow.py", "--in", b / "ckpt.pt", "--double", "width"))[1]) < 1e-5
+    assert "ckpt.pt" in ok(
+        "sample.py", "--in", b / "ckpt.pt", b / "grown.pt", "--check", "--n", 2, "--tokens", 9, "--device", "cpu"
+    )
+    ok("export.py", "--in", b / "ckpt.pt", "--out", tmp_path / "hf")
+    for missing in (".metadata", "rest.pt"):
+        shutil.copytree(b / "ckpt.prev.pt", tmp_path / missing)
+        os.remove(tmp_path / missing / missing)
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(tmp_path / missing / "whole.pt")
+        error, _ = run("sample.py", "--in", tmp_path / missing)
+        assert "not a checkpoint, or an incomplete one: use the one before" in error
+
+
+@pytest.mark.parametrize("options", [["--shard"], []])
+def test_torchrun_goes_on_by_itself_when_a_process_is_killed(grown_run, tmp_path, options):
+    stage, one = grown_run
+    stage = [*stage, f"--out_dir={tmp_path / 'b'}", *options, "--save_interval=3"]
+    (tmp_path / "killed.py").write_text("""
+import os, train
+rates, calls = train.rates, []
+def killed(*args):
+    calls.append(args)
+    if len(calls) == 6 and (os.environ["RANK"], os.environ["TORCHELASTIC_RESTART_COUNT"]) == ("1", "0"):
+        os.kill(os.getpid(), 9)
+    return rates(*args)
+train.rates = killed
+train.main()
+""")
+    done = torchrun(2, stage, "--max-restarts=5", script=tmp_path / "killed.py")  # gloo may fail to connect at once
+    assert done.returncode == 0 and "resumed at step 3" in done.stdout, done.stderr
+    a, b = metrics(one, "loss"), metrics(tmp_path / "b", "loss")
+    assert list(a) == list(b) and max(abs(a[k] - b[k]) for k in a) < 1e-4
+
+
+def test_sigterm_to_torchrun_saves(grown_run, tmp_path):
+    stage, _ = grown_run
+    stage = [*stage, f"--out_dir={tmp_path / 'b'}", "--shard", "--max_steps=100000", "--eval_interval=0", "--horizon_tokens=0"]
+    with torchrun(2, stage, popen=subprocess.Popen) as p:
+        while "step 3/" not in p.stdout.readline():
+            assert p.poll() is None, p.stderr.read()
+        p.send_signal(signal.SIGTERM)
+        assert "go on with --resume" in p.stdout.read()
+    assert load_checkpoint(tmp_path / "b/ckpt.pt")["step"] >= 3
 
 
 def test_sigterm_saves_and_exits_cleanly(stage, tmp_path):
@@ -1354,7 +1456,7 @@ def test_a_kill_in_the_middle_of_a_save_loses_nothing(tmp_path, call):
     save_checkpoint(path, tiny())
     kill = "lambda *a: os.kill(os.getpid(), 9)" if call == "os.fsync" else "lambda *a: (replace(*a), os.kill(os.getpid(), 9))"
     code = f"import os, sys; sys.path.insert(0, {HERE!r}); import model; replace = os.replace; {call} = {kill}; "
-    done = subprocess.run([sys.executable, "-c", code + f"model.save_checkpoint({path!r}, {{}}, {keep!r})"])
+    done = subprocess.run([sys.executable, "-c", code + f"model.save_checkpoint({path!r}, {{'model': {{}}}}, {keep!r})"])
     assert done.returncode == -9
     left = path if call == "os.fsync" else keep
     assert same(load_checkpoint(left)["model"], tiny()["model"])

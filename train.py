@@ -5,6 +5,7 @@ $ python train.py config/tiny0.py                                   # one proces
 $ torchrun --nproc_per_node=8 train.py config/stage0.py             # eight GPUs
 $ python train.py config/tiny0.py --max_steps=500 --seed=2          # any setting below, in a file or here
 $ python train.py config/tiny0.py --resume                          # go on after a stop
+$ torchrun --nproc_per_node=8 --max-restarts=9 train.py config/stage8.py --shard    # too big for one GPU; goes on by itself
 $ python train.py config/tiny0.py --branch=decay                    # decay a copy to zero, to report; the trunk stays
 """
 
@@ -12,6 +13,7 @@ import ast
 import dataclasses
 import difflib
 import functools
+import gc
 import json
 import math
 import os
@@ -21,13 +23,17 @@ import signal
 import sys
 import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
 import torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
-from model import Config, Llama, build_model, load_checkpoint, load_optimizer_state, optimizer_state, save_checkpoint
+from model import Config, Llama, load_checkpoint, load_state, optimizer_state, save_checkpoint
 from prepare import count_bytes, read_meta, read_spelling, read_stage_rows, speller, spread
 
 # -----------------------------------------------------------------------------
@@ -85,6 +91,8 @@ wandb_project = "babel"
 wandb_name = ""  # default: out_dir
 # system
 device = ""  # default: cuda, then mps, then cpu
+shard = False  # parameters, gradients and Adam's state over all processes (FSDP2); checkpoints are folders
+recompute = False  # keep no activations inside blocks for the backward pass: less memory, a third more FLOPs
 compile = True
 
 DEFAULTS = {k: v for k, v in globals().items() if k[0] != "_" and type(v) in (bool, int, float, str, list)}
@@ -169,19 +177,26 @@ def rates(generations, tokens):
 
 @torch.no_grad()
 def update_rms(optimizer, n):
-    """The RMS, for each of n generations, of the update that the step just taken made to its parameters, decay
-    included. Read off Adam's state: no copy of the parameters is needed."""
+    """(2, n): for each of n generations, the sum of squares of the update that the step just taken made to its parameters,
+    decay included, and their number; of sharded ones, of this process's part. Read off Adam's state: no copy of the
+    parameters is needed."""
     total, size = torch.zeros(2, n, dtype=torch.float64)
     for group in optimizer.param_groups:
         (b1, b2), lr, g = group["betas"], group["lr"], group["generation"]
         for p in group["params"]:
-            s = optimizer.state.get(p)
-            if s and p.requires_grad:
+            s = {key: local(x) for key, x in optimizer.state.get(p, {}).items()}
+            trained, p = p.requires_grad, local(p)
+            if s and trained:
                 adam = s["exp_avg"] / (1 - b1 ** s["step"]) / ((s["exp_avg_sq"] / (1 - b2 ** s["step"])).sqrt() + group["eps"])
                 before = (p + lr * adam) / (1 - lr * group["weight_decay"])
                 total[g] += (before - p).double().square().sum().cpu()
             size[g] += p.numel()
-    return (total / size.clamp(min=1)).sqrt().tolist()
+    return torch.stack([total, size])
+
+
+def local(x):
+    """This process's part of a tensor."""
+    return x.to_local() if isinstance(x, DTensor) else x
 
 
 # -----------------------------------------------------------------------------
@@ -331,15 +346,17 @@ def main():
 
     # --- checkpoint: where to start
     folder, source = out_dir, init_from
-    last = f"{out_dir}/ckpt.pt" if os.path.isfile(f"{out_dir}/ckpt.pt") else f"{out_dir}/ckpt.prev.pt"
+    last = f"{out_dir}/ckpt.pt" if os.path.exists(f"{out_dir}/ckpt.pt") else f"{out_dir}/ckpt.prev.pt"
     if branch:
         folder, source = f"{out_dir}-{branch}", init_from or last
         last = f"{folder}/ckpt.pt"
+    if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) and os.path.exists(last):
+        globals()["resume"] = True  # torchrun --max-restarts starts again after a failure
     if resume:
         source = last
-    elif os.path.isfile(last):
+    elif os.path.exists(last):
         raise ValueError(f"{last} exists: go on with --resume, or give another out_dir")
-    ckpt = load_checkpoint(source) if source else None
+    ckpt = load_checkpoint(source, whole=False) if source else None
 
     # --- model
     shape = {f.name: globals()[f.name] for f in dataclasses.fields(Config) if f.name in DEFAULTS}
@@ -352,7 +369,7 @@ def main():
             raise ValueError(f"{data} has the tokenizer {meta['tokenizer']['name']}, not the one that {source} was trained with")
         if "block_size" not in given:
             globals()["block_size"] = ckpt["config"]["block_size"]
-        model = build_model(ckpt, block_size=block_size)
+        cfg = Config(**ckpt["config"] | {"block_size": block_size})
         ledger, step = dict(ckpt["ledger"]), ckpt["step"] if resume else 0
     else:
         if 0 < vocab_size < meta["vocab_size"]:
@@ -361,20 +378,15 @@ def main():
         if rows:
             ids = read_stage_rows(data, rows, f"rows = {rows!r}")
             shape |= {"vocab_size": len(ids), "n_tokens": meta["vocab_size"]}
-        model = Llama(Config(**shape))
-        model.init_weights(seed)
-        if rows:
-            model.row_of[torch.from_numpy(ids)] = torch.arange(len(ids))
+        cfg = Config(**shape)
         ledger, step = {"tokens": 0, "flops": 0, "seconds": 0.0, "dealt": 0, "read": {}}, 0
-    cfg, flops_per_token = model.cfg, model.cfg.flops_per_token()
+    flops_per_token = cfg.flops_per_token()
     if block_size > PAGE:
         raise ValueError(f"block_size = {block_size}: at most {PAGE}, or raise PAGE in train.py")
-    for shard, least in [(shard, PAGE + 1) for shard in shards] + [(val_sets["val"], block_size + 1)]:
-        if len(shard.tokens) < least:
-            raise ValueError(f"{shard.path}: too little text: {len(shard.tokens)} tokens, and at least {least} are needed")
+    for text, least in [(text, PAGE + 1) for text in shards] + [(val_sets["val"], block_size + 1)]:
+        if len(text.tokens) < least:
+            raise ValueError(f"{text.path}: too little text: {len(text.tokens)} tokens, and at least {least} are needed")
     train = Mixture(shards, list(shares.values()), ledger["read"], ledger["dealt"])
-    spelled = speller(model.token_ids(), meta["vocab_size"], lambda: read_spelling(data))
-    absent = {name: 1 - np.isin(spread(shard.tokens, eval_tokens), model.token_ids()).mean() for name, shard in val_sets.items()}
 
     # --- batch: tokens a step -> sequences a process -> accumulation
     per_process, rest = divmod(tokens_per_step, block_size * world)
@@ -401,11 +413,32 @@ def main():
     if cfg.generations[-1].horizon <= ledger["tokens"] and not branch and step < last_step:
         raise ValueError(f"the rates ended at {cfg.generations[-1].horizon} tokens, and {ledger['tokens']} are read: grow first")
 
-    # --- optimizer, compile, DDP
-    model.to(where)
+    # --- model and optimizer; memory is taken only when it is known which shard of a parameter is this process's
+    sharded = shard and ddp
+    with torch.device("meta"):
+        model = Llama(cfg)
+    for block in model.layers:
+        block.recompute = recompute
+    if compile:
+        model.compile()  # blocks in place: torch.compile(model) would rename every parameter
+    if sharded:
+        mesh, low = init_device_mesh(kind, (world,)), torch.bfloat16 if kind == "cuda" else None
+        policy = MixedPrecisionPolicy(param_dtype=low, reduce_dtype=low and torch.float32, cast_forward_inputs=False)
+        for module in [*model.layers, model]:
+            fully_shard(module, mesh=mesh, mp_policy=policy)
+    model.materialise(where)
     optimizer = model.optimizer(weight_decay, (beta1, beta2), adam_eps)
     if ckpt:
-        load_optimizer_state(model, optimizer, ckpt["optimizer"])
+        load_state(model, optimizer, ckpt)
+    else:
+        model.init_weights(seed)
+        if rows:
+            model.row_of[torch.from_numpy(ids)] = torch.arange(len(ids), device=where)
+    ids = model.token_ids().cpu()
+    spelled = speller(ids, meta["vocab_size"], lambda: read_spelling(data))
+    absent = {name: 1 - np.isin(spread(text.tokens, eval_tokens), ids).mean() for name, text in val_sets.items()}
+
+    # --- what is trained, and DDP
     unknown = set(freeze) - {group["generation"] for group in optimizer.param_groups}
     if unknown:
         raise ValueError(f"freeze = {freeze}: no generation {unknown.pop()}")
@@ -415,10 +448,8 @@ def main():
     trained = [p for p in model.parameters() if p.requires_grad]
     if not trained:
         raise ValueError(f"freeze = {freeze}: nothing is left to train")
-    if compile:
-        model.compile()
     warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated")  # torch 2.11 does not have its successor
-    ddp_model = DistributedDataParallel(model, broadcast_buffers=False) if ddp else model
+    ddp_model = DistributedDataParallel(model, broadcast_buffers=False) if ddp and not sharded else model
 
     # --- what is about to happen
     n = model.count_params()
@@ -457,15 +488,15 @@ def main():
 
     def save():
         """Writes folder/ckpt.pt; the one before becomes ckpt.prev.pt."""
-        if master:
-            path = f"{folder}/ckpt.pt"
+        if master or sharded:
             settings = {k: globals()[k] for k in DEFAULTS}
             ledger["dealt"] = train.next
             ledger["read"].update(train.read())
             tokenizer = ckpt["tokenizer"] if ckpt else read_tokenizer(meta)
             state = {"config": cfg.plain(), "model": model.state_dict(), "optimizer": optimizer_state(model, optimizer)}
             state |= {"ledger": ledger, "lineage": ckpt["lineage"] if ckpt else [], "step": step, "settings": settings}
-            save_checkpoint(path, state | {"tokenizer": tokenizer, "branch": start}, keep=f"{folder}/ckpt.prev.pt")
+            state |= {"tokenizer": tokenizer, "branch": start}
+            save_checkpoint(f"{folder}/ckpt.pt", state, keep=f"{folder}/ckpt.prev.pt")
         if ddp:
             dist.barrier()
 
@@ -477,12 +508,13 @@ def main():
         total = torch.zeros(3, dtype=torch.float64)  # nats, tokens, bytes
         n_full = (len(ids) - 1) // block_size
         batches = [range(i, min(i + batch_size, n_full)) for i in range(0, n_full, batch_size)] + [range(n_full, n_full + 1)]
-        for batch in batches[rank::world]:
-            part = np.stack([ids[i * block_size : (i + 1) * block_size + 1] for i in batch])
+        batches = [b for b in batches if len(ids) - 1 > b[0] * block_size]
+        for i in range(rank, -(-len(batches) // world) * world, world):  # all processes the same number: sharded, they must
+            part = np.stack([ids[j * block_size : (j + 1) * block_size + 1] for j in batches[i % len(batches)]])
             x, y = part[:, :-1], part[:, 1:]
-            if x.size:
-                with autocast:
-                    loss = model(torch.from_numpy(x).to(where), torch.from_numpy(y).to(where)).item()
+            with autocast:
+                loss = model(torch.from_numpy(x).to(where), torch.from_numpy(y).to(where)).item()
+            if i < len(batches):
                 n_bytes = count_bytes(y, x, token_bytes, meta["bos"], meta["dummy_prefix"])
                 total += torch.tensor([loss * y.size, y.size, n_bytes], dtype=torch.float64)
         nats, tokens, n_bytes = everywhere(total).tolist()
@@ -498,14 +530,28 @@ def main():
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
 
+    # --- batches: the processes read sequences number .. + per_process * world between them
+    def fetch(number, m):
+        """Micro-batch m of the step that begins with sequence `number`: (micro, block_size + 1)"""
+        first = number + (m * world + rank) * micro
+        batch = torch.from_numpy(np.stack([train.sequence(first + j, spelled) for j in range(micro)]).astype(np.int64))
+        return batch.pin_memory() if kind == "cuda" else batch
+
+    reader = ThreadPoolExecutor(1)  # one batch ahead
+    ahead = reader.submit(fetch, train.next, 0)
+
     # --- the loop
     peak = next((f for name, f in PEAK_FLOPS.items() if kind == "cuda" and name in torch.cuda.get_device_name()), None)
     val_loss, bpb, epochs = math.nan, math.nan, train.epochs()
     first_step, lap, busy = step, time.time(), 0.0  # busy: seconds of training, without evaluation and saving
     logged = {"step": step, "busy": busy}
+    gc.collect()
+    gc.freeze()
+    gc.disable()  # it would run in the middle of a step, at another time in every process; a step makes no cycles
     while True:
         if step >= last_step or eval_interval and step % eval_interval == 0:
-            results = {name: evaluate(shard) for name, shard in val_sets.items()}
+            gc.collect()
+            results = {name: evaluate(text) for name, text in val_sets.items()}
             val_loss, bpb = results.pop("val")
             by_stage = {f"bpb_{name}": stage_bpb for name, (_, stage_bpb) in results.items()}
             say(f"step {step}: val loss {val_loss:.4f}, {bpb:.4f} bits per byte"
@@ -523,20 +569,22 @@ def main():
         for group in optimizer.param_groups:
             group["lr"] = lr[group["generation"]]
 
-        # forward and backward; the processes read sequences train.next .. + per_process * world between them
-        model.zero_grad()
+        # forward and backward
+        optimizer.zero_grad()  # not model.zero_grad(): after an evaluation, FSDP2's model still has the gathered parameters
         loss = torch.zeros((), device=where)
         for m in range(accumulation):
-            first = train.next + (m * world + rank) * micro
-            batch = torch.from_numpy(np.stack([train.sequence(first + j, spelled) for j in range(micro)]).astype(np.int64))
-            batch = batch.pin_memory().to(where, non_blocking=True) if kind == "cuda" else batch.to(where)
-            if ddp:
-                ddp_model.require_backward_grad_sync = m == accumulation - 1
+            batch, last = ahead.result().to(where, non_blocking=True), m == accumulation - 1
+            ahead = reader.submit(fetch, train.next + last * per_process * world, 0 if last else m + 1)
+            if sharded:
+                model.set_requires_gradient_sync(last)
+            elif ddp:
+                ddp_model.require_backward_grad_sync = last
             with autocast:
                 part = ddp_model(batch[:, :-1], batch[:, 1:]) / accumulation  # (micro, block_size) each
             part.backward()
             loss += part.detach()
         norm = torch.nn.utils.clip_grad_norm_(trained, grad_clip or math.inf)
+        norm = norm.full_tensor() if sharded else norm
         if not math.isfinite(norm):  # on all processes alike, since gradients are averaged; the only wait for the GPU
             good = [c for c in (f"{folder}/ckpt.pt", f"{folder}/ckpt.prev.pt", source) if c and os.path.isfile(c)]
             raise ValueError(f"step {step}: loss {loss.item():.4g}, gradient norm {norm.item():.4g}, rates {lr}; nothing saved; "
@@ -553,14 +601,16 @@ def main():
         busy += now - lap
         lap = now
         read_before, epochs = epochs, train.epochs()
-        for shard, before, times in zip(shards, read_before, epochs):
+        for text, before, times in zip(shards, read_before, epochs):
             if times > before:
-                say(f"step {step}: {shard.path} has been read {times} times, and is dealt anew")
+                say(f"step {step}: {text.path} has been read {times} times, and is dealt anew")
 
         # logging
         if step % log_interval == 0 or step == last_step:
             loss = everywhere(loss).item() / world
-            moved = update_rms(optimizer, len(cfg.generations))
+            squares = update_rms(optimizer, len(cfg.generations))
+            moved, size = everywhere(squares) if sharded else squares
+            moved = (moved / size.clamp(min=1)).sqrt().tolist()
             speed = (step - logged["step"]) * tokens_per_step / (busy - logged["busy"])
             mfu = speed * flops_per_token / (peak * world) if peak else None
             left = (last_step - step) * busy / (step - first_step)
@@ -590,6 +640,7 @@ def main():
     if run:
         run.finish()
     if ddp:
+        time.sleep(0.2)  # gloo's thread wants the GIL for the last tensors, and what comes next waits for it with the GIL held
         dist.destroy_process_group()
 
 
