@@ -7,6 +7,7 @@ $ python grow.py --in out/stage0/ckpt.pt --depth 16 --init copy --place interlea
 $ python grow.py --in out/stage0/ckpt.pt --width 768 --heads 8 --explain --dry_run
 $ python grow.py --in out/stage2/ckpt.pt --vocab words5000 --params 2x --along depth
 $ python grow.py --in out/stage3/ckpt.pt --condense 1 --out out/stage3/condensed.pt
+$ python grow.py --plan config/ --device h200 --count 8           # what a ladder takes: FLOPs, memory, hours
 
 The rule, for every operator: old slabs are untouched, and of each product of two new factors exactly one is zero, so
 that the function stays and yet every new parameter gets a gradient.
@@ -25,18 +26,24 @@ New norm gains are 1.
 import argparse
 import contextlib
 import functools
+import glob
 import hashlib
+import itertools
 import math
 import os
+import re
+import runpy
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
 from model import (
+    CHUNK,
+    DEVICES,
     SHAPES,
     SIZES,
     Config,
@@ -478,11 +485,66 @@ def sha256(path):
 
 
 # -----------------------------------------------------------------------------
+# what a ladder takes
+
+
+def memory(cfg, tokens, count, sharded, recompute):
+    """Bytes a device: parameters, gradients and two moments in fp32, weights cast to bf16, and the activations of `tokens`
+    tokens a forward without torch.compile, which keeps less. tokens: of one device.
+
+    The activations are what autograd saves under bf16 autocast (test_plan counts them); of the chunked loss, a chunk."""
+    n = skeleton(cfg).count_params()
+    layer = (n["non_embedding"] - cfg.n_embd) // cfg.n_layer
+    unit = max(layer, n["total"] - n["non_embedding"])  # what FSDP gathers at a time
+    a_layer = tokens * (26 * cfg.n_embd + 10 * cfg.n_head * cfg.head_dim + 8 * cfg.ffn_dim)
+    activations = a_layer + tokens * 4 * cfg.n_embd * cfg.n_layer if recompute else a_layer * cfg.n_layer
+    loss = 10 * CHUNK + 4 * cfg.vocab_size * cfg.n_embd  # logits, their gradient; the head's
+    # sharded: two units of bf16 weights, this and the next, and the gradients of one before they are scattered
+    weights = 16 * n["total"] / count + (2 * 2 + 4) * unit if sharded else 18 * n["total"]
+    return weights + activations + loss
+
+
+def plan(folder, device, n_devices, mfu):
+    """Prints what the stages of a folder of configs take, one after another, on `n_devices` devices."""
+    names = {name.lower(): name for name in DEVICES}
+    if device.lower() not in names:
+        raise ValueError(f"--device {device}: one of {', '.join(names)}")
+    peak, room = DEVICES[names[device.lower()]]
+    paths = sorted(
+        glob.glob(f"{folder}/stage*.py"), key=lambda path: [int(n) for n in re.findall(r"\d+", os.path.basename(path))]
+    )
+    if not paths:
+        raise ValueError(f"{folder}: no stage*.py in it")
+    print(f"{n_devices} x {names[device.lower()]} of {room / 1e9:.0f} GB at {mfu:.0%} MFU. GB a device; *: recomputing")
+    print(
+        ("{:<8}{:>14}{:>16}" + "{:>9}" * 7).format(
+            *"stage,layers x width,parameters,tokens,FLOPs,GB,*,sharded,*,hours".split(",")
+        )
+    )
+    tokens = flops = 0
+    for path in paths:
+        s = runpy.run_path(path)
+        cfg = Config(**{f.name: s[f.name] for f in fields(Config) if f.name in s})
+        n = s["max_steps"] * s["tokens_per_step"]
+        tokens, flops, this = tokens + n, flops + n * cfg.flops_per_token(), n * cfg.flops_per_token()
+        forward = min(s["batch_size"] * s["block_size"], s["tokens_per_step"] // n_devices)
+        gb = [memory(cfg, forward, n_devices, *how) / 1e9 for how in itertools.product((False, True), repeat=2)]
+        name, shape, hours = os.path.basename(path)[:-3], f"{cfg.n_layer} x {cfg.n_embd}", this / (n_devices * peak * mfu) / 3600
+        print(f"{name:<8}{shape:>14}{skeleton(cfg).count_params()['total']:>16,}{count(n):>9}{this:>9.2e}"
+              + "".join(f"{g:>9.0f}" for g in gb) + f"{hours:>9.1f}")  # fmt: skip
+    scratch, speed = tokens * cfg.flops_per_token(), n_devices * peak * mfu * 3600
+    print(f"all: {count(tokens)} tokens, {flops:.2e} FLOPs, {flops / speed:,.1f} hours")
+    print(
+        f"the last stage from scratch on as many: {scratch:.2e} FLOPs, {scratch / speed:,.1f} hours, {scratch / flops:.2f} times"
+    )
+
+
+# -----------------------------------------------------------------------------
 
 
 def parse_args():
     p = argparse.ArgumentParser(description="Grow a checkpoint: a bigger model that computes what the smaller one did.")
-    p.add_argument("--in", dest="input", required=True, metavar="CKPT", help="the checkpoint to grow; never overwritten")
+    p.add_argument("--in", dest="input", metavar="CKPT", help="the checkpoint to grow; never overwritten")
     p.add_argument("--out", metavar="CKPT", help="where to write (default: grown.pt beside the input)")
     p.add_argument("--double", choices=("width", "depth", "ffn", "head_dim"), help="width: n_embd, heads and ffn_dim")
     p.add_argument("--params", metavar="N", help="non-embedding parameters to come near to: 2x, 1.5x, 110e6; with --along")
@@ -504,7 +566,14 @@ def parse_args():
     p.add_argument("--explain", action="store_true", help="list every new slab, and whether it is alive")
     p.add_argument("--dry_run", action="store_true", help="write nothing")
     p.add_argument("--force", action="store_true", help="overwrite an existing output")
-    return p.parse_args()
+    p.add_argument("--plan", metavar="FOLDER", help="print what the ladder of a folder's stage*.py takes, and nothing else")
+    p.add_argument("--device", default="h100", help="for --plan (default: h100)")
+    p.add_argument("--count", type=int, default=8, help="for --plan: devices (default: 8)")
+    p.add_argument("--mfu", type=float, default=0.4, help="for --plan: share of the peak FLOP/s that is reached (default: 0.4)")
+    args = p.parse_args()
+    if bool(args.input) == bool(args.plan):
+        p.error("give --in CKPT, or --plan FOLDER")
+    return args
 
 
 def asked_sizes(cfg, args):
@@ -541,6 +610,8 @@ def asked_sizes(cfg, args):
 
 def main():
     args = parse_args()
+    if args.plan:
+        return plan(args.plan, args.device, args.count, args.mfu)
     out = args.out or os.path.join(os.path.dirname(args.input), "grown.pt")
     ckpt = load_checkpoint(args.input)
     if os.path.exists(out) and os.path.samefile(args.input, out):

@@ -126,6 +126,14 @@ def ffn_width(n_embd):
     return 128 * -(-8 * n_embd // 384)
 
 
+DEVICES = {  # dense bf16 FLOP/s, bytes of memory
+    "H200": (989e12, 141e9),
+    "H100": (989e12, 80e9),
+    "A100": (312e12, 80e9),
+    "L40S": (362e12, 48e9),
+    "L4": (121e12, 24e9),
+    "4090": (165e12, 24e9),
+}
 SIZES = ("n_head", "n_kv_head", "n_embd", "head_dim", "ffn_dim", "vocab_size")  # what a generation may change
 
 # The natural shape of every tensor: in it, each growth is a concatenation along one axis. q and k keep RoPE's two

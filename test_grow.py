@@ -28,10 +28,11 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+import bench
 import export
 import prepare
 import train
-from grow import compare, condense, grow, nearest_size, skeleton
+from grow import compare, condense, grow, memory, nearest_size, skeleton
 from model import (
     Config,
     Generation,
@@ -1421,7 +1422,7 @@ def killed(*args):
 train.rates = killed
 train.main()
 """)
-    done = torchrun(2, stage, "--max-restarts=5", script=tmp_path / "killed.py")  # gloo may fail to connect at once
+    done = torchrun(2, stage, "--max-restarts=1", script=tmp_path / "killed.py")
     assert done.returncode == 0 and "resumed at step 3" in done.stdout, done.stderr
     a, b = metrics(one, "loss"), metrics(tmp_path / "b", "loss")
     assert list(a) == list(b) and max(abs(a[k] - b[k]) for k in a) < 1e-4
@@ -1565,3 +1566,109 @@ def test_bad_input_to_sample(stage, tmp_path):
 def test_wandb_offline_or_missing_goes_on(stage, tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "nonsense")
     assert "going on without it" in ok("train.py", *stage, "--wandb=True", "--max_steps=1")
+
+
+def test_plan():
+    """The bytes that a token's activations take are those that autograd saves under bf16 autocast."""
+    sizes = dict(n_layer=3, n_head=4, n_embd=128, head_dim=32, ffn_dim=384, vocab_size=300, block_size=64)
+
+    def saved(n_layer, tokens, recompute):
+        model, storages = Llama(Config(**sizes | {"n_layer": n_layer})), {}
+        model.init_weights(0)
+        own = {x.untyped_storage().data_ptr() for x in [*model.parameters(), *model.buffers()]}
+        for block in model.layers:
+            block.recompute = recompute
+
+        def pack(t):
+            if t.untyped_storage().data_ptr() not in own:
+                storages[t.untyped_storage().data_ptr()] = t
+            return t
+
+        x = torch.zeros(tokens // 64, 65, dtype=torch.long)
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t), torch.autocast("cpu", torch.bfloat16):
+            model(x[:, :-1], x[:, 1:])
+        return sum(t.untyped_storage().nbytes() for t in storages.values())
+
+    for recompute in (False, True):
+        a, b = (Config(**sizes | {"n_layer": n}) for n in (2, 3))
+        weights = 18 * (skeleton(b).count_params()["total"] - skeleton(a).count_params()["total"])
+        planned = memory(b, 256, 1, False, recompute) - memory(a, 256, 1, False, recompute) - weights
+        counted = [saved(n, 256, recompute) - saved(n, 128, recompute) for n in (2, 3)]
+        assert 2 * (counted[1] - counted[0]) == pytest.approx(planned, rel=0.01)
+    printed = ok("grow.py", "--plan", os.path.join(HERE, "config"), "--device", "h200", "--count", 8)
+    assert len(re.findall(r"^stage\d ", printed, re.M)) == 9 and "6,738,415,616" in printed
+    assert float(re.search(r"all: .*?, (\S+) FLOPs", printed)[1]) == pytest.approx(4.01e21, rel=0.01)  # as config/stage8.py says
+    assert "--device tpu: one of h200" in run("grow.py", "--plan", "config", "--device", "tpu")[0]
+
+
+def plain_weights(model):
+    """The weights of model.py's model of one generation, by the names of bench.py's plain one."""
+    out = {"wte.weight": model.wte.full(), "norm.weight": model.norm.gain.full(), "head.weight": model.head.full()}
+    for i, block in enumerate(model.layers):
+        a, m, C = block.attn, block.mlp, model.cfg.n_embd
+        out |= {
+            f"blocks.{i}.attn_norm.weight": a.norm.gain.full(),
+            f"blocks.{i}.qkv.weight": torch.cat([w.full().reshape(-1, C) for w in (a.q, a.k, a.v)]),
+            f"blocks.{i}.o.weight": a.o.full().reshape(-1, C).T,
+            f"blocks.{i}.mlp_norm.weight": m.norm.gain.full(),
+            f"blocks.{i}.gate.weight": m.gate.full(),
+            f"blocks.{i}.up.weight": m.up.full(),
+            f"blocks.{i}.down.weight": m.down.full().T,
+        }
+    return out
+
+
+def test_bench_arms_are_one_model():
+    """The same weights give the same loss and the same three steps in babel, plain and transformers; grown has the shape."""
+    sizes = dict(n_layer=2, n_head=4, n_embd=64, head_dim=16, vocab_size=97, block_size=24)
+    with default_dtype(torch.float64):
+        arms = {name: bench.build(name, Config(**sizes), "cpu") for name in bench.ARMS}
+    babel, grown, plain, stock = (arms[name]["model"] for name in bench.ARMS)
+    x, y = TOKENS[:, :-1], TOKENS[:, 1:].contiguous()
+
+    assert len(grown.cfg.generations) == 4 and max(len(tensor.plan) for tensor in grown.growables().values()) == 5
+    full = [{name: tensor.full().shape for name, tensor in m.growables().items()} for m in (babel, grown)]
+    assert full[0] == full[1] and babel(x).shape == grown(x).shape == plain(x).shape == stock(x).logits.shape
+    assert len({sum(p.numel() for p in arm["model"].parameters()) for arm in arms.values()}) == 1
+
+    with torch.no_grad():
+        plain.load_state_dict(plain_weights(babel))
+        tensors = export.llama_tensors(babel.cfg, babel.state_dict())
+        stock.double().load_state_dict({name: make() for name, (_, make) in tensors.items()})
+        assert (plain(x) - babel(x)).abs().max() < 1e-12
+    losses = {name: torch.stack([bench.train_step(arm, x, y) for _ in range(3)]) for name, arm in arms.items()}
+    assert all(loss[0] > loss[1] > loss[2] for loss in losses.values())
+    assert (losses["plain"] - losses["babel"]).abs().max() < 1e-12
+    assert (losses["transformers"] - losses["babel"]).abs().max() < 1e-4  # its RoPE, norms and loss are fp32
+
+
+def test_bench(tmp_path):
+    tiny = ["--device=cpu", "--no-compile", "--batch=1", "--block_size=16", "--rounds=2", "--steps=1"]
+    printed = ok("bench.py", "--sizes", "cpu", "--json", tmp_path / "a.json", *tiny)
+    assert "babel/plain in tokens/s" in printed
+    out = json.loads((tmp_path / "a.json").read_text())
+    assert {"date", "device", "torch", "transformers", "precision", "compile", "rounds", "steps", "sizes"} <= out.keys()
+    size = out["sizes"]["cpu"]
+    assert size["flops_per_token"] == Config(**size["config"]).flops_per_token() and size["config"]["block_size"] == 16
+    assert list(size["arms"]) == list(bench.ARMS)
+    for name, arm in size["arms"].items():
+        assert arm["parameters"] == skeleton(Config(**size["config"])).count_params()["total"]
+        assert arm["generations"] == (4 if name == "grown" else 1)
+        assert math.isfinite(arm["loss"]) and arm["mfu"] is arm["peak_memory_bytes"] is arm["compile_seconds"] is None
+        t, s = arm["tokens_per_second"], arm["step_seconds"]
+        assert len(s["by_round"]) == 2 and 0 < t["min"] <= t["median"] <= t["max"] == 16 / s["min"]
+    ratio, arms = size["tokens_per_second_ratios"], size["arms"]
+    assert list(ratio) == ["grown/babel", "babel/plain", "babel/transformers"]
+    by_round = [arms[name]["tokens_per_second"]["by_round"] for name in ("grown", "babel")]
+    assert ratio["grown/babel"]["by_round"] == pytest.approx([a / b for a, b in zip(*by_round)])
+    assert "aten::mm" in ok("bench.py", "--sizes", "cpu", "--arms", "plain", "--profile", "plain", *tiny)
+    for args, message in [
+        (["--sizes", "56M"], "no size is called 56M"),
+        (["--arms", "babel", "gpt"], "no arm is called gpt"),
+        (["--rounds", 0], "are 1 or more"),
+        (["--batch", 0], "are 1 or more"),
+        (["--arms", "babel", "--profile", "plain"], "--profile plain: no such arm is run"),
+        (["--json", tmp_path / "no/x.json"], "no such folder"),
+    ]:
+        error, _ = run("bench.py", *tiny, *args)
+        assert message in error, (args, error)

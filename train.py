@@ -33,7 +33,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
-from model import Config, Llama, load_checkpoint, load_state, optimizer_state, save_checkpoint
+from model import DEVICES, Config, Llama, load_checkpoint, load_state, optimizer_state, save_checkpoint
 from prepare import count_bytes, read_meta, read_spelling, read_stage_rows, speller, spread
 
 # -----------------------------------------------------------------------------
@@ -304,15 +304,13 @@ def permutation(n, *key):
 
 # -----------------------------------------------------------------------------
 
-PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12, "4090": 165e12}  # dense bf16
-
 
 def main():
     given = configure(sys.argv[1:])
     globals().update(given)
 
     # --- processes and device
-    ddp = "RANK" in os.environ
+    ddp, restarts = "RANK" in os.environ, int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     master = rank == 0
     kind = device or ("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
@@ -322,7 +320,9 @@ def main():
         torch.cuda.set_device(where)
         torch.set_float32_matmul_precision("high")  # TF32 where autocast leaves fp32
     if ddp:
-        dist.init_process_group("nccl" if kind == "cuda" else "gloo")
+        # of their own for every restart: torch 2.13 would find the dead processes' addresses, and wait for them
+        addresses = dist.PrefixStore(f"restart {restarts}", next(dist.rendezvous("env://"))[0])
+        dist.init_process_group("nccl" if kind == "cuda" else "gloo", store=addresses, rank=rank, world_size=world)
     autocast = torch.autocast("cuda", torch.bfloat16, enabled=kind == "cuda")
     say = print if master else lambda *a, **k: None
 
@@ -350,7 +350,7 @@ def main():
     if branch:
         folder, source = f"{out_dir}-{branch}", init_from or last
         last = f"{folder}/ckpt.pt"
-    if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) and os.path.exists(last):
+    if restarts and os.path.exists(last):
         globals()["resume"] = True  # torchrun --max-restarts starts again after a failure
     if resume:
         source = last
@@ -449,7 +449,9 @@ def main():
     if not trained:
         raise ValueError(f"freeze = {freeze}: nothing is left to train")
     warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated")  # torch 2.11 does not have its successor
-    ddp_model = DistributedDataParallel(model, broadcast_buffers=False) if ddp and not sharded else model
+    ddp_model = model
+    if ddp and not sharded:  # gradients in DDP's own buckets: 4 bytes a parameter less
+        ddp_model = DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
 
     # --- what is about to happen
     n = model.count_params()
@@ -541,7 +543,7 @@ def main():
     ahead = reader.submit(fetch, train.next, 0)
 
     # --- the loop
-    peak = next((f for name, f in PEAK_FLOPS.items() if kind == "cuda" and name in torch.cuda.get_device_name()), None)
+    peak = next((f for name, (f, _) in DEVICES.items() if kind == "cuda" and name in torch.cuda.get_device_name()), None)
     val_loss, bpb, epochs = math.nan, math.nan, train.epochs()
     first_step, lap, busy = step, time.time(), 0.0  # busy: seconds of training, without evaluation and saving
     logged = {"step": step, "busy": busy}

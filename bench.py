@@ -1,0 +1,349 @@
+"""
+What growable tensors cost in speed: the training step of one Llama in four arms, side by side.
+
+$ python bench.py                                                # every size for this device, every arm
+$ python bench.py --sizes 55M 1.3B --rounds 9 --json bench.json  # two of them, and the figures of every round in a file
+$ python bench.py --sizes 125M --profile grown                   # and where the time of one arm goes
+$ python bench.py --sizes cpu --no-compile --rounds 3 --steps 2  # seconds, on a CPU
+
+| arm          | what it is
+|--------------|----------------------------------------------------------------------------
+| babel        | model.py with one generation
+| grown        | model.py: the same shape, after three growths (grow.py: width, depth, width)
+| plain        | the same Llama in torch's own modules, as in a nanoGPT; below
+| transformers | LlamaForCausalLM, where transformers is installed
+
+All have as many parameters, read the same batch and go through one train_step: fused AdamW, on CUDA bf16 autocast over
+fp32 weights. They take turns: in each round every arm makes a few steps, so that a drifting clock drifts for all. Ratios
+are taken within a round. What is printed is the median over rounds, with the smallest and the largest. Neither compiling
+nor the first step of a turn is timed. Peak memory is that of a step with the arm alone on the device. MFU is tokens/s x
+Config.flops_per_token() / the device's dense bf16 peak, for all arms alike.
+"""
+
+import argparse
+import gc
+import json
+import math
+import os
+import platform
+import statistics
+import sys
+import time
+import warnings
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+from export import llama_config
+from grow import grow, widen
+from model import DEVICES, Config, Llama, build_model
+
+try:
+    import transformers
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+except ImportError:
+    transformers = None
+
+SIZES = {  # the shape; sequences x tokens a step on a GPU of 80 GB
+    "cpu": (dict(n_layer=4, n_embd=256, n_head=4, head_dim=64, vocab_size=4096), 32, 256),
+    "55M": (dict(n_layer=8, n_embd=512, n_head=4, head_dim=128), 32, 1024),
+    "125M": (dict(n_layer=12, n_embd=768, n_head=12, head_dim=64), 32, 1024),
+    "350M": (dict(n_layer=24, n_embd=1024, n_head=8, head_dim=128), 16, 1024),
+    "1.3B": (dict(n_layer=24, n_embd=2048, n_head=16, head_dim=128), 4, 2048),
+}
+ARMS = ("babel", "grown", "plain", "transformers")
+RATIOS = (("grown", "babel"), ("babel", "plain"), ("babel", "transformers"))  # of tokens/s
+
+# -----------------------------------------------------------------------------
+# the plain reference
+
+
+class Block(nn.Module):
+    def __init__(self, cfg):
+        super().__init__()
+        width, self.head_dim = cfg.n_head * cfg.head_dim, cfg.head_dim
+        self.attn_norm = nn.RMSNorm(cfg.n_embd, cfg.norm_eps)
+        self.qkv = nn.Linear(cfg.n_embd, 3 * width, bias=False)  # one product for three, as nanoGPT's c_attn
+        self.o = nn.Linear(width, cfg.n_embd, bias=False)
+        self.mlp_norm = nn.RMSNorm(cfg.n_embd, cfg.norm_eps)
+        self.gate = nn.Linear(cfg.n_embd, cfg.ffn_dim, bias=False)
+        self.up = nn.Linear(cfg.n_embd, cfg.ffn_dim, bias=False)
+        self.down = nn.Linear(cfg.ffn_dim, cfg.n_embd, bias=False)
+
+    def forward(self, x, cos, sin):
+        B, T, _ = x.shape
+        qkv = self.qkv(self.attn_norm(x)).chunk(3, -1)
+        q, k, v = (w.view(B, T, -1, self.head_dim).transpose(1, 2) for w in qkv)  # each (B, nh, T, hd)
+        y = F.scaled_dot_product_attention(rope(q, cos, sin), rope(k, cos, sin), v, is_causal=True)
+        x = x + self.o(y.transpose(1, 2).reshape(B, T, -1))  # (B, T, nh * hd) -> (B, T, C)
+        h = self.mlp_norm(x)
+        return x + self.down(F.silu(self.gate(h)) * self.up(h))
+
+
+def rope(x, cos, sin):
+    """Half-split. x (B, nh, T, hd); cos, sin (T, hd/2)."""
+    a, b = x.chunk(2, -1)
+    return torch.cat([a * cos - b * sin, a * sin + b * cos], -1).to(x.dtype)
+
+
+class Plain(nn.Module):
+    def __init__(self, cfg):
+        super().__init__()
+        self.wte = nn.Embedding(cfg.vocab_size, cfg.n_embd)
+        self.blocks = nn.ModuleList(Block(cfg) for _ in range(cfg.n_layer))
+        self.norm = nn.RMSNorm(cfg.n_embd, cfg.norm_eps)
+        self.head = nn.Linear(cfg.n_embd, cfg.vocab_size, bias=False)
+        place = torch.arange(0, cfg.head_dim, 2, dtype=torch.float64) / cfg.head_dim
+        angle = torch.outer(torch.arange(cfg.block_size, dtype=torch.float64), cfg.rope_theta**-place)  # (block_size, hd/2)
+        self.register_buffer("cos", angle.cos().to(self.wte.weight.dtype), persistent=False)
+        self.register_buffer("sin", angle.sin().to(self.wte.weight.dtype), persistent=False)
+
+    def forward(self, idx, targets=None):
+        x, T = self.wte(idx), idx.size(1)  # (B, T, C)
+        for block in self.blocks:
+            x = block(x, self.cos[:T], self.sin[:T])
+        logits = self.head(self.norm(x))
+        return logits if targets is None else F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+
+
+# -----------------------------------------------------------------------------
+# the arms
+
+
+def grown(cfg):
+    """The model of cfg's shape that three growths make of one with half the width and half the layers."""
+    small = Config(n_layer=cfg.n_layer // 2, n_head=cfg.n_head // 2, n_embd=cfg.n_embd // 2, head_dim=cfg.head_dim,
+                   vocab_size=cfg.vocab_size, block_size=cfg.block_size)  # fmt: skip
+    model = Llama(small)
+    model.init_weights(1337)
+    ckpt = {"config": small.plain(), "model": model.state_dict(), "optimizer": {}, "ledger": {"tokens": 0}}
+    for sizes in (widen(small, cfg.n_embd * 3 // 4), {"n_layer": cfg.n_layer}, widen(small, cfg.n_embd)):
+        ckpt, _ = grow(ckpt, **sizes)
+    return build_model(ckpt)
+
+
+def stock(cfg):
+    """transformers' Llama. Compiled, its "sdpa" builds a T x T mask before torch 2.14, which rules flash attention out. An
+    attention that it knows no mask for gets none, and is causal: so this is the same sdpa, by another name."""
+    transformers.AttentionInterface.register("sdpa_causal", sdpa_attention_forward)
+    config = transformers.LlamaConfig(**llama_config(cfg, "float32", 1, 2), use_cache=False)
+    return transformers.AutoModelForCausalLM.from_config(config, attn_implementation="sdpa_causal")
+
+
+def compile_model(model):
+    """In place, as train.py does it: model.py's Llama compiles its blocks and its loss, the others are compiled whole."""
+    model.compile()
+
+
+def build(name, cfg, device, compile=False):
+    """An arm: {'model', 'params', 'optimizer', 'loss': a function of x and y}."""
+    if name in ("babel", "grown"):
+        model = (Llama if name == "babel" else grown)(cfg).to(device)
+        optimizer = model.optimizer(weight_decay=0.1)
+    else:
+        with torch.device(device):
+            model = (Plain if name == "plain" else stock)(cfg)
+        groups = [{"params": [p for p in model.parameters() if (p.dim() > 1) == matrix], "weight_decay": 0.1 * matrix}
+                  for matrix in (True, False)]  # fmt: skip
+        optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95), eps=1e-8, fused=True)
+    for group in optimizer.param_groups:
+        group["lr"] = 3e-4
+    params = list(model.parameters())
+    torch.manual_seed(1337)
+    for p in params:  # newborn slabs too: a GPU multiplies zeros faster than numbers
+        nn.init.ones_(p) if p.dim() == 1 else nn.init.normal_(p, std=0.02)
+    if compile:
+        compile_model(model)
+    # with shift_labels transformers' loss is that of the other arms; its own shift drops a token
+    loss = (lambda x, y: model(input_ids=x, labels=y, shift_labels=y).loss) if name == "transformers" else model
+    return {"model": model, "params": params, "optimizer": optimizer, "loss": loss}
+
+
+def move(arm, device):
+    """In place, parameter by parameter: what is compiled stays compiled."""
+    arm["model"].to(device)
+    for state in arm["optimizer"].state.values():
+        state.update({key: value.to(device) for key, value in state.items()})
+    gc.collect()
+    torch.cuda.empty_cache()
+
+
+# -----------------------------------------------------------------------------
+# the measurement
+
+
+def train_step(arm, x, y):
+    """One step, the same for every arm. Nothing in it waits for the device."""
+    with torch.autocast("cuda", torch.bfloat16, enabled=x.is_cuda):
+        loss = arm["loss"](x, y)
+    loss.backward()
+    nn.utils.clip_grad_norm_(arm["params"], 1.0)
+    arm["optimizer"].step()
+    arm["optimizer"].zero_grad()
+    return loss.detach()
+
+
+def run(arm, x, y, steps):
+    """-> (seconds a step, the device's work included, the last loss)"""
+    wait = torch.cuda.synchronize if x.is_cuda else lambda: None
+    wait()
+    start = time.perf_counter()
+    for _ in range(steps):
+        loss = train_step(arm, x, y)
+    wait()
+    return (time.perf_counter() - start) / steps, loss.item()
+
+
+def spread(values):
+    return {"median": statistics.median(values), "min": min(values), "max": max(values), "by_round": values}
+
+
+def measure(size, names, args):
+    """-> what --json holds of one size"""
+    (shape, batch, block_size), cuda = SIZES[size], args.device == "cuda"
+    batch, block_size = args.batch or (batch if cuda else 2), args.block_size or (block_size if cuda else 256)
+    cfg = Config(**shape, block_size=block_size)
+    x, y = torch.randint(cfg.vocab_size, (2, batch, block_size), generator=torch.Generator().manual_seed(0)).to(args.device)
+    torch._dynamo.reset()  # or the shapes of the size before would make those of this one dynamic
+    gc.collect()  # a compiled model is a reference cycle: the arms of the size before are still there
+    torch.cuda.empty_cache()
+
+    # alone on the device: the first step compiles, those after it show the peak
+    arms, out, seconds = {}, {}, {name: [] for name in names}
+    for name in names:
+        arm = arms[name] = build(name, cfg, args.device, args.compile)
+        first, _ = run(arm, x, y, 1)
+        if cuda:
+            torch.cuda.reset_peak_memory_stats()
+        run(arm, x, y, 2)
+        counts = [p.numel() for p in arm["params"]]
+        generations = len(getattr(arm["model"], "cfg", cfg).generations)
+        out[name] = {"parameters": sum(counts), "tensors": len(counts), "generations": generations, "first_step_seconds": first,
+                     "peak_memory_bytes": torch.cuda.max_memory_allocated() if cuda else None}  # fmt: skip
+        assert out[name]["parameters"] == out[names[0]]["parameters"], f"{size}: {name} and {names[0]} differ in size"
+        print(f"{size} {name}: the first step took {first:.1f} s", file=sys.stderr)
+        move(arm, "cpu")
+
+    # in turns. An arm that waits holds 12 bytes a parameter: where those of all are much for the device, it waits on the CPU
+    crowded = cuda and 12 * len(names) * sum(counts) > torch.cuda.mem_get_info()[1] / 2
+    for i in range(args.rounds):
+        for name in names[:: 1 - i % 2 * 2]:  # there and back
+            move(arms[name], args.device)
+            run(arms[name], x, y, 2)
+            time_a_step, out[name]["loss"] = run(arms[name], x, y, args.steps)
+            seconds[name].append(time_a_step)
+            if crowded:
+                move(arms[name], "cpu")
+
+    # figures
+    peak_flops = next((f for gpu, (f, _) in DEVICES.items() if cuda and gpu in torch.cuda.get_device_name()), None)
+    for name, arm in out.items():
+        if not math.isfinite(arm["loss"]):
+            raise ValueError(f"{size} {name}: the loss is {arm['loss']}")
+        arm["step_seconds"] = spread(seconds[name])
+        arm["tokens_per_second"] = spread([batch * block_size / s for s in seconds[name]])
+        arm["mfu"] = arm["tokens_per_second"]["median"] * cfg.flops_per_token() / peak_flops if peak_flops else None
+        arm["compile_seconds"] = arm["first_step_seconds"] - arm["step_seconds"]["median"] if args.compile else None
+    ratios = {f"{a}/{b}": spread([theirs / own for own, theirs in zip(seconds[a], seconds[b])])
+              for a, b in RATIOS if a in out and b in out}  # fmt: skip
+    if args.profile:
+        move(arms[args.profile], args.device)
+        with torch.profiler.profile() as profile:
+            run(arms[args.profile], x, y, args.steps)
+        by = "self_device_time_total" if cuda else "self_cpu_time_total"
+        print(f"\n{size} {args.profile}, {args.steps} steps\n{profile.key_averages().table(sort_by=by, row_limit=25)}")
+    return {"config": cfg.plain(), "flops_per_token": cfg.flops_per_token(), "batch": batch, "block_size": block_size,
+            "arms": out, "tokens_per_second_ratios": ratios}  # fmt: skip
+
+
+def report(size, result):
+    """Prints what --json holds of one size."""
+
+    def show(s, form, unit=1):
+        return f"{s['median'] / unit:{form}} ({s['min'] / unit:{form}} to {s['max'] / unit:{form}})"
+
+    def maybe(value, form):
+        return "-" if value is None else form.format(value)
+
+    cfg, arms = result["config"], result["arms"]
+    print(f"\n{size}: {cfg['n_layer']} x {cfg['n_embd']}, {next(iter(arms.values()))['parameters']:,} parameters, "
+          f"{result['batch']} x {result['block_size']} tokens a step")  # fmt: skip
+    line = "{:<14}{:>8}{:>30}{:>32}{:>8}{:>14}{:>10}"
+    print(line.format("arm", "tensors", "ms a step", "tokens/s", "MFU", "peak memory", "compile"))
+    for name, arm in arms.items():
+        memory = arm["peak_memory_bytes"] and arm["peak_memory_bytes"] / 2**30
+        print(line.format(name, arm["tensors"], show(arm["step_seconds"], ".1f", 1e-3), show(arm["tokens_per_second"], ",.0f"),
+                          maybe(arm["mfu"], "{:.1%}"), maybe(memory, "{:.2f} GiB"),
+                          maybe(arm["compile_seconds"], "{:.1f} s")))  # fmt: skip
+    for name, ratio in result["tokens_per_second_ratios"].items():
+        print(f"{name + ' in tokens/s':<36}{show(ratio, '.3f')}")
+
+
+# -----------------------------------------------------------------------------
+
+
+def parse_args():
+    p = argparse.ArgumentParser(description="The speed of a training step: grown, not grown, plain, transformers.")
+    p.add_argument("--sizes", nargs="+", metavar="SIZE", help=f"of {', '.join(SIZES)} (default: all for CUDA, two for a CPU)")
+    p.add_argument("--arms", nargs="+", metavar="ARM", default=ARMS, help=f"of {', '.join(ARMS)} (default: all)")
+    p.add_argument("--rounds", type=int, default=5, help="turns of every arm (default: 5)")
+    p.add_argument("--steps", type=int, default=10, help="timed steps a turn (default: 10)")
+    p.add_argument("--batch", type=int, help="sequences a step (default: the size's; 2 on a CPU)")
+    p.add_argument("--block_size", type=int, help="tokens a sequence (default: the size's; 256 on a CPU)")
+    p.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True)
+    p.add_argument("--device", choices=("cuda", "cpu"), default="cuda" if torch.cuda.is_available() else "cpu")
+    p.add_argument("--profile", metavar="ARM", help="print where the time of this arm's steps goes, too")
+    p.add_argument("--json", metavar="FILE", help="write all figures, those of every round too")
+    return p.parse_args()
+
+
+def main():
+    args = parse_args()
+    cuda = args.device == "cuda"
+    if cuda and not torch.cuda.is_available():
+        raise ValueError("--device cuda: torch finds none")
+    sizes = args.sizes or list(SIZES)[1:] if cuda else args.sizes or list(SIZES)[:2]
+    for kind, given, known in (("size", sizes, SIZES), ("arm", args.arms, ARMS)):
+        for name in given:
+            if name not in known:
+                raise ValueError(f"no {kind} is called {name}: it is one of {', '.join(known)}")
+    if min(n for n in (args.rounds, args.steps, args.batch, args.block_size) if n is not None) < 1:
+        raise ValueError("--rounds, --steps, --batch and --block_size are 1 or more")
+    if args.json and not os.path.isdir(os.path.dirname(args.json) or "."):
+        raise ValueError(f"{os.path.dirname(args.json)}: no such folder")
+    names = [name for name in ARMS if name in args.arms]
+    if "transformers" in names and not transformers:
+        names.remove("transformers")
+        print("transformers is not installed: its arm is left out", file=sys.stderr)
+    if not names or args.profile and args.profile not in names:
+        raise ValueError(f"--profile {args.profile}: no such arm is run" if names else "no arm is left")
+
+    torch.set_float32_matmul_precision("high" if cuda else "highest")  # as train.py
+    if args.compile:
+        warnings.filterwarnings("ignore", "dynamo_pgo force disabled")
+        torch._inductor.config.force_disable_caches = True  # or a second run would hardly compile
+        torch._dynamo.config.recompile_limit = 64  # all arms compile the same code of nn.Module; beyond it they would not
+        torch.compile(lambda x: x @ x + 1)(torch.ones(8, 8, device=args.device))  # what starts once is no arm's compile time
+    result = {"command": " ".join(["python", *sys.argv]), "date": time.strftime("%Y-%m-%d"), "torch": torch.__version__,
+              "device": torch.cuda.get_device_name() if cuda else f"{platform.machine()}, {torch.get_num_threads()} threads",
+              "python": platform.python_version(), "transformers": transformers and transformers.__version__,
+              "precision": "bf16 autocast" if cuda else "fp32", "compile": args.compile, "rounds": args.rounds,
+              "steps": args.steps, "sizes": {}}  # fmt: skip
+    print(f"{result['device']}, torch {torch.__version__}, {result['precision']}, {'' if args.compile else 'not '}compiled; "
+          f"{args.rounds} rounds of {args.steps} steps, median (min to max)")  # fmt: skip
+    for size in sizes:
+        result["sizes"][size] = measure(size, names, args)
+        report(size, result["sizes"][size])
+        if args.json:  # after every size, since the next may not fit
+            with open(args.json, "w") as f:
+                json.dump(result, f, indent=1)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except torch.OutOfMemoryError as e:
+        sys.exit(f"bench.py: {str(e).splitlines()[0]} Try a smaller --batch")
+    except (ValueError, OSError) as e:
+        sys.exit(f"bench.py: {e}")
