@@ -530,34 +530,40 @@ def save_checkpoint(path, ckpt, keep=""):
     Where parameters are sharded, all processes call it, and it makes a folder: torch.distributed.checkpoint's files, and
     rest.pt with what is not sharded."""
     aside, master = f"{path}.tmp", not dist.is_initialized() or dist.get_rank() == 0
+    if master:
+        remove(aside)  # what a save left that was killed
     if any(isinstance(x, DTensor) for x in ckpt["model"].values()):
-        if master:
-            remove(aside)
         dist.barrier()
         try:
             dcp.save({key: ckpt[key] for key in ("model", "optimizer")}, checkpoint_id=aside)
         except CheckpointException as e:  # of all processes at once
-            reasons = {str(error[0] if isinstance(error, tuple) else error) for error in e.failures.values()}
-            raise OSError(f"{aside}: {'; '.join(sorted(reasons))}") from None
+            error = next(iter(e.failures.values()))
+            raise unwritten(aside, error[0] if isinstance(error, tuple) else error) from None
         ckpt = {key: x for key, x in ckpt.items() if key not in ("model", "optimizer")}
         into = f"{aside}/rest.pt"
     else:
         into = aside
     if master:
-        with open(into, "wb") as f:
-            try:
+        try:
+            with open(into, "wb") as f:
                 torch.save(ckpt, f)
                 f.flush()
                 os.fsync(f.fileno())
-            except BaseException:
-                os.remove(into)
-                raise
+        except (RuntimeError, OSError) as e:
+            remove(into)
+            raise unwritten(into, e) from None
         if keep and os.path.exists(path):
             remove(keep)
             os.replace(path, keep)
         elif os.path.isdir(path) or os.path.isdir(aside):
             remove(path)  # a folder can't be replaced at one go
         os.replace(aside, path)
+
+
+def unwritten(path, e):
+    """The error to raise where e came of writing to path."""
+    reason = getattr(e, "strerror", None) or str(e).splitlines()[0][:100]
+    return OSError(f"{path}: can't be written ({reason}); is the disk full?")
 
 
 def remove(path):
@@ -581,11 +587,14 @@ def allocate_checkpoint(path, ckpt):
 
     with FakeTensorMode():
         fake = tree(ckpt)
-    with skip_data(materialize_fake_tensors=True):
-        torch.save(fake, path)
-    if hasattr(os, "posix_fallocate"):  # or a full disk would kill the process when it writes
-        with open(path, "r+b") as f:
-            os.posix_fallocate(f.fileno(), 0, os.path.getsize(path))
+    try:
+        with skip_data(materialize_fake_tensors=True):
+            torch.save(fake, path)
+        if hasattr(os, "posix_fallocate"):  # or a full disk would kill the process when it writes
+            with open(path, "r+b") as f:
+                os.posix_fallocate(f.fileno(), 0, os.path.getsize(path))
+    except (RuntimeError, OSError) as e:  # torch's own when a write fails is a RuntimeError
+        raise unwritten(path, e) from None
     with set_default_mmap_options(mmap.MAP_SHARED):
         return torch.load(path, map_location="cpu", mmap=True, weights_only=True)
 

@@ -4,6 +4,7 @@ The tests: bash runs/test.sh, or python -m pytest -q test_grow.py. They make the
 
 import contextlib
 import dataclasses
+import functools
 import gzip
 import io
 import itertools
@@ -13,6 +14,7 @@ import math
 import os
 import random
 import re
+import resource
 import runpy
 import shutil
 import signal
@@ -38,6 +40,7 @@ from model import (
     Generation,
     KVCache,
     Llama,
+    allocate_checkpoint,
     build_model,
     load_checkpoint,
     load_state,
@@ -90,9 +93,11 @@ def dlogit(a, b):
     return (logits(a) - logits(b)).abs().max().item()
 
 
-def steps(ckpt, n, lr=1e-3, weight_decay=0.0):
+def steps(ckpt, n, lr=1e-3, weight_decay=0.0, compile=False):
     """The checkpoint after n AdamW steps at one rate for all, on always the same tokens, without clipping."""
     model = build(ckpt)
+    if compile:
+        model.compile()
     optimizer = model.optimizer(weight_decay)
     load_state(model, optimizer, ckpt)
     for _ in range(n):
@@ -359,6 +364,19 @@ def test_flops_are_those_torch_counts(kind):
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         model(x, x).backward()
     assert counter.get_total_flops() == model.cfg.flops_per_token() * x.numel()
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler")
+def test_compiled_is_as_eager():
+    ckpt = tiny(torch.float32)
+    for sizes in ({"n_embd": 48}, {"n_layer": 3}, {"n_embd": 56, "ffn_dim": 80}):
+        ckpt, _ = grow(ckpt, place="interleave" if "n_layer" in sizes else "top", **sizes)
+    eager = steps(ckpt, 4)
+    torch._dynamo.reset()
+    compiled = steps(ckpt, 4, compile=True)
+    for key, w in eager["model"].items():
+        assert torch.allclose(w, compiled["model"][key], atol=1e-4), key
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 8  # two kinds of block, and the loss; not one a layer
 
 
 def test_counts_and_optimizer_groups():
@@ -1463,10 +1481,55 @@ def test_a_kill_in_the_middle_of_a_save_loses_nothing(tmp_path, call):
     assert same(load_checkpoint(left)["model"], tiny()["model"])
 
 
+@pytest.mark.parametrize("n", [1, 2])
+def test_a_full_disk_leaves_the_last_checkpoint(grown_run, tmp_path, n):
+    stage, one = grown_run
+    shutil.copytree(one, tmp_path / "b")
+    before = weights(tmp_path / "b")
+
+    def small():  # no file above 200 kB: writing fails as on a full disk, with another number
+        resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+
+    longer = [*stage, f"--out_dir={tmp_path / 'b'}", "--resume", "--max_steps=13", *["--shard"] * (n - 1)]
+    done = torchrun(n, longer, popen=functools.partial(subprocess.run, preexec_fn=small))
+    assert done.returncode and "can't be written (File too large)" in done.stderr.replace("[Errno 27] ", "")
+    command = [sys.executable, "grow.py", "--in", tmp_path / "b/ckpt.pt", "--double", "width"]
+    done = subprocess.run(command, cwd=HERE, preexec_fn=small, capture_output=True, text=True)
+    assert done.returncode == 1 and "grown.pt.tmp: can't be written" in done.stderr and "Traceback" not in done.stderr
+    assert same(before, weights(tmp_path / "b")) and "grown.pt" not in " ".join(os.listdir(tmp_path / "b"))
+
+
+def peak_anonymous_memory(command):
+    """MB that a command had at most, pages of files not counted: the kernel takes these back when it needs them."""
+    peak = 0
+    with subprocess.Popen([*map(str, command)], stdout=subprocess.DEVNULL) as p:
+        while p.poll() is None:
+            with contextlib.suppress(OSError, TypeError), open(f"/proc/{p.pid}/status") as f:
+                peak = max(peak, int(re.search(r"RssAnon:\s+(\d+)", f.read())[1]) / 1000)
+            time.sleep(0.002)
+    assert p.returncode == 0
+    return peak
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_growing_takes_the_memory_of_a_tensor_not_of_a_model(tmp_path):
+    peak = {}
+    for n_layer in (1, 48):
+        cfg = Config(n_layer=n_layer, n_head=2, n_embd=256, head_dim=128, ffn_dim=1024, vocab_size=300, block_size=64)
+        shapes = skeleton(cfg).state_dict()
+        state = {k: {"step": torch.zeros(()), "exp_avg": v, "exp_avg_sq": v} for k, v in shapes.items()}
+        ckpt = tiny() | {"config": cfg.plain(), "model": shapes, "optimizer": state}
+        path = tmp_path / f"{n_layer}.pt"
+        for name, w in allocate_checkpoint(path, ckpt)["model"].items():
+            w.fill_(1.0) if "norm" in name else w.normal_(0, 0.02)
+        size = os.path.getsize(path) / 1e6
+        peak[n_layer] = peak_anonymous_memory([sys.executable, f"{HERE}/grow.py", "--in", path, "--double", "width", "--force"])
+    assert size > 600 and peak[48] < peak[1] + 100, (size, peak)  # MB; its largest tensor has 1 MB
+
+
 def test_a_save_that_cannot_begin_says_why(tmp_path):
-    with pytest.raises(IsADirectoryError):  # not the clean-up's FileNotFoundError
-        os.mkdir(tmp_path / "ckpt.pt.tmp")
-        save_checkpoint(tmp_path / "ckpt.pt", tiny())
+    with pytest.raises(OSError, match="no/ckpt.pt.tmp: can't be written .No such file"):
+        save_checkpoint(tmp_path / "no/ckpt.pt", tiny())
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(stage, tmp_path):
