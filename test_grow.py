@@ -1423,6 +1423,10 @@ def test_tools_read_sharded_checkpoints(grown_run, tmp_path):
             os.remove(tmp_path / missing / "whole.pt")
         error, _ = run("sample.py", "--in", tmp_path / missing)
         assert "not a checkpoint, or an incomplete one: use the one before" in error
+    for evil in (b"cos\nsystem\n(S'touch evil'\ntR.", b"", (b / "ckpt.prev.pt/.metadata").read_bytes()[:99]):
+        (b / "ckpt.prev.pt/whole.pt").unlink(missing_ok=True)
+        (b / "ckpt.prev.pt/.metadata").write_bytes(evil)
+        assert ".metadata: broken, or not what train.py wrote" in run("sample.py", "--in", b / "ckpt.prev.pt")[0]
 
 
 @pytest.mark.parametrize("options", [["--shard"], []])

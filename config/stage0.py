@@ -15,13 +15,13 @@ measured:
   horizon        of every generation: the end of the ladder. wsd lets rates fall in the last fifth of a generation's
                  life, for generation 0 from 104G tokens on, when the last growth, at 69G, is past: nothing anneals
                  before it grows. For figures on the way: train.py --branch=decay
-  memory         16 bytes a parameter (weights, gradients, two moments, all fp32), 4 for DDP's buckets, 2 for weights cast
-                 to bf16; and activations, about 60 n_embd n_layer + 10 vocab_size bytes a token without compile
+  memory         16 bytes a parameter (weights, gradients, two moments, all fp32), 2 for weights cast to bf16; and
+                 activations, about 60 n_embd n_layer bytes a token without compile: grow.py --plan has the sum
 
   parameters     58,466,816, 25,698,816 without embedding and head
   tokens         526,123,008 = 2,007 steps x 262,144, 9.0 a parameter
   FLOPs          302,776,320 a token, 1.59e+17 in all; 0.1 H100-hours at 40 % MFU
-  memory         0.9 GB of weights, gradients, moments; 20 GB with DDP's and bf16 copies and 32 x 1024 tokens a forward
+  memory         0.9 GB of weights, gradients, moments; 9 GB with bf16 copies and 32 x 1024 tokens a forward
 """
 
 out_dir = "out/stage0"

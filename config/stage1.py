@@ -6,7 +6,7 @@ $ python grow.py --in out/stage0/ckpt.pt --params 2x --along width --multiple 25
   parameters     105,788,160, 56,636,160 without embedding and head: 2.20 x stage 0
   tokens         952,107,008 = 3,632 steps x 262,144, 9.0 a parameter; 1.48G with the stages before
   FLOPs          562,692,096 a token, 5.36e+17 in all, 6.95e+17 with the stages before; 0.4 H100-hours at 40 % MFU
-  memory         1.7 GB of weights, gradients, moments; 25 GB with DDP's and bf16 copies and 32 x 1024 tokens a forward
+  memory         1.7 GB of weights, gradients, moments; 14 GB with bf16 copies and 32 x 1024 tokens a forward
 """
 
 out_dir = "out/stage1"

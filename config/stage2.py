@@ -6,7 +6,7 @@ $ python grow.py --in out/stage1/ckpt.pt --params 2x --along width --multiple 25
   parameters     168,313,856, 102,777,856 without embedding and head: 1.81 x stage 1
   tokens         1,514,668,032 = 2,889 steps x 524,288, 9.0 a parameter; 2.99G with the stages before
   FLOPs          913,833,984 a token, 1.38e+18 in all, 2.08e+18 with the stages before; 1.0 H100-hours at 40 % MFU
-  memory         2.7 GB of weights, gradients, moments; 30 GB with DDP's and bf16 copies and 32 x 1024 tokens a forward
+  memory         2.7 GB of weights, gradients, moments; 19 GB with bf16 copies and 32 x 1024 tokens a forward
 """
 
 out_dir = "out/stage2"

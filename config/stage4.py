@@ -6,7 +6,7 @@ $ python grow.py --in out/stage3/ckpt.pt --params 2x --along width --multiple 25
   parameters     551,339,520, 453,035,520 without embedding and head: 2.20 x stage 3
   tokens         4,961,861,632 = 4,732 steps x 1,048,576, 9.0 a parameter; 10.4G with the stages before
   FLOPs          3,616,800,768 a token, 1.79e+19 in all, 2.45e+19 with the stages before; 13 H100-hours at 40 % MFU
-  memory         8.8 GB of weights, gradients, moments; 42 GB with DDP's and bf16 copies and 8 x 2048 tokens a forward
+  memory         8.8 GB of weights, gradients, moments; 34 GB with bf16 copies and 8 x 2048 tokens a forward
 """
 
 out_dir = "out/stage4"

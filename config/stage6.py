@@ -6,7 +6,7 @@ $ python grow.py --in out/stage5/ckpt.pt --params 2x --along depth
   parameters     1,750,206,464, 1,619,134,464 without embedding and head: 2.00 x stage 5
   tokens         15,751,708,672 = 7,511 steps x 2,097,152, 9.0 a parameter; 34.6G with the stages before
   FLOPs          13,328,449,536 a token, 2.1e+20 in all, 2.86e+20 with the stages before; 147 H100-hours at 40 % MFU
-  memory         28.0 GB of weights, gradients, moments; 56 GB with DDP's and bf16 copies and 1 x 4096 tokens a forward
+  memory         28.0 GB of weights, gradients, moments; 48 GB with bf16 copies and 1 x 4096 tokens a forward
 """
 
 out_dir = "out/stage6"

@@ -6,8 +6,8 @@ $ python grow.py --in out/stage6/ckpt.pt --params 2x --along width --multiple 51
   parameters     3,820,686,336, 3,624,078,336 without embedding and head: 2.24 x stage 6
   tokens         34,384,904,192 = 8,198 steps x 4,194,304, 9.0 a parameter; 69G with the stages before
   FLOPs          27,164,934,144 a token, 9.34e+20 in all, 1.22e+21 with the stages before; 656 H100-hours at 40 % MFU
-  memory         61.1 GB of weights, gradients, moments; 110 GB with DDP's and bf16 copies and 1 x 4096 tokens a forward
-                 More than the 80 GB of a GPU: this stage needs its state sharded over GPUs, which train.py can't do yet
+  memory         61.1 GB of weights, gradients, moments; 93 GB with bf16 copies and 1 x 4096 tokens a forward
+                 More than the 80 GB of a GPU: sharded over 8, 33 GB each
 """
 
 out_dir = "out/stage7"
@@ -26,3 +26,4 @@ vocab_size = 32000
 block_size = 4096
 learning_rate = 1e-3 * 512 / n_embd
 horizon_tokens = 129_643_053_056  # the whole ladder
+shard = True

@@ -6,8 +6,8 @@ $ python grow.py --in out/stage7/ckpt.pt --params 2x --along width --multiple 51
   parameters     6,738,415,616, 6,476,271,616 without embedding and head: 1.79 x stage 7
   tokens         60,645,441,536 = 14,459 steps x 4,194,304, 9.0 a parameter; 130G with the stages before
   FLOPs          46,084,915,200 a token, 2.79e+21 in all, 4.01e+21 with the stages before; 1,962 H100-hours at 40 % MFU
-  memory         107.8 GB of weights, gradients, moments; 182 GB with DDP's and bf16 copies and 1 x 4096 tokens a forward
-                 More than the 80 GB of a GPU: this stage needs its state sharded over GPUs, which train.py can't do yet
+  memory         107.8 GB of weights, gradients, moments; 153 GB with bf16 copies and 1 x 4096 tokens a forward
+                 More than the 80 GB of a GPU: sharded over 8, 47 GB each
 """
 
 out_dir = "out/stage8"
@@ -26,3 +26,4 @@ vocab_size = 32000
 block_size = 4096
 learning_rate = 1e-3 * 512 / n_embd
 horizon_tokens = 129_643_053_056  # the whole ladder
+shard = True

@@ -20,7 +20,7 @@ from model import Config, load_checkpoint
 from train import DEFAULTS
 
 try:
-    ckpt = load_checkpoint(sys.argv[1])
+    ckpt = load_checkpoint(sys.argv[1], whole=False)
 except ValueError as e:
     sys.exit(f"control.sh: {e}")
 own = {"out_dir", "init_from", "resume", "branch", "branch_tokens", "stop_at", "freeze", "learning_rate", "horizon_tokens", "wandb_name"}

@@ -31,7 +31,7 @@ def read(path):
         points = [p for p in map(json.loads, f) if "bpb" in p]
     if not points:
         raise ValueError(f"{path}: no evaluation in it yet")
-    ckpt = load_checkpoint(f"{folder}/ckpt.pt")
+    ckpt = load_checkpoint(f"{folder}/ckpt.pt", whole=False)
     cfg = Config(**ckpt["config"])
     return {
         "name": os.path.basename(folder),
