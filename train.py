@@ -588,7 +588,7 @@ def main():
         norm = torch.nn.utils.clip_grad_norm_(trained, grad_clip or math.inf)
         norm = norm.full_tensor() if sharded else norm
         if not math.isfinite(norm):  # on all processes alike, since gradients are averaged; the only wait for the GPU
-            good = [c for c in (f"{folder}/ckpt.pt", f"{folder}/ckpt.prev.pt", source) if c and os.path.isfile(c)]
+            good = [c for c in (f"{folder}/ckpt.pt", f"{folder}/ckpt.prev.pt", source) if c and os.path.exists(c)]
             raise ValueError(f"step {step}: loss {loss.item():.4g}, gradient norm {norm.item():.4g}, rates {lr}; nothing saved; "
                              f"last good checkpoint: {good[0] if good else 'none'}")  # fmt: skip
         optimizer.step()
