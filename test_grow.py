@@ -727,6 +727,7 @@ def test_interrupted_run_leaves_nothing(tmp_path, sp_model, workers, signum):
         ],
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
     )
     while not list(tmp_path.glob("out.*/*")):
         time.sleep(0.01)
@@ -1343,14 +1344,19 @@ def torchrun(n, args, *options, popen=subprocess.run, script="train.py", **env):
     return popen([*command, os.path.join(HERE, script), *map(str, args)], **pipes, env=env)
 
 
-def test_one_and_two_processes_agree(stage, tmp_path):
+@pytest.mark.parametrize("n, options, batch", [
+    (2, ["--batch_size=2"], "2 processes x 2 accumulated x 2 sequences"),
+    (4, [], "4 processes x 1 accumulated x 2 sequences"),
+    (2, ["--shard", "--batch_size=2"], "2 processes x 2 accumulated x 2 sequences"),
+])  # fmt: skip
+def test_one_and_several_processes_agree(stage, tmp_path, n, options, batch):
     ok("train.py", *stage)
-    done = torchrun(2, [*stage, f"--out_dir={tmp_path / 'b'}", "--batch_size=2"])
+    done = torchrun(n, [*stage, f"--out_dir={tmp_path / 'b'}", *options])
     assert done.returncode == 0, done.stderr
-    assert "2 processes x 2 accumulated x 2 sequences" in done.stdout
+    assert batch in done.stdout
     for key in ("loss", "bpb"):
         one, two = metrics(tmp_path / "a", key), metrics(tmp_path / "b", key)
-        assert one.keys() == two.keys() and max(abs(one[k] - two[k]) for k in one) < 1e-5
+        assert one.keys() == two.keys() and max(abs(one[k] - two[k]) for k in one) < 1e-5 * n
     assert load_checkpoint(tmp_path / "a/ckpt.pt")["ledger"]["read"] == load_checkpoint(tmp_path / "b/ckpt.pt")["ledger"]["read"]
 
 
