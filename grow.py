@@ -542,7 +542,7 @@ def plan(folder, device, n_devices, mfu):
 # -----------------------------------------------------------------------------
 
 
-def parse_args():
+def parse_args(argv=None):
     p = argparse.ArgumentParser(description="Grow a checkpoint: a bigger model that computes what the smaller one did.")
     p.add_argument("--in", dest="input", metavar="CKPT", help="the checkpoint to grow; never overwritten")
     p.add_argument("--out", metavar="CKPT", help="where to write (default: grown.pt beside the input)")
@@ -570,7 +570,7 @@ def parse_args():
     p.add_argument("--device", default="h100", help="for --plan (default: h100)")
     p.add_argument("--count", type=int, default=8, help="for --plan: devices (default: 8)")
     p.add_argument("--mfu", type=float, default=0.4, help="for --plan: share of the peak FLOP/s that is reached (default: 0.4)")
-    args = p.parse_args()
+    args = p.parse_args(argv)
     if bool(args.input) == bool(args.plan):
         p.error("give --in CKPT, or --plan FOLDER")
     return args

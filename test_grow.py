@@ -1745,3 +1745,34 @@ def test_bench(tmp_path):
     ]:
         error, _ = run("bench.py", *tiny, *args)
         assert message in error, (args, error)
+
+
+# -----------------------------------------------------------------------------
+# comparing
+
+
+def test_compare(data, tmp_path):
+    arms = (
+        f"budget, seeds, control = 2.6e9, [1], 'scratch'\n"
+        f"common = dict(data={data!r}, n_layer=2, n_head=2, n_embd=32, head_dim=16, block_size=64, tokens_per_step=512, batch_size=8,\n"
+        "    eval_interval=10, eval_tokens=512, compile=False, device='cpu', warmup_tokens=512)\n"
+        "first = dict(n_layer=1, until=0.5)\n"
+        "arms = {'scratch': [{}], 'random': [first, dict(grow='--double depth')],\n"
+        "    'stack': [first, dict(grow='--double depth --init stack')]}\n"
+    )
+    (tmp_path / "arms.py").write_text(arms)
+    command = ("runs/compare.py", tmp_path, "--out", tmp_path / "out", "--jobs", 2)
+    ok(*command)
+    folders = list((tmp_path / "out").iterdir())
+    assert len(folders) == 4  # the first stage once, for both that grow
+    lines = (tmp_path / "lines.jsonl").read_text()
+    end = {line["arm"]: line["flops"] for line in map(json.loads, lines.splitlines())}
+    assert end.keys() == {"scratch", "random", "stack"} and all(abs(flops / 2.6e9 - 1) < 0.05 for flops in end.values())
+    for folder in folders:  # every generation decays to zero at the end of its arm
+        generations = load_checkpoint(f"{folder}/ckpt.pt")["config"]["generations"]
+        assert len({g["horizon"] for g in generations}) == 1
+    shutil.rmtree(tmp_path / "out")
+    assert "| random |" in ok(*command)  # and nothing is trained again
+    assert (tmp_path / "lines.jsonl").read_text() == lines and not (tmp_path / "out").exists()
+    (tmp_path / "arms.py").write_text(arms.replace("n_layer=1", "n_layers=1") + "seeds = [2]\n")
+    assert "no setting is called n_layers" in run(*command)[0]
