@@ -69,6 +69,15 @@ ZERO = {  # (tensor, axis grown): why the new slab is zero
     ("k", "pairs"): "the new pairs must not change the scores",
 }
 INITS = ("random", "copy", "eye", "stack")
+SECONDS = dict.fromkeys(("hash", "draw", "write", "check"), 0.0)  # what main() says of its time
+
+
+@contextlib.contextmanager
+def timed(what):
+    start = time.time()
+    yield
+    SECONDS[what] += time.time() - start
+
 
 # -----------------------------------------------------------------------------
 # which sizes
@@ -224,7 +233,8 @@ def newborn(out, kind, axis, before, cfg, init, rng):
             out.mul_(rms(old) / rms(out))
             return f"copied along {role}, RMS {rms(old):.3g}"
     std = init_std(kind, cfg)
-    out.normal_(0, std, generator=rng)
+    with timed("draw"):
+        out.normal_(0, std, generator=rng)
     return f"N(0, {std:.3g})"
 
 
@@ -630,34 +640,30 @@ def main():
         raise ValueError("--copy_state is for copied layers: --init copy or stack, with depth")
 
     tokens, where = probe_tokens(ckpt)
-    seconds = {"hash": 0.0, "write": 0.0, "check": 0.0}
-
-    def timed(what, work, *args, **kwargs):
-        start = time.time()
-        result = work(*args, **kwargs)
-        seconds[what] += time.time() - start
-        return result
-
     step = {"sizes": sizes, "vocab": args.vocab or "", "init": args.init, "place": args.place, "condense": args.condense or 0}
-    step |= {"seed": args.seed, "parent_sha256": timed("hash", sha256, args.input)}
+    with timed("hash"):
+        step |= {"seed": args.seed, "parent_sha256": sha256(args.input)}
     step |= {k: ckpt["ledger"][k] for k in ("tokens", "flops")}
     step["max_dlogit"] = torch.zeros((), dtype=torch.float64)  # a tensor: it is known when the file is written, and put in then
     new = ckpt | {"lineage": [*ckpt["lineage"], step]} | ({"optimizer": {}} if args.fresh_optimizer else {})
     born, notes, files = [], [], [f"{out}.tmp", f"{out}.tmp2"]
     try:
-        if sizes or rows is not None:
-            how = (args.place, args.init, args.seed, args.copy_state, rows)
-            new, born = timed("write", grow, new, *how, path=files[0], **sizes)
-        elif not args.condense:
-            new, _ = timed("write", make, new, files[0])
+        with timed("write"):
+            if sizes or rows is not None:
+                how = (args.place, args.init, args.seed, args.copy_state, rows)
+                new, born = grow(new, *how, path=files[0], **sizes)
+            elif not args.condense:
+                new, _ = make(new, files[0])
         if args.explain:
             share = alive(new, tokens, {slab for slab, _, _ in born})
             for slab, shape, why in born:
                 print(f"{slab:<24} {str(list(shape)):<22} {share[slab]:>4.0%} alive  {why}")
         if args.condense:
-            new, notes = timed("write", condense, new, args.condense, path=files[1])
+            with timed("write"):
+                new, notes = condense(new, args.condense, path=files[1])
             print("\n".join(size_table(ckpt, new)))
-        dlogit, loss_before, loss_after = timed("check", compare, ckpt, new, tokens)
+        with timed("check"):
+            dlogit, loss_before, loss_after = compare(ckpt, new, tokens)
         print(
             f"check on {tokens.numel()} tokens of {where}: max |dlogit| {dlogit:.1e}, loss {loss_before:.4f} -> {loss_after:.4f}"
         )
@@ -673,9 +679,11 @@ def main():
             return print("dry run: nothing written")
         new["lineage"][-1]["max_dlogit"].fill_(dlogit)
         written = files[bool(args.condense)]
-        timed("write", sync, written)
+        with timed("write"):
+            sync(written)
         os.replace(written, out)
-        print(f"wrote {out}; " + ", ".join(f"{what} {s:.1f} s" for what, s in seconds.items()))
+        SECONDS["write"] -= SECONDS["draw"]
+        print(f"wrote {out}; " + ", ".join(f"{what} {s:.1f} s" for what, s in SECONDS.items()))
     finally:
         for path in files:
             with contextlib.suppress(FileNotFoundError):

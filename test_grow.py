@@ -1754,8 +1754,8 @@ def test_bench(tmp_path):
 def test_compare(data, tmp_path):
     arms = (
         f"budget, seeds, control = 2.6e9, [1], 'scratch'\n"
-        f"common = dict(data={data!r}, n_layer=2, n_head=2, n_embd=32, head_dim=16, block_size=64, tokens_per_step=512, batch_size=8,\n"
-        "    eval_interval=10, eval_tokens=512, compile=False, device='cpu', warmup_tokens=512)\n"
+        f"common = dict(data={data!r}, n_layer=2, n_head=2, n_embd=32, head_dim=16, block_size=64, tokens_per_step=512,\n"
+        "    batch_size=8, eval_interval=10, eval_tokens=512, compile=False, device='cpu', warmup_tokens=512)\n"
         "first = dict(n_layer=1, until=0.5)\n"
         "arms = {'scratch': [{}], 'random': [first, dict(grow='--double depth')],\n"
         "    'stack': [first, dict(grow='--double depth --init stack')]}\n"

@@ -37,8 +37,7 @@ from dataclasses import fields
 
 import numpy as np
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-sys.path.insert(0, ROOT)
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
 import train
 from grow import asked_sizes, count, parse_args, skeleton
 from model import SIZES, Config, load_checkpoint
@@ -105,7 +104,7 @@ def run(out, stage, threads):
     with open(f"{folder}/log.txt", "a") as log:
 
         def call(*command):
-            if subprocess.run([sys.executable, *command], cwd=ROOT, env=env, stdout=log, stderr=log).returncode:
+            if subprocess.run([sys.executable, *command], cwd=sys.path[0], env=env, stdout=log, stderr=log).returncode:
                 raise ValueError(f"{shlex.join(command)} failed: see {folder}/log.txt")
 
         settings = [f"--{key}={value}" for key, value in stage["settings"].items()] + [f"--out_dir={folder}"]
@@ -170,7 +169,8 @@ def compare(spec, lines):
     rows = []
     for name, runs in arms.items():
         mean = statistics.mean(final[name])
-        row = {"arm": name, "seeds": len(runs), "flops": ends[name], "bpb": mean, "low": min(final[name]), "high": max(final[name]),
+        row = {"arm": name, "seeds": len(runs), "flops": ends[name], "bpb": mean,
+               "low": min(final[name]), "high": max(final[name]),
                "tokens": next(iter(runs.values()))[-1]["tokens"], "best": name == best}  # fmt: skip
         if slope:
             row["worth"] = math.exp((math.log(mean) - level) / slope) / ends[name]
@@ -192,7 +192,7 @@ def table(rows):
         worth = f"{r['worth']:.2f} x" if "worth" in r else ""
         grown = f"{r['grown_at']:.4f} | {r['ideal']:.2f} | {r['share']:.0%}" if "share" in r else "| |"
         name = f"**{r['arm']}**" if r["best"] else r["arm"]
-        yield (f"| {name} | {count(r['tokens'])} | {r['flops']:.3g} | {r['bpb']:.4f}{spread} | {r['seeds']} | {worth} | {grown} |")
+        yield f"| {name} | {count(r['tokens'])} | {r['flops']:.3g} | {r['bpb']:.4f}{spread} | {r['seeds']} | {worth} | {grown} |"
 
 
 def picture(rows, arms, path):
