@@ -21,6 +21,10 @@ that the function stays and yet every new parameter gets a gradient.
 | vocab     | -                                                                    | the new rows: the mean of the old
 | head_dim  | the new pairs of k, the new rows of o                                | the new pairs of q, the new rows of v
 New norm gains are 1.
+
+--init clone is another rule, HyperCloning's (arXiv 2409.12903), for widths of an integer factor k: all is tiled k times, and
+what reads a tiled input is divided by k, plus noise that cancels in the sum, or AdamW would keep the copies equal for ever.
+It rewrites what was learnt: one generation is left, with the schedule of the stage that trains it next.
 """
 
 import argparse
@@ -68,7 +72,7 @@ ZERO = {  # (tensor, axis grown): why the new slab is zero
     ("down", "ffn_dim"): "writes what the new units compute",
     ("k", "pairs"): "the new pairs must not change the scores",
 }
-INITS = ("random", "copy", "eye", "stack")
+INITS = ("random", "copy", "eye", "stack", "clone")
 SECONDS = dict.fromkeys(("hash", "draw", "write", "check"), 0.0)  # what main() says of its time
 
 
@@ -201,8 +205,8 @@ def newborn(out, kind, axis, before, cfg, init, rng):
     """Makes one new slab of `out`, which is zeros -> why it starts so.
 
     axis: the one it is appended on, or None for the base slab of a new layer; before: a function, since few need it,
-    that gives the tensor it is appended to, or that of the layer it may copy; cfg: the grown Config; rng: the slab's own
-    torch.Generator."""
+    that gives the tensor it is appended to, or that of the layer it may copy; cfg: the grown Config; rng: a function
+    that gives the slab's own torch.Generator."""
     if axis is None:
         if init == "stack" or init == "copy" and kind not in ("o", "down"):
             out.copy_(before())
@@ -234,7 +238,7 @@ def newborn(out, kind, axis, before, cfg, init, rng):
             return f"copied along {role}, RMS {rms(old):.3g}"
     std = init_std(kind, cfg)
     with timed("draw"):
-        out.normal_(0, std, generator=rng)
+        out.normal_(0, std, generator=rng())
     return f"N(0, {std:.3g})"
 
 
@@ -275,7 +279,12 @@ def grow(ckpt, place="top", init="random", seed=1337, copy_state=False, rows=Non
     rows of a growing vocabulary, the old ones first. Old slabs are those of ckpt, not copies, unless there is a path: a
     file to make it in. Adam's state stays with old slabs; new slabs have none, or with copy_state, where a layer is
     copied, a copy. ValueError where the sizes don't fit."""
-    grown, born = plan_growth(ckpt, place, init, seed, copy_state, rows, **sizes)
+    if init == "clone":
+        if place != "top" or copy_state or rows is not None:
+            raise ValueError("--init clone goes without --place, --copy_state and --vocab: it tiles the model that there is")
+        grown, born = plan_clone(ckpt, seed, **sizes)
+    else:
+        grown, born = plan_growth(ckpt, place, init, seed, copy_state, rows, **sizes)
     grown, reasons = make(grown, path)
     return grown, [(*slab, why) for slab, why in zip(born, reasons)]
 
@@ -316,14 +325,83 @@ def plan_growth(ckpt, place, init, seed, copy_state, rows, **sizes):
                 continue
             whole, source_plan = (source, tensors[source].plan) if is_new else (name, plan[:i])
             before = functools.partial(assembled, weights, whole, source_plan)
-            digest = hashlib.sha256(f"{seed} {slab}".encode()).digest()  # a draw depends on nothing but seed and name
-            rng = torch.Generator().manual_seed(int.from_bytes(digest[:7]))
+            rng = functools.partial(generator, seed, slab)
             fill = functools.partial(newborn, kind=kind, axis=axis, before=before, cfg=cfg, init=init, rng=rng)
             weights[slab] = Unmade(shape, dtype, fill)
             born.append((slab, shape))
             if copy_state and is_new and (init == "stack" or kind not in ("o", "down")):
                 state |= fused_state(source, source_plan, slab, state)
     return ckpt | {"config": cfg.plain(), "model": weights, "optimizer": state, "step": 0}, born
+
+
+def generator(seed, slab):
+    """The slab's own: a draw depends on nothing but seed and name."""
+    digest = hashlib.sha256(f"{seed} {slab}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:7]))
+
+
+# For every tensor that reads what is tiled, the axis on which it reads it. The rest (wte, norm) is tiled, not divided.
+READS = {"q": 3, "k": 3, "v": 2, "o": 0, "gate": 1, "up": 1, "down": 0, "head": 1}
+TILED = ("n_head", "n_kv_head", "n_embd", "ffn_dim")
+
+
+def plan_clone(ckpt, seed, noise=10**-0.5, **sizes):
+    """plan_growth's result for --init clone. noise: its RMS over that of what it is added to; the default is
+    HyperCloning's 10 dB. Adam's moments are tiled, and divided, as the gradients are, by the copies of what a tensor
+    writes: its gradients are as many times smaller."""
+    old = Config(**ckpt["config"])
+    k = sizes.get("n_embd", 0) // old.n_embd
+    wanted = {name: k * getattr(old, name) for name in TILED}
+    near = sizes | {"ffn_dim": wanted["ffn_dim"]} if sizes.get("ffn_dim") == ffn_like(old, k * old.n_embd) else sizes
+    if k < 2 or near != wanted:
+        raise ValueError("--init clone multiplies n_embd, heads and ffn_dim by an integer, and nothing else: --double width")
+
+    def times(values):
+        return values | {name: k * values[name] for name in TILED}
+
+    generations = [times(vars(g)) for g in old.generations]
+    generations[-1] |= {"learning_rate": 0.0, "warmup": 0, "horizon": 0}  # train.py gives it the next stage's
+    born_at = {"layer_born": [k * born for born in old.layer_born], "n_fused": len(generations)}
+    cfg = Config(**times(vars(old)) | {"generations": generations} | born_at)
+    weights, state, born, dtype = ungrown(ckpt), {}, [], ckpt["model"]["wte.0"].dtype
+    for name, tensor in skeleton(old).growables().items():
+        slab, kind, shape = f"{name}.0", tensor.kind, cfg.shape(tensor.kind)
+        gain_of_tied = old.tied and name == "norm.gain"  # a tied head reads what wte, undivided, has written
+        fill = functools.partial(tile, k=k, kind=kind, scale=1 / k if kind in READS or gain_of_tied else 1,
+                                 noise=noise * (kind in READS), rng=functools.partial(generator, seed, slab),
+                                 before=functools.partial(assembled, ckpt["model"], name, tensor.plan))  # fmt: skip
+        weights[slab] = Unmade(shape, dtype, fill)
+        born.append((slab, shape))
+        writes = 1 if kind == "head" or gain_of_tied else k
+        for key, s in fused_state(name, tensor.plan, slab, ckpt["optimizer"]).get(slab, {}).items():
+            if isinstance(s, Unmade):
+                scale = 1 / writes if key == "exp_avg" else 1 / writes**2
+                fill = functools.partial(tile, k=k, kind=kind, scale=scale, before=functools.partial(made, s), why=None)
+                s = Unmade(shape, s.dtype, fill)
+            state.setdefault(slab, {})[key] = s
+    return ckpt | {"config": cfg.plain(), "model": weights, "optimizer": state, "step": 0}, born
+
+
+def made(x):
+    """What is Unmade, made in memory."""
+    out = torch.zeros(x.shape, dtype=x.dtype)
+    x.fill(out)
+    return out
+
+
+def tile(out, before, k, kind, scale, noise=0.0, rng=None, why="tiled"):
+    """Writes scale x before(), tiled k times on every axis that TILED names, into out, which is zeros, plus noise that sums
+    to zero over the copies of what the tensor reads -> why."""
+    old, tiled = before(), [axis for axis, role in enumerate(SHAPES[kind]) if role in TILED]
+    view, w = out, old
+    for axis in reversed(tiled):  # view: each tiled axis as (k, its old size); w: as (1, its old size)
+        view, w = view.unflatten(axis, (k, -1)), w.unsqueeze(axis)
+    if noise:
+        with timed("draw"):
+            view.normal_(0, noise * scale * rms(old), generator=rng())
+        view -= view.mean(READS[kind] + sum(axis < READS[kind] for axis in tiled), keepdim=True)
+    view += scale * w
+    return why
 
 
 def ungrown(ckpt):

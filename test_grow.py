@@ -34,7 +34,7 @@ import bench
 import export
 import prepare
 import train
-from grow import compare, condense, grow, memory, nearest_size, skeleton
+from grow import compare, condense, grow, make, memory, nearest_size, plan_clone, skeleton
 from model import (
     Config,
     Generation,
@@ -211,6 +211,45 @@ def test_no_dead_parameters(kind, growth):
         rows = seen if name.startswith("wte") and not grown["config"]["tied"] else slice(None)
         still = (w == grown["model"][name])[rows]
         assert not still.any(), f"{name}: {still.sum()} of {still.numel()} elements never moved"
+
+
+CLONE = dict(n_embd=120, ffn_dim=210, init="clone")  # 3 x tiny()
+
+
+def copies_apart(ckpt):
+    """How far two of the three copies of the embedding are from each other."""
+    w = ckpt["model"]["wte.0"].unflatten(1, (3, -1))
+    return (w[:, 0] - w[:, 1]).abs().max().item()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_cloning(kind):
+    ckpt, size = tiny(**KINDS[kind]), CLONE | heads(kind, 12)
+    for dtype, tolerance in ((torch.float64, 1e-12), (torch.float32, 2e-5)):
+        for small in (tiny(dtype, **KINDS[kind]), grow(tiny(dtype, n_embd=20, n_layer=1, **KINDS[kind] | {"head_dim": 3 * 2}),
+                                                       n_embd=40, n_layer=2, head_dim=12)[0]):  # fmt: skip
+            assert dlogit(small, grow(small, **size)[0]) <= tolerance
+    # the gradient of a tensor is as many times smaller as there are copies of what it writes: so are Adam's moments
+    ckpt = steps(ckpt, 3)
+    exact = make(plan_clone(ckpt, 0, noise=0.0, **{k: v for k, v in size.items() if k != "init"})[0])[0]
+    old, new = build(ckpt), build(exact)
+    for model in (old, new):
+        model(TOKENS[:, :-1], TOKENS[:, 1:]).backward()
+    grads = dict(old.named_parameters())
+    for name, p in new.named_parameters():
+        state, was = exact["optimizer"][name], ckpt["optimizer"][name]
+        tiled = [n // m for n, m in zip(p.shape, grads[name].shape)]
+        scale = (p.grad.norm() / grads[name].grad.repeat(tiled).norm()).item()
+        assert (p.grad - scale * grads[name].grad.repeat(tiled)).abs().max() <= 1e-12
+        assert (state["exp_avg"] - scale * was["exp_avg"].repeat(tiled)).abs().max() <= 1e-12
+        assert (state["exp_avg_sq"] - scale**2 * was["exp_avg_sq"].repeat(tiled)).abs().max() <= 1e-12
+        assert state["step"] == 3
+    # without the noise the copies stay equal; with it they come apart, and all move
+    cloned = grow(ckpt, **size)[0]
+    assert copies_apart(steps(exact, 5)) <= 1e-12
+    after = steps(cloned, 5)
+    assert copies_apart(cloned) == 0 and copies_apart(after) > 1e-4
+    assert all((w != cloned["model"][name]).any() for name, w in after["model"].items())
 
 
 def test_dead_parameters_are_noticed():
