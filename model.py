@@ -581,18 +581,19 @@ def remove(path):
 
 
 def allocate_checkpoint(path, ckpt):
-    """Writes the checkpoint without its tensors' bytes, which are zero then -> it loaded, each tensor a view of the file:
-    what is written into it is written to the file. What has a shape and a dtype counts as a tensor."""
+    """Writes the checkpoint without its tensors' bytes, which are zero then -> (it loaded, each tensor a view of the file:
+    what is written into it is written to the file; the same tree, with each tensor's offset in the file instead). What has a
+    shape and a dtype counts as a tensor."""
 
-    def tree(x):
+    def tree(x, of_tensor):
         if isinstance(x, dict):
-            return {key: tree(value) for key, value in x.items()}
+            return {key: tree(value, of_tensor) for key, value in x.items()}
         if isinstance(x, list):
-            return [tree(value) for value in x]
-        return torch.empty(x.shape, dtype=x.dtype) if hasattr(x, "shape") else x
+            return [tree(value, of_tensor) for value in x]
+        return of_tensor(x) if hasattr(x, "shape") else x
 
     with FakeTensorMode():
-        fake = tree(ckpt)
+        fake = tree(ckpt, lambda x: torch.empty(x.shape, dtype=x.dtype))
     try:
         with skip_data(materialize_fake_tensors=True):
             torch.save(fake, path)
@@ -601,8 +602,10 @@ def allocate_checkpoint(path, ckpt):
                 os.posix_fallocate(f.fileno(), 0, os.path.getsize(path))
     except (RuntimeError, OSError) as e:  # torch's own when a write fails is a RuntimeError
         raise unwritten(path, e) from None
+    with FakeTensorMode():
+        offsets = tree(torch.load(path, weights_only=True), lambda x: x.untyped_storage()._checkpoint_offset)
     with set_default_mmap_options(mmap.MAP_SHARED):
-        return torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+        return torch.load(path, map_location="cpu", mmap=True, weights_only=True), offsets
 
 
 def load_checkpoint(path, whole=True):
@@ -667,7 +670,7 @@ def load_folder(path, whole):
         return ckpt | {"folder": path}
     aside = f"{path}/whole.{os.getpid()}"
     try:
-        made = allocate_checkpoint(aside, ckpt)
+        made, _ = allocate_checkpoint(aside, ckpt)
         rest = torch.load(f"{path}/rest.pt", weights_only=True)
         copy_tensors(made, rest)
         with warnings.catch_warnings(action="ignore"):  # that it is loaded by a single process

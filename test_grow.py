@@ -1569,7 +1569,7 @@ def test_growing_takes_the_memory_of_a_tensor_not_of_a_model(tmp_path):
         state = {k: {"step": torch.zeros(()), "exp_avg": v, "exp_avg_sq": v} for k, v in shapes.items()}
         ckpt = tiny() | {"config": cfg.plain(), "model": shapes, "optimizer": state}
         path = tmp_path / f"{n_layer}.pt"
-        for name, w in allocate_checkpoint(path, ckpt)["model"].items():
+        for name, w in allocate_checkpoint(path, ckpt)[0]["model"].items():
             w.fill_(1.0) if "norm" in name else w.normal_(0, 0.02)
         size = os.path.getsize(path) / 1e6
         peak[n_layer] = peak_anonymous_memory([sys.executable, f"{HERE}/grow.py", "--in", path, "--double", "width", "--force"])
