@@ -527,7 +527,7 @@ def main():
 
     def sample():
         """The beginning of the validation text and how the model goes on, by the same draws every time. A token is a forward
-        of its own: it reads all weights once, and sharded, all processes gather them (1B in bf16: 2 GB a token)."""
+        of its own, which assembles and reads all weights; sharded, all processes gather them, so all call it."""
         start = torch.from_numpy(spelled(val_sets["val"].tokens[:16]).astype(np.int64))[None].to(where)  # (1, T)
         rng = torch.Generator(where).manual_seed(seed)
         with autocast, torch.compiler.set_stance("force_eager"):  # compiled, it would be compiled for every length again

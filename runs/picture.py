@@ -13,6 +13,7 @@ import argparse
 import json
 import math
 import os
+import re
 import sys
 
 import matplotlib
@@ -20,7 +21,7 @@ import matplotlib
 matplotlib.use("Agg")  # a file, no window
 import matplotlib.pyplot as plt
 from matplotlib.lines import Line2D
-from matplotlib.ticker import EngFormatter, FuncFormatter, MaxNLocator
+from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
 from grow import count, skeleton
@@ -30,6 +31,7 @@ STYLE = {
     "font.size": 8,
     "axes.titlesize": 8,
     "axes.titlelocation": "left",
+    "axes.xmargin": 0.02,
     "axes.grid": True,
     "grid.alpha": 0.25,
     "axes.spines.top": False,
@@ -85,17 +87,19 @@ def picture(curves, path, log):
     youngest = [max((len(p["lr"]) for p in s["steps"]), default=1) - 1 for s in curves[0]]  # generation of each stage
     shades = plt.cm.plasma([0.8 * g / max(1, max(youngest)) for g in range(max(youngest) + 1)])
 
+    number = FuncFormatter(lambda x, _: re.sub(r"e\+?(-?)0?", r"e\1", f"{x:g}"))  # 1e13, 1e-5
+
     def over(ax, key):
         """What is drawn over tokens, flops or seconds -> the function that gives a line's x."""
         scale, label, form = {
             "tokens": (1, "tokens", EngFormatter(sep="")),
-            "flops": (1, "training FLOPs", FuncFormatter(lambda x, _: f"{x:g}".replace("e+", "e"))),
-            "seconds": (unit, f"{units} of training", FuncFormatter(lambda x, _: f"{x:g}")),
+            "flops": (1, "training FLOPs", number),
+            "seconds": (unit, f"{units} of training", number),
         }[key]
         if log and ax in axes[0]:
             ax.set_xscale("log")
         else:
-            ax.xaxis.set_major_locator(MaxNLocator(5))
+            ax.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
         ax.xaxis.set_major_formatter(form)
         ax.set_xlabel(label)
         for s in curves[0][1:] if one else []:  # growths
@@ -127,12 +131,16 @@ def picture(curves, path, log):
             own = [p for s in curves[0] for p in s["steps"] if len(p.get(name, [])) > g and p["update_rms"][g]]  # it is trained
             ax.plot([x(p) for p in own], [p[name][g] for p in own], color=color, lw=1)
         ax.set_title(f"{title}, by generation")
-        ax.set_yscale("linear" if name == "lr" else "log")
+        if name != "lr":
+            ax.set_yscale("log")
+            labelled = LogLocator(subs=(1, 2, 5) if name == "grad_norm" else (1,))
+            ax.yaxis.set(major_locator=labelled, major_formatter=number, minor_formatter=NullFormatter())
 
     if one:
-        stage = {g: s for g, s in reversed(list(zip(youngest, curves[0])))}  # in which a generation was born
-        sizes = {g: f": {s['shape']}, {count(s['size'])} parameters" if s["size"] else f": {s['name']}" for g, s in stage.items()}
-        labels = [f"generation {g}{sizes.get(g, '')}" for g in range(len(shades))]
+        labels = [f"generation {g}" for g in range(len(shades))]
+        for g, s in zip(youngest, curves[0]):
+            size = f"{s['shape']}, {count(s['size'])} parameters" if s["size"] else s["name"]
+            labels[g] = f"{size}: {labels[g]}" if ":" not in labels[g] else labels[g]  # a stage without growth has no colour
     else:
         labels = [" to ".join(dict.fromkeys([stages[0]["name"], stages[-1]["name"]])) for stages in curves]
     lines = [Line2D([], [], color=shades[i] if one else f"C{i}", lw=2) for i in range(len(labels))]
