@@ -22,7 +22,6 @@ import runpy
 import shutil
 import signal
 import sys
-import textwrap
 import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -574,7 +573,7 @@ def main():
             record(val_loss=val_loss, bpb=bpb, **by_stage)
             if sample_tokens and (master or sharded):
                 text = sample()
-                say(textwrap.indent(text, "    "))
+                say("\n".join(f"    {line}" for line in text.splitlines() if line.strip()))
                 record(sample=text)
             lap = time.time()
         if step >= last_step:
