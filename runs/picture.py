@@ -131,9 +131,12 @@ def picture(curves, path, log):
             own = [p for s in curves[0] for p in s["steps"] if len(p.get(name, [])) > g and p["update_rms"][g]]  # it is trained
             ax.plot([x(p) for p in own], [p[name][g] for p in own], color=color, lw=1)
         ax.set_title(f"{title}, by generation")
-        if name != "lr":
+        if name == "lr":
+            ax.set_ylim(0)
+        else:
             ax.set_yscale("log")
-            labelled = LogLocator(subs=(1, 2, 5) if name == "grad_norm" else (1,))
+            least, most = ax.get_ylim()
+            labelled = LogLocator(subs=(1, 2, 5) if most < 100 * least else (1,))
             ax.yaxis.set(major_locator=labelled, major_formatter=number, minor_formatter=NullFormatter())
 
     if one:
