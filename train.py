@@ -571,7 +571,7 @@ def main():
             say(f"step {step}: val loss {val_loss:.4f}, {bpb:.4f} bits per byte"
                 + "".join(f", {name} {b:.4f}" for name, (_, b) in results.items()))  # fmt: skip
             record(val_loss=val_loss, bpb=bpb, **by_stage)
-            if sample_tokens and (master or sharded):
+            if sample_tokens and (master or sharded) and math.isfinite(val_loss):
                 text = sample()
                 say("\n".join(f"    {line}" for line in text.splitlines() if line.strip()))
                 record(sample=text)
