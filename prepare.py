@@ -202,8 +202,9 @@ class Tokenizer:
 
     @classmethod
     def from_dict(cls, d):
-        """The tokenizer that to_dict() was called on."""
-        tok = cls(d["kind"], d["name"], d.get("model"))
+        """The tokenizer that to_dict() was called on. A checkpoint has the model file as a tensor."""
+        model = d.get("model")
+        tok = cls(d["kind"], d["name"], model.numpy().tobytes() if hasattr(model, "numpy") else model)
         if tok.sha256 != d["sha256"]:
             raise InputError(f"tokenizer {tok.name}: sha256 is {tok.sha256}, not {d['sha256']}: use the same one")
         return tok

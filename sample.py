@@ -28,10 +28,7 @@ def load(path, device):
     cfg = Config(**ckpt["config"])
     if cfg.n_fused < len(cfg.generations):
         ckpt, _ = condense(ckpt | {"optimizer": {}}, 1)
-    stored = dict(ckpt["tokenizer"])
-    if stored["kind"] == "sentencepiece":
-        stored["model"] = stored["model"].numpy().tobytes()
-    model, tokenizer = build_model(ckpt), Tokenizer.from_dict(stored)
+    model, tokenizer = build_model(ckpt), Tokenizer.from_dict(ckpt["tokenizer"])
     spelled = speller(model.token_ids(), tokenizer.vocab_size, tokenizer.spelling)
     return model.to(device).eval(), tokenizer, spelled, ckpt
 

@@ -12,6 +12,7 @@ import json
 import lzma
 import math
 import os
+import pty
 import random
 import re
 import resource
@@ -20,6 +21,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import termios
 import time
 import types
 
@@ -1262,6 +1264,67 @@ def test_resume_is_exact_whatever_the_evaluation_interval(stage, tmp_path):
     assert same(weights(a), weights(b)) and list(metrics(b, "loss")) == list(range(1, 13))
 
 
+def test_an_evaluation_writes_a_sample_and_changes_no_number(stage, data, tmp_path, monkeypatch):
+    def backend(*args):
+        raise AssertionError("compiled")
+
+    generate, compiled = Llama.generate, torch.compile(lambda x: x + 1, backend=backend)
+    monkeypatch.setattr(Llama, "generate", lambda *args, **options: (compiled(torch.ones(1)), generate(*args, **options))[1])
+    printed, samples = ok("train.py", *stage), metrics(tmp_path / "a", "sample")
+    tok = prepare.load_tokenizer(f"{data}/tokenizer.model")
+    start = tok.decode(np.fromfile(f"{data}/val.bin", tok.dtype)[:16])
+    assert list(samples) == [0, 5, 10, 12] and len(set(samples.values())) == 4
+    assert all(text.startswith(start) and len(text) > len(start) + 16 for text in samples.values())
+    assert all(f"    {line}\n" in printed for text in samples.values() for line in text.splitlines() if line.strip())
+    b, c = (f"--out_dir={tmp_path / x}" for x in "bc")
+    ok("train.py", *stage, b, "--sample_tokens=0")
+    assert not metrics(tmp_path / "b", "sample") and metrics(tmp_path / "a", "loss") == metrics(tmp_path / "b", "loss")
+    assert same(weights(tmp_path / "a"), weights(tmp_path / "b"))
+    ok("train.py", *stage, c, "--vocab_size=1000", "--block_size=16", "--max_steps=1")  # rows that are no tokens; a full cache
+    assert list(metrics(tmp_path / "c", "sample")) == [0, 1]
+
+
+def terminal(stage, columns=50, until=None):
+    """Runs train.py on a terminal, with SIGINT once it shows `until` -> (exit status, the lines that the terminal shows, the
+    texts that its last line had on the way)"""
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, columns))
+    env = {k: v for k, v in os.environ.items() if k != "COLUMNS"}
+    command = [sys.executable, os.path.join(HERE, "train.py"), *map(str, stage)]
+    raw = b""
+    with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=env) as p:
+        os.close(theirs)
+        with contextlib.suppress(OSError):  # Linux: the other end is closed
+            while part := os.read(ours, 1 << 16):
+                raw += part
+                if until and until in raw:
+                    p.send_signal(signal.SIGINT)
+                    until = None
+    os.close(ours)
+    lines = [line.split("\r\033[K") for line in raw.decode().replace("\r\n", "\n").split("\n")]
+    return p.returncode, [line[-1] for line in lines], [text for line in lines for text in line if text.startswith("step ")]
+
+
+def test_progress_is_one_line_of_a_terminal(stage, tmp_path):
+    code, lines, shown = terminal(stage)
+    progress = [text for text in shown if "val loss" not in text]
+    assert {text.split(" | ")[0].split()[1] for text in progress} == {f"{i}/12" for i in range(1, 13)}
+    assert max(map(len, progress)) == 49 and progress[-1].startswith("step 12/12 100% | loss ")
+    i = lines.index(progress[-1])  # all that is left of them, after the evaluations and before the summary
+    assert code == 0 and [text for text in lines if " | " in text] == [lines[i]] and lines[i + 1] == "step: 12"
+    assert [text.split(":")[0] for text in lines[:i] if "val loss" in text] == [f"step {k}" for k in (0, 5, 10, 12)]
+    assert lines[-2].startswith("checkpoint: ") and lines[-1] == ""
+    assert not re.search(r"[\r\033]", ok("train.py", *stage, f"--out_dir={tmp_path / 'b'}"))
+
+
+def test_a_stop_and_an_error_are_whole_lines_of_a_terminal(stage, tmp_path):
+    code, lines, _ = terminal([*stage, "--max_steps=100000"], until=b"step 7/")
+    (stopped,) = (i for i, line in enumerate(lines) if line.startswith("stopped at step "))
+    assert code == 0 and lines[stopped].endswith("go on with --resume") and lines[stopped + 1].startswith("step ")
+    code, lines, _ = terminal([*stage, f"--out_dir={tmp_path / 'b'}", "--learning_rate=1e38"])
+    assert code == 1 and lines[-3].startswith("step ") and re.match("train.py: step 1: loss .*nothing saved", lines[-2])
+
+
 def test_resume_of_a_grown_stage_is_exact(stage, tmp_path):
     ok("train.py", *stage)
     ok("grow.py", "--in", tmp_path / "a/ckpt.pt", "--width", 48, "--depth", 3)
@@ -1306,6 +1369,7 @@ def test_frozen_generations_stay(stage, tmp_path):
     old, grown, new = (load_checkpoint(tmp_path / x)["model"] for x in ("a/ckpt.pt", "a/grown.pt", "b/ckpt.pt"))
     assert all(torch.equal(new[name], w) for name, w in old.items())
     assert all(not torch.equal(new[name], grown[name]) for name in new.keys() - old.keys())
+    assert all(norms[0] == 0 < norms[1] for norms in metrics(tmp_path / "b", "grad_norm").values())
 
 
 def test_the_curriculum_loop(tmp_path):
@@ -1428,12 +1492,35 @@ def test_sharded_is_as_plain(grown_run, tmp_path, n, options):
     for key in ("loss", "bpb", "norm"):
         a, b = metrics(one, key), metrics(tmp_path / "b", key)
         assert a.keys() == b.keys() and max(abs(a[k] - b[k]) for k in a) < 1e-4, (key, a, b)
-    a, b = metrics(one, "update_rms"), metrics(tmp_path / "b", "update_rms")
-    assert np.allclose([a[k] for k in a], [b[k] for k in a], rtol=0.01)
+    for key in ("update_rms", "grad_norm"):
+        a, b = metrics(one, key), metrics(tmp_path / "b", key)
+        assert np.allclose([a[k] for k in a], [b[k] for k in a], rtol=0.01), key
     assert os.path.isdir(tmp_path / "b/ckpt.pt") and near(weights(one), weights(tmp_path / "b"), 1e-4)
     a, b = load_checkpoint(one / "ckpt.pt"), load_checkpoint(tmp_path / "b/ckpt.pt")
     assert a.keys() == b.keys() and all(a[key] == b[key] for key in ("config", "step", "branch"))
     assert a["ledger"]["read"] == b["ledger"]["read"] and torch.equal(a["tokenizer"]["model"], b["tokenizer"]["model"])
+
+
+def test_gradient_norms_by_generation(grown_run, tmp_path):
+    """They are those of the gradients, add up to the norm of all, and are those before clipping."""
+    stage, one = grown_run
+    ok("train.py", *stage, f"--out_dir={tmp_path / 'b'}", "--grad_clip=1e-3", "--stop_at=2")
+    for folder in (one, tmp_path / "b"):
+        for step, norm in metrics(folder, "norm").items():
+            assert math.hypot(*metrics(folder, "grad_norm")[step]) == pytest.approx(norm, rel=1e-5)
+    assert metrics(tmp_path / "b", "grad_norm")[1] == pytest.approx(metrics(one, "grad_norm")[1], rel=1e-4)
+    ckpt = load_checkpoint(one / "ckpt.pt")
+    model = build_model(ckpt)
+    optimizer = model.optimizer(0.0)
+    load_state(model, optimizer, ckpt)
+    tokens = TOKENS[:, :25] % model.cfg.vocab_size
+    model(tokens[:, :-1], tokens[:, 1:]).backward()
+    optimizer.step()
+    expected = [0.0, 0.0]
+    for tensor in model.growables().values():
+        for (g, _, _), p in zip(tensor.plan, tensor):
+            expected[g] += p.grad.double().square().sum().item()
+    assert train.squares(optimizer, 2)[0].tolist() == pytest.approx(expected, rel=1e-5)
 
 
 def test_resume_on_another_number_of_processes(grown_run, tmp_path):
@@ -1680,6 +1767,18 @@ def test_wandb_offline_or_missing_goes_on(stage, tmp_path, monkeypatch):
     assert "going on without it" in ok("train.py", *stage, "--wandb=True", "--max_steps=1")
 
 
+def test_wandb_gets_what_metrics_jsonl_gets(stage, tmp_path, monkeypatch):
+    logged = {}
+    run = types.SimpleNamespace(log=lambda values, step: logged.setdefault(step, {}).update(values), finish=lambda: None)
+    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=lambda **settings: run))
+    ok("train.py", *stage, "--wandb=True", "--max_steps=3")
+    for line in map(json.loads, open(tmp_path / "a/metrics.jsonl")):
+        for key, value in line.items():
+            for name, x in {f"{key}/0": value[0]}.items() if isinstance(value, list) else {key: value}.items():
+                assert logged[line["step"]][name] == x
+    assert {"lr/0", "grad_norm/0", "update_rms/0", "loss", "norm", "bpb", "sample"} <= logged[3].keys()
+
+
 def test_plan():
     """The bytes that a token's activations take are those that autograd saves under bf16 autocast."""
     sizes = dict(n_layer=3, n_head=4, n_embd=128, head_dim=32, ffn_dim=384, vocab_size=300, block_size=64)
@@ -1815,3 +1914,40 @@ def test_compare(data, tmp_path):
     assert (tmp_path / "lines.jsonl").read_text() == lines and not (tmp_path / "out").exists()
     (tmp_path / "arms.py").write_text(arms.replace("n_layer=1", "n_layers=1") + "seeds = [2]\n")
     assert "no setting is called n_layers" in run(*command)[0]
+
+
+def test_picture(grown_run, tmp_path, monkeypatch):
+    """A ladder, of which one checkpoint is gone: six panels, and its generations' curves begin where they were born. With a
+    control: three."""
+    figure = pytest.importorskip("matplotlib.figure")
+    figures, (_, one) = [], grown_run
+    monkeypatch.setattr(figure.Figure, "savefig", lambda fig, path: figures.append(fig))
+
+    def write(name, first, generations, n=4):
+        (tmp_path / name).mkdir()
+        with open(tmp_path / name / "metrics.jsonl", "w") as f:
+            for i in range(n):
+                at = {"step": i, "tokens": first + i, "flops": (first + i) * 1e9, "seconds": float(first + i)}
+                f.write(json.dumps(at | {"val_loss": 1.0, "bpb": 2.0 - 0.1 * i}) + "\n")
+                lists = {key: [0.1] * generations for key in ("lr", "grad_norm", "update_rms")}
+                f.write(json.dumps(at | {"loss": 1.0, "norm": 1.0} | lists) + "\n")
+            f.write('{"step": 9, "los')  # it is being written
+        return tmp_path / name / "metrics.jsonl"
+
+    ladder = [write("first", 0, 1), write("second", 3, 2)]
+    printed = ok("runs/picture.py", *ladder, "--out", tmp_path / "x.png")
+    assert "first: no ckpt.pt beside metrics.jsonl" in printed
+    assert re.search(r"^second +- +- +3 +3.00e\+09 +6.00e\+09", printed, re.M)
+    panels = figures[-1].axes
+    assert len(panels) == 6 and [len(line.get_xdata()) for line in panels[3].lines if line.get_linestyle() == "-"] == [8, 4]
+    names = ("learning rate", "gradient norm", "update, RMS")
+    assert [panel.get_title("left") for panel in panels[3:]] == [f"{name}, by generation" for name in names]
+    ok("runs/picture.py", *ladder, write("control", 0, 1, 9), "--log", "--out", tmp_path / "x.png")
+    assert len(figures[-1].axes) == 3
+    assert [text.get_text() for text in figures[-1].legends[0].texts] == ["first to second", "control"]
+    printed = ok("runs/picture.py", one / "metrics.jsonl", "--out", tmp_path / "x.png")
+    assert re.search("^one +3 x 48", printed, re.M) and "no ckpt.pt" not in printed
+    (tmp_path / "empty.jsonl").write_text("")
+    (tmp_path / "text.jsonl").write_text("hello\n")
+    for name, message in [("empty", "no evaluation in it yet"), ("text", "not a metrics.jsonl"), ("none", "No such file")]:
+        assert message in run("runs/picture.py", tmp_path / f"{name}.jsonl")[0]

@@ -19,6 +19,7 @@ import math
 import os
 import resource
 import runpy
+import shutil
 import signal
 import sys
 import time
@@ -34,7 +35,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from model import DEVICES, Config, Llama, load_checkpoint, load_state, optimizer_state, save_checkpoint
-from prepare import count_bytes, read_meta, read_spelling, read_stage_rows, speller, spread
+from prepare import InputError, Tokenizer, count_bytes, read_meta, read_spelling, read_stage_rows, speller, spread
 
 # -----------------------------------------------------------------------------
 # settings: their names, defaults and, by the defaults, their types
@@ -84,6 +85,7 @@ new_rate = 1.3  # shared: the youngest generation's rate, as a multiple of the o
 # evaluation, logging, saving
 eval_interval = 250  # steps; 0: at the end only
 eval_tokens = 262144  # of a validation shard, spread evenly over it
+sample_tokens = 64  # written at an evaluation, after the first 16 of the validation text; 0: none, and no tokenizer needed
 log_interval = 10
 save_interval = 1000  # steps; 0: at the end only
 wandb = False
@@ -176,22 +178,22 @@ def rates(generations, tokens):
 
 
 @torch.no_grad()
-def update_rms(optimizer, n):
-    """(2, n): for each of n generations, the sum of squares of the update that the step just taken made to its parameters,
-    decay included, and their number; of sharded ones, of this process's part. Read off Adam's state: no copy of the
-    parameters is needed."""
-    total, size = torch.zeros(2, n, dtype=torch.float64)
+def squares(optimizer, n):
+    """(3, n): for each of n generations, the sums of squares of its gradient and of the update that the step just taken made
+    to its parameters, decay included, and their number; of sharded ones, of this process's part. The update is read off
+    Adam's state: no copy of the parameters is needed."""
+    gradient, update, size = totals = torch.zeros(3, n, dtype=torch.float64)
     for group in optimizer.param_groups:
         (b1, b2), lr, g = group["betas"], group["lr"], group["generation"]
         for p in group["params"]:
-            s = {key: local(x) for key, x in optimizer.state.get(p, {}).items()}
-            trained, p = p.requires_grad, local(p)
-            if s and trained:
+            size[g] += local(p).numel()
+            if p.grad is not None:  # it is not frozen
+                s = {key: local(x) for key, x in optimizer.state[p].items()}
                 adam = s["exp_avg"] / (1 - b1 ** s["step"]) / ((s["exp_avg_sq"] / (1 - b2 ** s["step"])).sqrt() + group["eps"])
-                before = (p + lr * adam) / (1 - lr * group["weight_decay"])
-                total[g] += (before - p).double().square().sum().cpu()
-            size[g] += p.numel()
-    return torch.stack([total, size])
+                before = (local(p) + lr * adam) / (1 - lr * group["weight_decay"])
+                update[g] += (before - local(p)).square().sum().cpu()
+                gradient[g] += local(p.grad).square().sum().cpu()
+    return totals
 
 
 def local(x):
@@ -324,7 +326,7 @@ def main():
         addresses = dist.PrefixStore(f"restart {restarts}", next(dist.rendezvous("env://"))[0])
         dist.init_process_group("nccl" if kind == "cuda" else "gloo", store=addresses, rank=rank, world_size=world)
     autocast = torch.autocast("cuda", torch.bfloat16, enabled=kind == "cuda")
-    say = print if master else lambda *a, **k: None
+    say = show if master else lambda *a, **k: None
 
     def everywhere(x):
         """The sum of a tensor over all processes."""
@@ -343,6 +345,7 @@ def main():
         if split.endswith("val") and s["tokens"]
     }
     token_bytes = np.fromfile(f"{data}/token_bytes.bin", np.uint16)
+    tokenizer = Tokenizer.from_dict(read_tokenizer(meta)) if sample_tokens else None
 
     # --- checkpoint: where to start
     folder, source = out_dir, init_from
@@ -494,10 +497,9 @@ def main():
             settings = {k: globals()[k] for k in DEFAULTS}
             ledger["dealt"] = train.next
             ledger["read"].update(train.read())
-            tokenizer = ckpt["tokenizer"] if ckpt else read_tokenizer(meta)
             state = {"config": cfg.plain(), "model": model.state_dict(), "optimizer": optimizer_state(model, optimizer)}
             state |= {"ledger": ledger, "lineage": ckpt["lineage"] if ckpt else [], "step": step, "settings": settings}
-            state |= {"tokenizer": tokenizer, "branch": start}
+            state |= {"tokenizer": ckpt["tokenizer"] if ckpt else read_tokenizer(meta), "branch": start}
             save_checkpoint(f"{folder}/ckpt.pt", state, keep=f"{folder}/ckpt.prev.pt")
         if ddp:
             dist.barrier()
@@ -521,6 +523,16 @@ def main():
                 total += torch.tensor([loss * y.size, y.size, n_bytes], dtype=torch.float64)
         nats, tokens, n_bytes = everywhere(total).tolist()
         return nats / tokens, nats / n_bytes / math.log(2)
+
+    def sample():
+        """The beginning of the validation text and how the model goes on, by the same draws every time. A token is a forward
+        of its own, which assembles and reads all weights; sharded, all processes gather them, so all call it."""
+        start = torch.from_numpy(spelled(val_sets["val"].tokens[:16]).astype(np.int64))[None].to(where)  # (1, T)
+        rng = torch.Generator(where).manual_seed(seed)
+        with autocast, torch.compiler.set_stance("force_eager"):  # compiled, it would be compiled for every length again
+            ids = torch.cat([start, *model.generate(start, sample_tokens, temperature=0.8, rng=rng)], 1)[0].tolist()
+        text = tokenizer.decode(i for i in ids if i < len(token_bytes) and token_bytes[i])  # ids that stand for text
+        return "".join(c if c.isprintable() or c == "\n" else " " for c in text)  # the model may write control characters
 
     # --- signals: a flag, so that the step is finished and all processes stop together; a second one kills
     stopping = []
@@ -559,6 +571,10 @@ def main():
             say(f"step {step}: val loss {val_loss:.4f}, {bpb:.4f} bits per byte"
                 + "".join(f", {name} {b:.4f}" for name, (_, b) in results.items()))  # fmt: skip
             record(val_loss=val_loss, bpb=bpb, **by_stage)
+            if sample_tokens and (master or sharded) and math.isfinite(val_loss):
+                text = sample()
+                say("\n".join(f"    {line}" for line in text.splitlines() if line.strip()))
+                record(sample=text)
             lap = time.time()
         if step >= last_step:
             break
@@ -610,17 +626,19 @@ def main():
         # logging
         if step % log_interval == 0 or step == last_step:
             loss = everywhere(loss).item() / world
-            squares = update_rms(optimizer, len(cfg.generations))
-            moved, size = everywhere(squares) if sharded else squares
-            moved = (moved / size.clamp(min=1)).sqrt().tolist()
+            sums = squares(optimizer, len(cfg.generations))
+            gradient, update, size = everywhere(sums) if sharded else sums
+            norms = (norm.item() * (gradient / gradient.sum()).sqrt()).tolist()  # before clipping, which scales all alike
+            moved = (update / size.clamp(min=1)).sqrt().tolist()
             speed = (step - logged["step"]) * tokens_per_step / (busy - logged["busy"])
             mfu = speed * flops_per_token / (peak * world) if peak else None
             left = (last_step - step) * busy / (step - first_step)
             logged = {"step": step, "busy": busy}
-            say(f"step {step}/{last_step} {step / last_step:.0%} | loss {loss:.4f} | norm {norm:.2f} | "
-                + " ".join(f"g{g} {lr[g]:.1e} moves {moved[g]:.1e}" for g in sorted(n["generations"]))
-                + f" | {speed:,.0f} tokens/s" + (f", MFU {mfu:.1%}" if mfu else "") + f" | {left / 60:.0f} min left")  # fmt: skip
-            record(loss=loss, norm=norm.item(), lr=lr, update_rms=moved, tokens_per_second=speed, mfu=mfu)
+            say(f"step {step}/{last_step} {step / last_step:.0%} | loss {loss:.4f} | {left / 60:.0f} min left | "
+                f"{speed:,.0f} tokens/s" + (f", MFU {mfu:.1%}" if mfu else "") + f" | norm {norm:.2f} | "
+                + " ".join(f"g{g} {lr[g]:.1e} moves {moved[g]:.1e}" for g in sorted(n["generations"])),
+                progress=True)  # fmt: skip
+            record(loss=loss, norm=norm.item(), lr=lr, grad_norm=norms, update_rms=moved, tokens_per_second=speed, mfu=mfu)
 
         # saving, and stopping when asked to
         halt = everywhere(torch.tensor(float(bool(stopping)))).item() > 0 or step == stop_at
@@ -632,6 +650,7 @@ def main():
         lap = time.time()
 
     # --- summary, for grep
+    end_progress()
     peak_memory = torch.cuda.max_memory_allocated() if kind == "cuda" else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     peak_memory *= 1024 if kind != "cuda" and sys.platform == "linux" else 1
     summary = {"step": step, "tokens": ledger["tokens"], "flops": f"{ledger['flops']:.4g}", "seconds": f"{ledger['seconds']:.1f}",
@@ -644,6 +663,28 @@ def main():
     if ddp:
         time.sleep(0.2)  # gloo's thread wants the GIL for the last tensors, and what comes next waits for it with the GIL held
         dist.destroy_process_group()
+
+
+progress_line = ""  # what a terminal shows at its bottom
+
+
+def show(line, progress=False):
+    """Prints a line. On a terminal, one of progress takes the place of the one before, and all others go above it."""
+    global progress_line
+    encoding = sys.stdout.encoding or "utf-8"
+    line = line.encode(encoding, "replace").decode(encoding)  # of a model's text, it may lack characters
+    if not sys.stdout.isatty():
+        return print(line)
+    if progress:
+        progress_line = line[: shutil.get_terminal_size().columns - 1]
+    print("\r\033[K" + (progress_line if progress else f"{line}\n{progress_line}"), end="", flush=True)  # \033[K: clear
+
+
+def end_progress():
+    """Leaves the line of progress: what comes next, an error too, begins a new one."""
+    global progress_line
+    print(end="\n" * bool(progress_line))
+    progress_line = ""
 
 
 def read_tokenizer(meta):
@@ -680,5 +721,7 @@ def start_wandb():
 if __name__ == "__main__":
     try:
         main()
-    except (ValueError, OSError) as e:
+    except (ValueError, OSError, InputError) as e:
         sys.exit(f"train.py: {e}")
+    finally:
+        end_progress()

@@ -1,47 +1,66 @@
 """
-The table and the picture of runs: bits per byte of the validation text over training FLOPs, growths marked.
+The table and the picture of runs: bits per byte of the validation text over tokens, FLOPs and time, growths marked; of one
+run, or one ladder, also each generation's learning rate, gradient norm and update.
 
 $ python runs/picture.py out/demo/tiny?/metrics.jsonl --out out/demo/loss.png
 $ python runs/picture.py out/stage?/metrics.jsonl out/control-*/metrics.jsonl --out loss.png --log
 
 A file that starts at the FLOPs at which the one before it ends goes on with its curve, as a stage does that was grown.
-ckpt.pt is read beside each: it knows the sizes.
+ckpt.pt is read beside each, if it is there: it knows the sizes.
 """
 
 import argparse
 import json
 import math
 import os
+import re
 import sys
 
 import matplotlib
 
 matplotlib.use("Agg")  # a file, no window
 import matplotlib.pyplot as plt
+from matplotlib.lines import Line2D
+from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
 from grow import count, skeleton
 from model import Config, load_checkpoint
 
+STYLE = {
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.titlelocation": "left",
+    "axes.xmargin": 0.02,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.frameon": False,
+}
+TIMES = ((86400, "days"), (3600, "hours"), (60, "minutes"), (1, "seconds"))
+
 
 def read(path):
     """What a stage's folder knows of it."""
-    folder = os.path.dirname(path)
+    folder = os.path.dirname(os.path.abspath(path))
     with open(path) as f:
-        points = [p for p in map(json.loads, f) if "bpb" in p]
-    if not points:
+        try:
+            lines = [json.loads(line) for line in f if line.endswith("\n")]  # the last one may be in the middle of being written
+            evaluations, steps = ([p for p in lines if key in p] for key in ("bpb", "lr"))
+        except (ValueError, TypeError):
+            raise ValueError(f"{path}: not a metrics.jsonl of train.py") from None
+    if not evaluations:
         raise ValueError(f"{path}: no evaluation in it yet")
+    stage = {"name": os.path.basename(folder), "shape": "-", "size": 0, "growth": None}
+    stage |= {"evaluations": evaluations, "steps": steps}
+    if not os.path.exists(f"{folder}/ckpt.pt"):
+        print(f"{stage['name']}: no ckpt.pt beside metrics.jsonl, so its sizes are not shown", file=sys.stderr)
+        return stage
     ckpt = load_checkpoint(f"{folder}/ckpt.pt", whole=False)
     cfg = Config(**ckpt["config"])
-    return {
-        "name": os.path.basename(folder),
-        "shape": f"{cfg.n_layer} x {cfg.n_embd}",
-        "parameters": skeleton(cfg).count_params()["total"],
-        "tokens": points[-1]["tokens"] - points[0]["tokens"],
-        "x": [p["flops"] for p in points],
-        "y": [p["bpb"] for p in points],
-        "growth": next((g for g in ckpt["lineage"] if g["tokens"] == points[0]["tokens"]), None),
-    }
+    growth = next((g for g in ckpt["lineage"] if g["tokens"] == evaluations[0]["tokens"]), None)
+    return stage | {"shape": f"{cfg.n_layer} x {cfg.n_embd}", "size": skeleton(cfg).count_params()["total"], "growth": growth}
 
 
 def table(curves):
@@ -51,44 +70,84 @@ def table(curves):
         for s in stages:
             if s["growth"]:
                 yield f"  grown to {s['shape']}: max |dlogit| {s['growth']['max_dlogit']:.1e}"
-            x, y = s["x"], s["y"]
-            bpb = f"{y[0]:.4f} -> {y[-1]:.4f}"
-            sizes = f"{s['name']:<12}{s['shape']:>14}{s['parameters']:>16,}{s['tokens']:>16,}"
-            yield f"{sizes}{x[-1] - x[0]:>10.2e}{x[-1]:>10.2e}{bpb:>20}"
+            first, last = s["evaluations"][0], s["evaluations"][-1]
+            tokens, flops = (last[key] - first[key] for key in ("tokens", "flops"))
+            size = f"{s['size']:,}" if s["size"] else "-"
+            bpb = f"{first['bpb']:.4f} -> {last['bpb']:.4f}"
+            yield f"{s['name']:<12}{s['shape']:>14}{size:>16}{tokens:>16,}{flops:>10.2e}{last['flops']:>10.2e}{bpb:>20}"
 
 
 def picture(curves, path, log):
-    """Writes the picture."""
-    fig, ax = plt.subplots(figsize=(8, 4.5), dpi=150)
-    points = [point for stages in curves for s in stages for point in zip(s["x"], s["y"])]
-    shown = 0.2 * curves[0][0]["x"][-1]  # the fall from ln(vocabulary) in the first steps would flatten the rest
-    low, high = min(y for _, y in points), max(y for x, y in points if x >= shown)
-    high += 0.15 * (high - low)
-    for color, stages in enumerate(curves):
-        x = [v or (math.nan if log else 0) for s in stages for v in s["x"]]
-        y = [v for s in stages for v in s["y"]]
-        name = " to ".join(dict.fromkeys([stages[0]["name"], stages[-1]["name"]]))
-        ax.plot(x, y, ".-", color=f"C{color}", ms=4, lw=1.5, label=name)
-        for s in stages * (len(stages) > 1):  # a ladder
-            if s["growth"]:
-                ax.axvline(s["x"][0], color=f"C{color}", ls="--", lw=1)
-            text = s["shape"]
-            if sum(map(len, curves)) <= 4:  # there is room
-                text += f"\n{count(s['parameters'])} parameters"
-                text += f"\nmax |dlogit| {s['growth']['max_dlogit']:.2g}" if s["growth"] else "\nfrom scratch"
-            start = s["x"][0] or shown * log
-            ax.annotate(text, (start, high), (0, 4), textcoords="offset points", fontsize=8, color=f"C{color}")
-    if log:
-        ax.set_xscale("log")
-    ax.set_xlim(shown * log, 1.02 * max(x for x, _ in points))
-    ax.set_ylim(low - 0.1 * (high - low), high)
-    ax.set_xlabel("training FLOPs, all stages summed")
-    ax.set_ylabel("bits per byte of validation text")
-    ax.grid(alpha=0.25)
-    ax.spines[["top", "right"]].set_visible(False)
-    if len(curves) > 1:
-        ax.legend(frameon=False, loc="upper right")
-    fig.tight_layout()
+    """Writes the picture. The colours of one ladder are its generations'; those of several curves, theirs."""
+    plt.rcParams.update(STYLE)
+    one = len(curves) == 1
+    fig, axes = plt.subplots(1 + one, 3, figsize=(9, 2.6 + 2.2 * one), dpi=200, squeeze=False, layout="constrained")
+    points = [p for stages in curves for s in stages for p in s["evaluations"]]
+    unit, units = next((n, name) for n, name in TIMES if max(p["seconds"] for p in points) >= 2 * n or n == 1)
+    youngest = [max((len(p["lr"]) for p in s["steps"]), default=1) - 1 for s in curves[0]]  # generation of each stage
+    shades = plt.cm.plasma([0.8 * g / max(1, max(youngest)) for g in range(max(youngest) + 1)])
+
+    number = FuncFormatter(lambda x, _: re.sub(r"e\+?(-?)0?", r"e\1", f"{x:g}"))  # 1e13, 1e-5
+
+    def over(ax, key):
+        """What is drawn over tokens, flops or seconds -> the function that gives a line's x."""
+        scale, label, form = {
+            "tokens": (1, "tokens", EngFormatter(sep="")),
+            "flops": (1, "training FLOPs", number),
+            "seconds": (unit, f"{units} of training", number),
+        }[key]
+        if log and ax in axes[0]:
+            ax.set_xscale("log")
+        else:
+            ax.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
+        ax.xaxis.set_major_formatter(form)
+        ax.set_xlabel(label)
+        for s in curves[0][1:] if one else []:  # growths
+            ax.axvline(s["evaluations"][0][key] / scale, color="0.6", ls="--", lw=0.8, zorder=0)
+        return lambda p: p[key] / scale or (math.nan if log else 0)
+
+    # bits per byte; the fall from ln(vocabulary) in the first steps would flatten the rest
+    shown = 0.2 * curves[0][0]["evaluations"][-1]["flops"]
+    low, high = min(p["bpb"] for p in points), max(p["bpb"] for p in points if p["flops"] >= shown)
+    for ax, key in zip(axes[0], ("tokens", "flops", "seconds")):
+        x = over(ax, key)
+        for i, stages in enumerate(curves):
+            for k, s in enumerate(stages):
+                color = shades[youngest[k]] if one else f"C{i}"
+                if k:  # a growth
+                    ends = stages[k - 1]["evaluations"][-1], s["evaluations"][0]
+                    ax.plot([x(p) for p in ends], [p["bpb"] for p in ends], "-", color=color, lw=1.2)
+                    ax.plot(x(ends[1]), ends[1]["bpb"], "o", color=color, mfc="white", ms=4, zorder=3)
+                ax.plot([x(p) for p in s["evaluations"]], [p["bpb"] for p in s["evaluations"]], ".-", color=color, ms=3, lw=1.2)
+        ax.set_ylim(low - 0.05 * (high - low), high + 0.15 * (high - low))
+        ax.tick_params(labelleft=ax is axes[0, 0])
+    axes[0, 0].set_title("bits per byte of validation text")
+
+    # what each generation does
+    names = {"lr": "learning rate", "grad_norm": "gradient norm", "update_rms": "update, RMS"}
+    for ax, (name, title) in zip(axes[1] if one else [], names.items()):
+        x = over(ax, "tokens")
+        for g, color in enumerate(shades):
+            own = [p for s in curves[0] for p in s["steps"] if len(p.get(name, [])) > g and p["update_rms"][g]]  # it is trained
+            ax.plot([x(p) for p in own], [p[name][g] for p in own], color=color, lw=1)
+        ax.set_title(f"{title}, by generation")
+        if name == "lr":
+            ax.set_ylim(0)
+        else:
+            ax.set_yscale("log")
+            least, most = ax.get_ylim()
+            labelled = LogLocator(subs=(1, 2, 5) if most < 100 * least else (1,))
+            ax.yaxis.set(major_locator=labelled, major_formatter=number, minor_formatter=NullFormatter())
+
+    if one:
+        labels = [f"generation {g}" for g in range(len(shades))]
+        for g, s in zip(youngest, curves[0]):
+            size = f"{s['shape']}, {count(s['size'])} parameters" if s["size"] else s["name"]
+            labels[g] = f"{size}: {labels[g]}" if ":" not in labels[g] else labels[g]  # a stage without growth has no colour
+    else:
+        labels = [" to ".join(dict.fromkeys([stages[0]["name"], stages[-1]["name"]])) for stages in curves]
+    lines = [Line2D([], [], color=shades[i] if one else f"C{i}", lw=2) for i in range(len(labels))]
+    fig.legend(lines, labels, loc="outside upper center", ncols=3)
     fig.savefig(path)
 
 
@@ -96,11 +155,11 @@ def main():
     p = argparse.ArgumentParser(description="The table and the picture of runs.")
     p.add_argument("metrics", nargs="+", help="metrics.jsonl files, the stages of a ladder in their order")
     p.add_argument("--out", default="loss.png", help="the picture (default: loss.png)")
-    p.add_argument("--log", action="store_true", help="FLOPs on a logarithmic axis")
+    p.add_argument("--log", action="store_true", help="bits per byte over logarithmic axes")
     args = p.parse_args()
     curves = []
     for stage in map(read, args.metrics):
-        if curves and stage["x"][0] == curves[-1][-1]["x"][-1]:
+        if curves and stage["evaluations"][0]["flops"] == curves[-1][-1]["evaluations"][-1]["flops"]:
             curves[-1].append(stage)
         else:
             curves.append([stage])
