@@ -628,7 +628,7 @@ def main():
             loss = everywhere(loss).item() / world
             sums = squares(optimizer, len(cfg.generations))
             gradient, update, size = everywhere(sums) if sharded else sums
-            norms = (norm.item() * (gradient / gradient.sum()).sqrt()).tolist()  # before clipping, which scales all alike
+            norms = (norm.item() * (gradient / gradient.sum().clamp(min=1e-30)).sqrt()).tolist()  # before clipping, which scales all alike
             moved = (update / size.clamp(min=1)).sqrt().tolist()
             speed = (step - logged["step"]) * tokens_per_step / (busy - logged["busy"])
             mfu = speed * flops_per_token / (peak * world) if peak else None
