@@ -681,6 +681,8 @@ def load_checkpoint(path, whole=True, verify=True):
     try:
         record = damaged(path) if verify and processes()[0] == 0 else None
         ckpt = None if record else torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    except pickle.UnpicklingError:
+        raise ValueError(f"{path}: not loaded, since it holds more than tensors and plain values, and could run code") from None
     except Exception as e:
         raise ValueError(f"{path}: truncated, or not a checkpoint ({reason(e)})") from None
     if record:

@@ -201,7 +201,7 @@ def damaged_checkpoints(folder, config, run, n_flips=300):
     yield "foreign checkpoint", "other dicts, a state dict, a list, a config of other types, JSON", saw, "all as it was"
     refused(folder, run, written(pickle.dumps(Evil(evil))), "bad.pt: truncated, or not a checkpoint")
     torch.save(ckpt | {"lineage": [Evil(evil)]}, bad)
-    saw = refused(folder, run, readers(folder, config, bad), "bad.pt: truncated, or not a checkpoint")
+    saw = refused(folder, run, readers(folder, config, bad), "bad.pt: not loaded, since it holds more than tensors")
     assert not os.path.exists(evil)
     yield (
         "hostile checkpoint",
@@ -426,7 +426,7 @@ def full_disk(folder, config):
             ("grow.py", "--in", f"{folder}/a/ckpt.pt", "--double", "width", "--out", f"{out}/new.pt"),
             ("export.py", "--in", f"{folder}/grown.pt", "--out", f"{out}/hf"),
         ]:
-            saw = refused(folder, run, [command], "", **({} if mounted else {"file_size": half}))
+            saw = refused(folder, run, [command], "can't be written", **({} if mounted else {"file_size": half}))
             where = "a tmpfs with room for half a checkpoint" if mounted else "no file may be larger than half a checkpoint"
             yield "full disk", f"`{command[0]}`, {where}", saw, "all as it was"
 
