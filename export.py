@@ -28,7 +28,7 @@ import sentencepiece
 import torch
 
 from grow import assembled, skeleton
-from model import Config, load_checkpoint, rope_places, row_ids
+from model import Config, load_checkpoint, rope_places, row_ids, unwritten
 
 DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 SHARD = 5 * 10**9  # bytes a file, as Hugging Face has it
@@ -272,6 +272,8 @@ def main():
         with open(f"{aside}/README.md", "w", encoding="utf-8") as f:
             f.write(model_card(ckpt, cfg, n_params, last))
         os.rename(aside, args.out)
+    except OSError as e:
+        raise unwritten(args.out, e) from None
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     print(f"wrote {args.out}: {n_params:,} parameters in {args.dtype}, {len(tensors)} tensors")

@@ -59,7 +59,10 @@ from model import (
     ffn_width,
     init_std,
     load_checkpoint,
+    lock,
     row_ids,
+    seal,
+    sha256,
 )
 from prepare import read_meta, read_spelling, read_stage_rows, speller
 
@@ -579,13 +582,6 @@ def size_table(*ckpts):
     return [f"{key:<18}" + "".join(f"{column.get(key, '-'):>18}" for column in columns) for key in rows]
 
 
-def sha256(path):
-    """The checkpoint's sha256, in hex; of a folder, that of its tensors in one file."""
-    path = f"{path}/whole.pt" if os.path.isdir(path) else path
-    with open(path, "rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
-
-
 # -----------------------------------------------------------------------------
 # what a ladder takes
 
@@ -718,8 +714,6 @@ def main():
     ckpt = load_checkpoint(args.input)
     if os.path.exists(out) and os.path.samefile(args.input, out):
         raise ValueError(f"--out {out} is the input: give another name")
-    if os.path.exists(out) and not args.force and not args.dry_run:
-        raise ValueError(f"{out} exists: --force overwrites it, --out names another")
     if not os.path.isdir(os.path.dirname(out) or "."):
         raise ValueError(f"{os.path.dirname(out)}: no such folder")
     sizes = asked_sizes(Config(**ckpt["config"]), args)
@@ -731,15 +725,19 @@ def main():
     if args.copy_state and (args.init not in ("copy", "stack") or "n_layer" not in sizes):
         raise ValueError("--copy_state is for copied layers: --init copy or stack, with depth")
 
-    tokens, where = probe_tokens(ckpt)
-    step = {"sizes": sizes, "vocab": args.vocab or "", "init": args.init, "place": args.place, "condense": args.condense or 0}
-    with timed("hash"):
-        step |= {"seed": args.seed, "parent_sha256": sha256(args.input)}
-    step |= {k: ckpt["ledger"][k] for k in ("tokens", "flops")}
-    step["max_dlogit"] = torch.zeros((), dtype=torch.float64)  # a tensor: it is known when the file is written, and put in then
-    new = ckpt | {"lineage": [*ckpt["lineage"], step]} | ({"optimizer": {}} if args.fresh_optimizer else {})
     born, notes, files = [], [], [f"{out}.tmp", f"{out}.tmp2"]
+    held = lock(files[0])  # two at a time would write into the same files
     try:
+        if os.path.exists(out) and not args.force and not args.dry_run:
+            raise ValueError(f"{out} exists: --force overwrites it, --out names another")
+        tokens, where = probe_tokens(ckpt)
+        step = {"sizes": sizes, "vocab": args.vocab or "", "init": args.init, "place": args.place, "condense": args.condense or 0}
+        with timed("hash"):
+            one_file = f"{args.input}/whole.pt" if os.path.isdir(args.input) else args.input
+            step |= {"seed": args.seed, "parent_sha256": sha256(one_file)}
+        step |= {k: ckpt["ledger"][k] for k in ("tokens", "flops")}
+        step["max_dlogit"] = torch.zeros((), dtype=torch.float64)  # a tensor: known when the file is written, and put in then
+        new = ckpt | {"lineage": [*ckpt["lineage"], step]} | ({"optimizer": {}} if args.fresh_optimizer else {})
         with timed("write"):
             if sizes or rows is not None:
                 how = (args.place, args.init, args.seed, args.copy_state, rows)
@@ -771,8 +769,10 @@ def main():
             return print("dry run: nothing written")
         new["lineage"][-1]["max_dlogit"].fill_(dlogit)
         written = files[bool(args.condense)]
-        with timed("write"):
-            sync(written)
+        with timed("write"), open(written, "r+b") as f:
+            os.fsync(f.fileno())
+        with timed("hash"):
+            seal(written)
         os.replace(written, out)
         SECONDS["write"] -= SECONDS["draw"]
         print(f"wrote {out}; " + ", ".join(f"{what} {s:.1f} s" for what, s in SECONDS.items()))
@@ -780,12 +780,7 @@ def main():
         for path in files:
             with contextlib.suppress(FileNotFoundError):
                 os.remove(path)
-
-
-def sync(path):
-    """Waits until the file is on the disk."""
-    with open(path, "r+b") as f:
-        os.fsync(f.fileno())
+        held.close()
 
 
 if __name__ == "__main__":

@@ -8,12 +8,18 @@ its size computes; but every slab is a parameter of its own, with its own learni
 The architecture is a function of Config alone: Llama(cfg) has exactly the parameters of cfg's checkpoints.
 """
 
+import fcntl
+import hashlib
+import io
 import math
 import mmap
 import os
 import pickle
 import shutil
+import struct
 import warnings
+import zipfile
+import zlib
 from dataclasses import dataclass, field, fields
 
 import torch
@@ -521,7 +527,7 @@ def load_state(model, optimizer, ckpt):
     if missing:
         raise ValueError(f"the checkpoint's tensors are not those of its config: {missing.pop()}")
     if "folder" in ckpt:
-        return dcp.load({"model": params, "optimizer": state}, checkpoint_id=ckpt["folder"])
+        return read_folder(ckpt["folder"], {"model": params, "optimizer": state})
     for name, p in params.items():
         put(p, ckpt["model"][name])
     for name, s in state.items():
@@ -535,17 +541,17 @@ def save_checkpoint(path, ckpt, keep=""):
 
     Where parameters are sharded, all processes call it, and it makes a folder: torch.distributed.checkpoint's files, and
     rest.pt with what is not sharded."""
-    aside, master = f"{path}.tmp", not dist.is_initialized() or dist.get_rank() == 0
+    aside, master = f"{path}.tmp", processes()[0] == 0
     if master:
         remove(aside)  # what a save left that was killed
     if any(isinstance(x, DTensor) for x in ckpt["model"].values()):
         dist.barrier()
         try:
             dcp.save({key: ckpt[key] for key in ("model", "optimizer")}, checkpoint_id=aside)
-        except CheckpointException as e:  # of all processes at once
-            error = next(iter(e.failures.values()))
-            raise unwritten(aside, error[0] if isinstance(error, tuple) else error) from None
+        except CheckpointException as e:
+            raise unwritten(aside, first(e)) from None
         ckpt = {key: x for key, x in ckpt.items() if key not in ("model", "optimizer")}
+        ckpt |= {"metadata_sha256": sha256(f"{aside}/.metadata") if master else ""}
         into = f"{aside}/rest.pt"
     else:
         into = aside
@@ -568,8 +574,42 @@ def save_checkpoint(path, ckpt, keep=""):
 
 def unwritten(path, e):
     """The error to raise where e came of writing to path."""
-    reason = getattr(e, "strerror", None) or str(e).splitlines()[0][:100]
-    return OSError(f"{path}: can't be written ({reason}); is the disk full?")
+    return OSError(f"{path}: can't be written ({reason(e)}); is the disk full?")
+
+
+def first(e):
+    """The first of the errors, of all processes at once, of torch.distributed.checkpoint."""
+    error = next(iter(e.failures.values()))
+    return error[0] if isinstance(error, tuple) else error
+
+
+def reason(e):
+    """What an error says, in one line."""
+    return (getattr(e, "strerror", None) or str(e) or type(e).__name__).splitlines()[0][:100]
+
+
+def processes():
+    """(this process's number, how many there are)"""
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+
+
+def lock(path):
+    """The file at path, opened, made if need be, and locked: the kernel unlocks it when this process ends, however it ends.
+    ValueError where another has it. On a file system without locks, nothing is locked."""
+    f = open(path, "ab")
+    try:
+        fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise ValueError(f"{path} is locked: another process writes there; wait for it, or write elsewhere") from None
+    except OSError:
+        pass
+    return f
+
+
+def sha256(path):
+    """A file's sha256, in hex."""
+    with open(path, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
 
 
 def remove(path):
@@ -582,8 +622,8 @@ def remove(path):
 
 def allocate_checkpoint(path, ckpt):
     """Writes the checkpoint without its tensors' bytes, which are zero then -> (it loaded, each tensor a view of the file:
-    what is written into it is written to the file; the same tree, with each tensor's offset in the file instead). What has a
-    shape and a dtype counts as a tensor."""
+    what is written into it is written to the file; the same tree, with each tensor's offset in the file instead). When all is
+    written, call seal. What has a shape and a dtype counts as a tensor."""
 
     def tree(x, of_tensor):
         if isinstance(x, dict):
@@ -608,22 +648,54 @@ def allocate_checkpoint(path, ckpt):
         return torch.load(path, map_location="cpu", mmap=True, weights_only=True), offsets
 
 
-def load_checkpoint(path, whole=True):
+def seal(path):
+    """Finishes a file that allocate_checkpoint began: the CRC-32 of every record goes where a zip has it, behind the record and
+    in the directory, 16 bytes into its entry; and all is on the disk then."""
+    with zipfile.ZipFile(path) as z:
+        records, at = z.infolist(), z.start_dir
+    with open(path, "r+b") as f, mmap.mmap(f.fileno(), 0) as m, memoryview(m) as view:
+        for r in records:
+            start = r.header_offset + 30 + sum(struct.unpack_from("<HH", m, r.header_offset + 26))  # its name, padding
+            crc = zlib.crc32(view[start : start + r.file_size])
+            struct.pack_into("<I", m, start + r.file_size + 4, crc)
+            struct.pack_into("<I", m, at + 16, crc)
+            at += 46 + sum(struct.unpack_from("<HHH", m, at + 28))  # its name, sizes above 4 GB, comment
+        m.flush()
+        os.fsync(f.fileno())
+
+
+def damaged(f):
+    """The first record of f, a file that torch.save wrote, that is not what it was, None if all are. Its CRC-32 tells, of which
+    torch.load takes no notice."""
+    with zipfile.ZipFile(f) as z:
+        return z.testzip()
+
+
+def load_checkpoint(path, whole=True, verify=True):
     """A checkpoint, memory-mapped. Anything else is a ValueError of one line.
 
     A folder, as sharded training writes, is first made one file, whole.pt in it; or with whole=False, its tensors have no
-    data, and load_state reads them."""
+    data, and load_state reads them. verify: look for flipped bits, in all of it, at up to 3 GB/s; of several processes, each
+    looks at its share."""
     if not os.path.exists(path):
         raise ValueError(f"{path}: no such checkpoint")
     if os.path.isdir(path):
-        return load_folder(path, whole)
+        return load_folder(path, whole, verify)
     try:
-        ckpt = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+        record = damaged(path) if verify and processes()[0] == 0 else None
+        ckpt = None if record else torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    except pickle.UnpicklingError:
+        raise ValueError(f"{path}: not loaded, since it holds more than tensors and plain values, and could run code") from None
     except Exception as e:
-        reason = str(e).splitlines()[0][:100]
-        raise ValueError(f"{path}: truncated, or not a checkpoint ({reason})") from None
+        raise ValueError(f"{path}: truncated, or not a checkpoint ({reason(e)})") from None
+    if record:
+        raise ValueError(f"{path}: damaged: {record} is not what was saved; use the one before, ckpt.prev.pt, or a copy")
     if not isinstance(ckpt, dict) or not {"config", "model", "optimizer", "ledger", "lineage"} <= ckpt.keys():
         raise ValueError(f"{path}: not a Babel checkpoint; train.py and grow.py write them")
+    try:
+        Config(**ckpt["config"])
+    except (TypeError, ValueError) as e:
+        raise ValueError(f"{path}: not a Babel checkpoint: its config is none ({e})") from None
     return ckpt
 
 
@@ -648,18 +720,24 @@ class Metadata(pickle.Unpickler):
         raise pickle.UnpicklingError(f"it names {module}.{name}")
 
 
-def load_folder(path, whole):
+def load_folder(path, whole, verify):
     """load_checkpoint of a folder."""
     if whole and os.path.exists(f"{path}/whole.pt"):
-        return load_checkpoint(f"{path}/whole.pt")
+        return load_checkpoint(f"{path}/whole.pt", verify=verify)
     if not os.path.exists(f"{path}/rest.pt") or not os.path.exists(f"{path}/.metadata"):
         raise ValueError(f"{path}: not a checkpoint, or an incomplete one: use the one before, ckpt.prev.pt")
     try:
         with open(f"{path}/.metadata", "rb") as f:
             metadata = Metadata(f).load()
     except Exception as e:
-        raise ValueError(f"{path}/.metadata: broken, or not what train.py wrote ({str(e).splitlines()[0][:100]})") from None
-    ckpt = torch.load(f"{path}/rest.pt", weights_only=True) | {"model": {}, "optimizer": {}}
+        raise ValueError(f"{path}/.metadata: broken, or not what train.py wrote ({reason(e)})") from None
+    try:
+        ckpt = torch.load(f"{path}/rest.pt", weights_only=True) | {"model": {}, "optimizer": {}}
+        known = ckpt.pop("metadata_sha256", None)
+        if verify:
+            verify_folder(path, metadata, known)
+    except Exception as e:
+        raise ValueError(f"{path}: damaged ({reason(e)}); use the one before, ckpt.prev.pt, or a copy") from None
     for key, where in metadata.planner_data.items():  # ("model", name) or ("optimizer", name, "step")
         stored = metadata.state_dict_metadata[key]
         tree = ckpt[where[0]]
@@ -674,11 +752,34 @@ def load_folder(path, whole):
         rest = torch.load(f"{path}/rest.pt", weights_only=True)
         copy_tensors(made, rest)
         with warnings.catch_warnings(action="ignore"):  # that it is loaded by a single process
-            dcp.load({key: made[key] for key in ("model", "optimizer")}, checkpoint_id=path, no_dist=True)
+            read_folder(path, {key: made[key] for key in ("model", "optimizer")}, no_dist=True)
+        seal(aside)
         os.replace(aside, f"{path}/whole.pt")
     finally:
         remove(aside)
-    return load_checkpoint(f"{path}/whole.pt")
+    return load_checkpoint(f"{path}/whole.pt", verify=False)
+
+
+def read_folder(path, into, **options):
+    """Reads a folder's tensors into those of the nested dicts `into`."""
+    try:
+        dcp.load(into, checkpoint_id=path, **options)
+    except CheckpointException as e:
+        raise ValueError(f"{path}: damaged ({reason(first(e))}); use the one before, ckpt.prev.pt, or a copy") from None
+
+
+def verify_folder(path, metadata, metadata_sha256):
+    """ValueError where a file of a folder is damaged. torch.distributed.checkpoint's hold what torch.save wrote, a tensor's
+    shard after another."""
+    if metadata_sha256 not in (None, sha256(f"{path}/.metadata")):
+        raise ValueError(".metadata is not what was saved")
+    parts = sorted({("rest.pt", 0, -1)} | {(s.relative_path, s.offset, s.length) for s in metadata.storage_data.values()})
+    rank, world = processes()
+    for name, offset, length in parts[rank::world]:
+        with open(f"{path}/{name}", "rb") as f:
+            f.seek(offset)
+            if damaged(io.BytesIO(f.read(length))):
+                raise ValueError(f"{name} is not what was saved")
 
 
 def build_model(ckpt, assign=False, **changes):

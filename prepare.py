@@ -251,10 +251,16 @@ def speller(ids, n_tokens, spelling):
 
 
 def read_meta(folder):
-    """meta.json. ValueError where there is none."""
+    """meta.json. ValueError where there is none, or another."""
     if not os.path.isfile(f"{folder}/meta.json"):
         raise ValueError(f"{folder}/meta.json: not found; prepare.py makes it: python prepare.py --input FILES --out {folder}")
-    return json.loads(Path(folder, "meta.json").read_text())
+    try:
+        meta = json.loads(Path(folder, "meta.json").read_text())
+        if {"tokenizer", "vocab_size", "dtype", "bos", "dummy_prefix", "splits"} <= meta.keys():
+            return meta
+    except (ValueError, AttributeError):  # no JSON, no object
+        pass
+    raise ValueError(f"{folder}/meta.json: damaged, or not what prepare.py wrote: prepare the text again")
 
 
 def read_spelling(folder):

@@ -5,6 +5,7 @@ The tests: bash runs/test.sh, or python -m pytest -q test_grow.py. They make the
 import contextlib
 import dataclasses
 import functools
+import gc
 import gzip
 import io
 import itertools
@@ -46,8 +47,10 @@ from model import (
     build_model,
     load_checkpoint,
     load_state,
+    lock,
     optimizer_state,
     save_checkpoint,
+    seal,
 )
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -470,7 +473,7 @@ def shard(tmp_path, monkeypatch):
         np.arange(n, dtype=np.uint32).tofile(tmp_path / f"{name}.bin")
         for setting, value in {"block_size": block_size, "seed": seed, "data": str(tmp_path)}.items():
             monkeypatch.setattr(train, setting, value)
-        return train.Shard(name, {"dtype": "uint32", "splits": {name: {"sha256": name, "tokens": n}}})
+        return train.Shard(name, {"dtype": "uint32", "vocab_size": n, "splits": {name: {"sha256": name, "tokens": n}}})
 
     return make
 
@@ -1137,6 +1140,8 @@ def run(script, *args):
         sys.argv = argv
         for s, handler in handlers.items():
             signal.signal(s, handler)
+        gc.unfreeze()
+        gc.collect()  # what failed may be held by a cycle, and its lock with it
     assert "\n" not in error, error
     return error, out.getvalue()
 
@@ -1548,6 +1553,8 @@ def test_tools_read_sharded_checkpoints(grown_run, tmp_path):
         "sample.py", "--in", b / "ckpt.pt", b / "grown.pt", "--check", "--n", 2, "--tokens", 9, "--device", "cpu"
     )
     ok("export.py", "--in", b / "ckpt.pt", "--out", tmp_path / "hf")
+    flip = runpy.run_path(os.path.join(HERE, "runs/reliability.py"))["flip"]
+    assert flip(str(b / "ckpt.pt"), 60)[0] > 30
     for missing in (".metadata", "rest.pt"):
         shutil.copytree(b / "ckpt.prev.pt", tmp_path / missing)
         os.remove(tmp_path / missing / missing)
@@ -1658,6 +1665,7 @@ def test_growing_takes_the_memory_of_a_tensor_not_of_a_model(tmp_path):
         path = tmp_path / f"{n_layer}.pt"
         for name, w in allocate_checkpoint(path, ckpt)[0]["model"].items():
             w.fill_(1.0) if "norm" in name else w.normal_(0, 0.02)
+        seal(path)
         size = os.path.getsize(path) / 1e6
         peak[n_layer] = peak_anonymous_memory([sys.executable, f"{HERE}/grow.py", "--in", path, "--double", "width", "--force"])
     assert size > 600 and peak[48] < peak[1] + 100, (size, peak)  # MB; its largest tensor has 1 MB
@@ -1760,6 +1768,30 @@ def test_bad_input_to_sample(stage, tmp_path):
     ]:
         error, _ = run("sample.py", *args)
         assert message in error, (args, error)
+
+
+def test_damaged_and_hostile_files(data, tmp_path):
+    """The quick ones of runs/reliability.py's cases."""
+    cases, folder = runpy.run_path(os.path.join(HERE, "runs/reliability.py")), str(tmp_path)
+    shutil.copytree(data, tmp_path / "d")
+    config = cases["setup"](folder, ok)
+    rows = list(cases["damaged_checkpoints"](folder, config, run, n_flips=100))
+    assert "flipped bit" in rows[1] and int(rows[1][3].split()[0]) > 60
+    assert len(rows) == 4 and len(list(cases["damaged_data"](folder, config, run))) == 8
+
+
+def test_one_run_at_a_time_writes_into_a_folder(stage, tmp_path):
+    code = "import sys, time, model; held = model.lock(sys.argv[1]); print(1, flush=True); time.sleep(99)"
+    (tmp_path / "a").mkdir()
+    with subprocess.Popen([sys.executable, "-c", code, tmp_path / "a/.lock"], stdout=subprocess.PIPE, cwd=HERE) as other:
+        other.stdout.readline()
+        assert "a/.lock is locked: another process writes there" in run("train.py", *stage)[0]
+        other.kill()
+    ok("train.py", *stage, "--stop_at=1")  # a kill leaves nothing locked
+    command = ("grow.py", "--in", tmp_path / "a/ckpt.pt", "--double", "width")
+    with lock(tmp_path / "a/grown.pt.tmp"):
+        assert "grown.pt.tmp is locked" in run(*command)[0]
+    ok(*command)
 
 
 def test_wandb_offline_or_missing_goes_on(stage, tmp_path, monkeypatch):

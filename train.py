@@ -34,7 +34,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
-from model import DEVICES, Config, Llama, load_checkpoint, load_state, optimizer_state, save_checkpoint
+from model import DEVICES, Config, Llama, load_checkpoint, load_state, lock, optimizer_state, save_checkpoint, sha256
 from prepare import InputError, Tokenizer, count_bytes, read_meta, read_spelling, read_stage_rows, speller, spread
 
 # -----------------------------------------------------------------------------
@@ -47,6 +47,7 @@ branch_tokens = 0  # length of the branch; 0: a tenth of the tokens read so far
 stop_at = 0  # save and exit after so many steps, as on SIGTERM; 0: never
 # data
 data = "data/babel"  # a folder that prepare.py wrote
+check_data = True  # at a start, but not when resuming, hash all training tokens that are read: 1 s a GB
 data_mix = "natural"  # in a folder with stages: by their tokens; or {stage: share}; or a stage: that one, and review
 review = 0.2  # with data_mix a stage's name: the share of the stages before it, so that nothing is forgotten
 rows = ""  # from scratch: the stage whose tokens the model has rows for; grow.py --vocab adds more. '': all tokens
@@ -214,12 +215,11 @@ class Shard:
     window, and nothing is read twice in an epoch."""
 
     def __init__(self, split, meta):
-        self.path, self.id = f"{data}/{split}.bin", meta["splits"][split]["sha256"]
-        empty = os.path.getsize(self.path) == 0  # which can't be mapped
-        self.tokens = np.empty(0, meta["dtype"]) if empty else np.memmap(self.path, meta["dtype"], "r")
-        if len(self.tokens) != meta["splits"][split]["tokens"]:
-            n = meta["splits"][split]["tokens"]
-            raise ValueError(f"{self.path}: {len(self.tokens)} tokens, but meta.json says {n}; prepare it again")
+        self.path, self.id, self.n_tokens = f"{data}/{split}.bin", meta["splits"][split]["sha256"], meta["vocab_size"]
+        size, n = os.path.getsize(self.path), meta["splits"][split]["tokens"]
+        if size != n * np.dtype(meta["dtype"]).itemsize:
+            raise ValueError(f"{self.path}: {size} bytes, but meta.json says {n} tokens of {meta['dtype']}; prepare it again")
+        self.tokens = np.memmap(self.path, meta["dtype"], "r") if n else np.empty(0, meta["dtype"])  # which can't be mapped
         self.n_pages = (len(self.tokens) - 1) // PAGE
         self.window = max(1, self.n_pages // 16)  # pages
 
@@ -244,7 +244,15 @@ class Shard:
         i = permutation(pages * per_page, seed, epoch, w)[i]
         page = permutation(self.n_pages, seed, epoch)[w * self.window + i // per_page]
         start = i % per_page * block_size
-        return spelled(self.tokens[page * PAGE : (page + 1) * PAGE + 1])[start : start + block_size + 1]
+        tokens = self.tokens[page * PAGE : (page + 1) * PAGE + 1]
+        if tokens.max() >= self.n_tokens:  # it would end in an error of the GPU that names nothing
+            raise ValueError(f"{self.path}: damaged: token {tokens.max()}, where there are {self.n_tokens}; prepare it again")
+        return spelled(tokens)[start : start + block_size + 1]
+
+    def verify(self):
+        """ValueError where the file is not the one that prepare.py wrote."""
+        if sha256(self.path) != self.id:
+            raise ValueError(f"{self.path}: damaged: its sha256 is not that of meta.json; prepare it again")
 
 
 class Mixture:
@@ -344,15 +352,19 @@ def main():
         for split, s in meta["splits"].items()
         if split.endswith("val") and s["tokens"]
     }
-    token_bytes = np.fromfile(f"{data}/token_bytes.bin", np.uint16)
-    tokenizer = Tokenizer.from_dict(read_tokenizer(meta)) if sample_tokens else None
+    token_bytes, its_tokenizer = np.fromfile(f"{data}/token_bytes.bin", np.uint16), read_tokenizer(meta)
+    if len(token_bytes) != meta["vocab_size"]:
+        raise ValueError(f"{data}/token_bytes.bin: {len(token_bytes)} entries for {meta['vocab_size']} tokens; prepare it again")
+    tokenizer = Tokenizer.from_dict(its_tokenizer) if sample_tokens else None
 
     # --- checkpoint: where to start
-    folder, source = out_dir, init_from
+    folder, source = f"{out_dir}-{branch}" if branch else out_dir, init_from
+    if master:  # one run at a time writes there
+        os.makedirs(folder, exist_ok=True)
+        held = lock(f"{folder}/.lock")  # noqa: F841
     last = f"{out_dir}/ckpt.pt" if os.path.exists(f"{out_dir}/ckpt.pt") else f"{out_dir}/ckpt.prev.pt"
     if branch:
-        folder, source = f"{out_dir}-{branch}", init_from or last
-        last = f"{folder}/ckpt.pt"
+        source, last = init_from or last, f"{folder}/ckpt.pt"
     if restarts and os.path.exists(last):
         globals()["resume"] = True  # torchrun --max-restarts starts again after a failure
     if resume:
@@ -360,6 +372,8 @@ def main():
     elif os.path.exists(last):
         raise ValueError(f"{last} exists: go on with --resume, or give another out_dir")
     ckpt = load_checkpoint(source, whole=False) if source else None
+    for text in [*val_sets.values(), *(shards if check_data and not resume else [])][rank::world]:
+        text.verify()
 
     # --- model
     shape = {f.name: globals()[f.name] for f in dataclasses.fields(Config) if f.name in DEFAULTS}
@@ -458,7 +472,6 @@ def main():
 
     # --- what is about to happen
     n = model.count_params()
-    os.makedirs(folder, exist_ok=True)
     say(f"{source or 'from scratch'}: {cfg.n_layer} x {cfg.n_embd}, {n['total']:,} parameters, "
         f"{n['non_embedding']:,} without embedding and head")  # fmt: skip
     say(f"{tokens_per_step:,} tokens a step = {world} processes x {accumulation} accumulated x {micro} sequences x {block_size}")
@@ -499,7 +512,7 @@ def main():
             ledger["read"].update(train.read())
             state = {"config": cfg.plain(), "model": model.state_dict(), "optimizer": optimizer_state(model, optimizer)}
             state |= {"ledger": ledger, "lineage": ckpt["lineage"] if ckpt else [], "step": step, "settings": settings}
-            state |= {"tokenizer": ckpt["tokenizer"] if ckpt else read_tokenizer(meta), "branch": start}
+            state |= {"tokenizer": ckpt["tokenizer"] if ckpt else its_tokenizer, "branch": start}
             save_checkpoint(f"{folder}/ckpt.pt", state, keep=f"{folder}/ckpt.prev.pt")
         if ddp:
             dist.barrier()
@@ -628,7 +641,8 @@ def main():
             loss = everywhere(loss).item() / world
             sums = squares(optimizer, len(cfg.generations))
             gradient, update, size = everywhere(sums) if sharded else sums
-            norms = (norm.item() * (gradient / gradient.sum().clamp(min=1e-30)).sqrt()).tolist()  # before clipping, which scales all alike
+            share = gradient / gradient.sum().clamp(min=1e-30)  # clipping scales all alike
+            norms = (norm.item() * share.sqrt()).tolist()
             moved = (update / size.clamp(min=1)).sqrt().tolist()
             speed = (step - logged["step"]) * tokens_per_step / (busy - logged["busy"])
             mfu = speed * flops_per_token / (peak * world) if peak else None
@@ -688,9 +702,12 @@ def end_progress():
 
 
 def read_tokenizer(meta):
-    """The tokenizer as a checkpoint carries it: meta's entry and, for sentencepiece, the model file's bytes."""
+    """The tokenizer as a checkpoint carries it: meta's entry and, for sentencepiece, the model file's bytes. ValueError where
+    the file is not the one that the text was prepared with."""
     tokenizer = dict(meta["tokenizer"])
     if tokenizer["kind"] == "sentencepiece":
+        if sha256(f"{data}/tokenizer.model") != tokenizer["sha256"]:
+            raise ValueError(f"{data}/tokenizer.model: not the one that the text was prepared with; prepare it again")
         tokenizer["model"] = torch.from_numpy(np.fromfile(f"{data}/tokenizer.model", np.uint8))
     return tokenizer
 

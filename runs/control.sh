@@ -20,7 +20,7 @@ from model import Config, load_checkpoint
 from train import DEFAULTS
 
 try:
-    ckpt = load_checkpoint(sys.argv[1], whole=False)
+    ckpt = load_checkpoint(sys.argv[1], whole=False, verify=False)
 except ValueError as e:
     sys.exit(f"control.sh: {e}")
 own = {"out_dir", "init_from", "resume", "branch", "branch_tokens", "stop_at", "freeze", "learning_rate", "horizon_tokens", "wandb_name"}
@@ -29,7 +29,7 @@ steps = round(ckpt["ledger"]["flops"] / Config(**ckpt["config"]).flops_per_token
 print(*(f"--{k}={v}" for k, v in (given | {"max_steps": steps, "floor": 0.0}).items() if v != ""), sep="\n")
 PY
 )
-mapfile -t settings <<< "$settings"
+IFS=$'\n' read -r -d '' -a settings <<< "$settings" || true  # macOS's bash has no mapfile
 out=${OUT:-out/control-$rate}
 resume=$([ -e "$out/ckpt.pt" ] || [ -e "$out/ckpt.prev.pt" ] && echo --resume || true)
 exec "$PYTHON" -m torch.distributed.run --standalone --nproc_per_node="$NPROC" train.py "${settings[@]}" \

@@ -8,7 +8,7 @@
 . "$(dirname "$0")/setup.sh"
 MINUTES=${MINUTES:-4}
 [ ! -e out/demo ] || [ -e out/demo/text ] || die "out/demo was not made by this script: move it away"
-install $PACKAGES matplotlib==3.11.2
+install $PACKAGES matplotlib
 SECONDS=0
 
 # the steps of the three stages and the tokens of all, from the config files, scaled to MINUTES

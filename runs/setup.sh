@@ -17,8 +17,18 @@ if [ ! -x "$PYTHON" ]; then
 fi
 "$PYTHON" -m pip --version > /dev/null 2>&1 || "$PYTHON" -m ensurepip > /dev/null || die ".venv has no pip: remove it, and run this again"
 # PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu gets torch without 2 GB of CUDA libraries
-install() { "$PYTHON" -m pip install --quiet --disable-pip-version-check "$@" || die "pip can't install $*"; }
-PACKAGES="torch==2.13.0 numpy==2.4.6 sentencepiece==0.2.3"
+install() {  # packages by name, in the versions that uv.lock has
+  local packages
+  packages=$("$PYTHON" - "$@" <<'PY'
+import sys, tomllib
+with open("uv.lock", "rb") as f:
+    versions = {package["name"]: package.get("version") for package in tomllib.load(f)["package"]}
+print(*(f"{name}=={versions[name]}" for name in sys.argv[1:]))
+PY
+  ) || die "uv.lock lacks one of $*"
+  "$PYTHON" -m pip install --quiet --disable-pip-version-check $packages || die "pip can't install $packages"
+}
+PACKAGES="torch numpy sentencepiece"
 
 export PYTHONUNBUFFERED=1  # progress also through a pipe
 # glibc gives memory as large as the 32,000-row logits back to the kernel, and takes it again page by page, at every step:
