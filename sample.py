@@ -16,7 +16,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from grow import condense
+from grow import condense, data_of
 from model import Config, build_model, load_checkpoint
 from prepare import InputError, Tokenizer, count_bytes, speller, spread, token_dtype
 
@@ -28,12 +28,17 @@ def load(path, device):
     cfg = Config(**ckpt["config"])
     if cfg.n_fused < len(cfg.generations):
         ckpt, _ = condense(ckpt | {"optimizer": {}}, 1)
-    stored = dict(ckpt["tokenizer"])
-    if stored["kind"] == "sentencepiece":
-        stored["model"] = stored["model"].numpy().tobytes()
-    model, tokenizer = build_model(ckpt), Tokenizer.from_dict(stored)
+    model, tokenizer = build_model(ckpt), stored_tokenizer(ckpt)
     spelled = speller(model.token_ids(), tokenizer.vocab_size, tokenizer.spelling)
     return model.to(device).eval(), tokenizer, spelled, ckpt
+
+
+def stored_tokenizer(ckpt):
+    """The Tokenizer of a checkpoint."""
+    stored = dict(ckpt["tokenizer"])
+    if "model" in stored:
+        stored["model"] = stored["model"].numpy().tobytes()
+    return Tokenizer.from_dict(stored)
 
 
 @torch.no_grad()
@@ -64,9 +69,10 @@ def reference_text(ckpt, tokenizer, path, longest=262144):
         with open(path, encoding="utf-8", newline="") as f:
             text = f.read()
         return np.array([tokenizer.bos, *tokenizer.encode(text)]), len(text.encode())
-    data = ckpt["settings"]["data"]
+    data = data_of(ckpt)
     if not os.path.isfile(f"{data}/val.bin"):
-        raise ValueError(f"{data}/val.bin, the checkpoint's validation text, is gone: give --text FILE")
+        gone = f"{data}/val.bin, the checkpoint's validation text, is gone" if data else "the checkpoint has no validation text"
+        raise ValueError(f"{gone}: give --text FILE")
     ids = spread(np.fromfile(f"{data}/val.bin", token_dtype(tokenizer.vocab_size)), longest)
     return ids, count_bytes(ids[1:], ids[:-1], tokenizer.token_bytes(), tokenizer.bos, tokenizer.dummy_prefix)
 

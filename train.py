@@ -34,7 +34,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from model import DEVICES, Config, Llama, load_checkpoint, load_state, optimizer_state, save_checkpoint
-from prepare import count_bytes, read_meta, read_spelling, read_stage_rows, speller, spread
+from prepare import MODEL_FILES, count_bytes, read_meta, read_spelling, read_stage_rows, speller, spread
 
 # -----------------------------------------------------------------------------
 # settings: their names, defaults and, by the defaults, their types
@@ -647,10 +647,10 @@ def main():
 
 
 def read_tokenizer(meta):
-    """The tokenizer as a checkpoint carries it: meta's entry and, for sentencepiece, the model file's bytes."""
+    """The tokenizer as a checkpoint carries it: meta's entry and, unless it is tiktoken's, the model file's bytes."""
     tokenizer = dict(meta["tokenizer"])
-    if tokenizer["kind"] == "sentencepiece":
-        tokenizer["model"] = torch.from_numpy(np.fromfile(f"{data}/tokenizer.model", np.uint8))
+    if tokenizer["kind"] in MODEL_FILES:
+        tokenizer["model"] = torch.from_numpy(np.fromfile(f"{data}/{MODEL_FILES[tokenizer['kind']]}", np.uint8))
     return tokenizer
 
 
