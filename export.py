@@ -133,7 +133,7 @@ def write_safetensors(folder, tensors, dtype):
     """Write model.safetensors, or from SHARD bytes on several and their index, a tensor at a time: safetensors' own
     save_file has them all in memory. The format: huggingface.co/docs/safetensors."""
     kind, files, size = getattr(torch, dtype), [{}], 0
-    for name, (shape, make) in tensors.items():
+    for name, (shape, _) in tensors.items():
         n = math.prod(shape) * kind.itemsize
         if size and size + n > SHARD:
             files.append({})
@@ -245,15 +245,15 @@ def model_card(ckpt, cfg, n_params, last):
         lines.append(f"| {g['tokens']:,} | {g['flops']:.3g} | {sizes}{vocab} | {g['init']} | {g['max_dlogit']:.1e} |")
     grown = "\n".join(["| tokens read | FLOPs | to | init | max abs dlogit |", "|---|---|---|---|---|", *lines])
     first = cfg.generations[0]
-    origin, since = (f", which was {ledger['from']}", " since") if "from" in ledger else ("", "")
+    origin, beside = (ledger["from"], ", beside what that had read") if "from" in ledger else ("one", "")
     loss = f"Validation text, at step {last['step']}: {last['bpb']:.4f} bits per byte.\n" if last else ""
     return f"""---
 library_name: transformers
 tags: [llama, babel]
 ---
-A Llama of {n_params:,} parameters ({cfg.n_layer} layers x {cfg.n_embd}), grown with Babel from one of width {first.n_embd}{origin}.
+A Llama of {n_params:,} parameters ({cfg.n_layer} layers x {cfg.n_embd}), grown with Babel from {origin} of width {first.n_embd}.
 
-It has{since} read {ledger["tokens"]:,} tokens for {ledger["flops"]:.4g} training FLOPs, those of the smaller models included.
+It has read {ledger["tokens"]:,} tokens for {ledger["flops"]:.4g} training FLOPs, those of the smaller models included{beside}.
 {loss}
 {grown if lines else "It has not been grown."}
 """
@@ -314,7 +314,7 @@ def babel_config(path):
     c |= rope
     n_head, n_embd = number("num_attention_heads"), number("hidden_size")
     if not c.get("head_dim") and n_embd % max(n_head, 1):
-        raise ValueError(f"{path}: hidden_size = {n_embd} is no multiple of num_attention_heads = {n_head}, and there is no head_dim")
+        raise ValueError(f"{path}: no head_dim, and hidden_size = {n_embd} is no multiple of num_attention_heads = {n_head}")
     return Config(
         n_layer=number("num_hidden_layers"),
         n_head=n_head,
@@ -391,7 +391,7 @@ def babel_tensors(cfg, files, folder):
 def read_llama(folder, out):
     """Makes the checkpoint `out` of a Hugging Face folder; of its tensors, one at a time is in memory."""
     if not os.path.isdir(folder):
-        raise ValueError(f"{folder}: no such folder; of the Hugging Face hub, fetch one with: hf download NAME --local-dir FOLDER")
+        raise ValueError(f"{folder}: no such folder; from the Hugging Face hub: hf download NAME --local-dir {folder}")
     cfg = babel_config(f"{folder}/config.json")
     names = [name for name in MODEL_FILES.values() if os.path.isfile(f"{folder}/{name}")]
     if not names:
@@ -412,9 +412,9 @@ def read_llama(folder, out):
         os.rename(aside, out)
     finally:
         remove(aside)
-    n = skeleton(cfg).count_params()["total"]
-    print(f"wrote {out}: {cfg.n_layer} x {cfg.n_embd}, {n:,} parameters, {tok.vocab_size:,} tokens of {tok.name} "
-          f"and {cfg.vocab_size - tok.vocab_size} rows without; block_size {cfg.block_size}")  # fmt: skip
+    n, spare = skeleton(cfg).count_params()["total"], cfg.vocab_size - tok.vocab_size
+    print(f"wrote {out}: {cfg.n_layer} x {cfg.n_embd}, {n:,} parameters, block_size {cfg.block_size}, tokenizer {tok.name}"
+          + f", {spare} rows more than it has tokens" * (spare > 0))  # fmt: skip
 
 
 # -----------------------------------------------------------------------------

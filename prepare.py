@@ -173,8 +173,8 @@ class Tokenizer:
                 self.pieces[i] = bytes(byte_of.get(c, 0) for c in token)
         probe = "a  b\n c1 23 e\u0301 日本 <|endoftext|>\r\n\t🙂"  # any normaliser, or a space put first, changes it
         if b"".join(self.pieces[i] for i in self.plain(probe)) != probe.encode():
-            raise InputError(f"tokenizer {self.name}: not byte-level BPE that keeps the text as it is, as Llama 3's: use another, or "
-                             "the tokenizer.model, if it has one")  # fmt: skip
+            raise InputError(f"tokenizer {self.name}: not byte-level BPE that keeps the text as it is, as Llama 3's: use another, "
+                             "or the tokenizer.model beside it")  # fmt: skip
 
     def encode(self, text, start=True):
         """The ids of text, without bos. start=False: text goes on with a document that was cut."""
@@ -194,8 +194,8 @@ class Tokenizer:
         return np.array(self.sp.encode("\0" + text)[self.nul :], self.dtype).tobytes()
 
     def decode(self, ids):
-        """The text of ids, any sequence of integers; bos, eos and rows beyond the vocabulary give nothing. A byte token of a space at the start is
-        the dummy prefix, spelled (encode never gives one): it is dropped as the dummy prefix is."""
+        """The text of ids, any sequence of integers; bos, eos and ids beyond the vocabulary give nothing. A byte token of a
+        space at the start is the dummy prefix, spelled (encode never gives one): it is dropped as the dummy prefix is."""
         ids = [i for i in map(int, ids) if i not in (self.bos, self.eos) and i < self.vocab_size]
         if self.kind == "tiktoken":
             return self.enc.decode(ids)
@@ -943,7 +943,7 @@ def main(argv=None):
     add = parser.add_argument
     add("--input", nargs="+", required=True, metavar="PATH", help=f"files, or folders of files, or {', '.join(SOURCES)}")
     add("--out", required=True, metavar="FOLDER", help="the folder to make")
-    names = "llama2 (default; fetched at first use), the path of a sentencepiece model or tokenizer.json, or a tiktoken encoding: gpt2, ..."
+    names = "llama2 (default; fetched at first use), the path of a sentencepiece model or a tokenizer.json, or a tiktoken encoding"
     add("--tokenizer", default="llama2", metavar="NAME", help=names)
     add("--separator", default="<|doc|>", metavar="LINE", help="the line between the documents of a .txt: <|doc|>")
     add("--field", default="text", metavar="NAME", help="the field of .jsonl, or column of .parquet: text")

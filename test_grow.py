@@ -379,12 +379,13 @@ def test_greedy_generation_is_that_of_the_full_forward():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("growth", ["none", *GROWTHS])
+@pytest.mark.parametrize("growth", ["none", *GROWTHS, "stack", "clone", "nine"])
 def test_exported_logits_are_those_of_transformers(kind, growth, tmp_path, monkeypatch):
     transformers = pytest.importorskip("transformers")
-    ckpt = tiny(torch.float32, **KINDS[kind])
+    ckpt, others = tiny(torch.float32, **KINDS[kind]), {"stack": dict(n_layer=5, init="stack"), "clone": CLONE | heads(kind, 12)}
     if growth != "none":
-        ckpt = steps(grow(ckpt, **GROWTHS[growth](kind))[0], 3, lr=1e-2)
+        ckpt = grow_nine(ckpt, kind) if growth == "nine" else grow(ckpt, **others.get(growth) or GROWTHS[growth](kind))[0]
+        ckpt = steps(ckpt, 3, lr=1e-2)
     cfg = Config(**ckpt["config"])
     monkeypatch.setattr(export, "SHARD", 50_000 if kind == "gqa" else 10**9)  # several files, or one
     export.write_json(tmp_path / "config.json", export.llama_config(cfg, "float32", 1, 2))
@@ -412,7 +413,7 @@ def test_a_llama_comes_back_to_the_bit(kind, tmp_path, sp_model):
     assert again["tokenizer"] == tokenizer and os.listdir(tmp_path / "new") == ["b.pt"]
     for name in os.listdir(tmp_path / "hf"):  # the second's README.md says where it is from
         assert (tmp_path / "hf2" / name).read_bytes() == (tmp_path / "hf" / name).read_bytes() or name == "README.md", name
-    assert "which was hf" in (tmp_path / "hf2/README.md").read_text()
+    assert "grown with Babel from hf of width 40" in (tmp_path / "hf2/README.md").read_text()
 
 
 LLAMAS = {  # of transformers: what a config says beside the sizes, and how it is stored
@@ -1701,7 +1702,8 @@ def test_growing_your_own_llama(kind, data, tmp_path):
     a, b, c = tmp_path / "a.pt", tmp_path / "b", tmp_path / "c"
     ok("export.py", "--from", hf, "--out", a)
     assert "the checkpoint has no validation text: give --text FILE" in run("sample.py", "--in", a, "--check")[0]
-    ok("sample.py", "--in", a, "--check", "--text", f"{os.path.dirname(data)}/text.txt", "--n", 1, "--tokens", 9, "--device", "cpu")
+    (tmp_path / "t.txt").write_text("Ann sees the ball.")
+    ok("sample.py", "--in", a, "--check", "--text", tmp_path / "t.txt", "--n", 1, "--tokens", 9, "--device", "cpu")
     stage = [f"--data={folder}", "--tokens_per_step=512", "--batch_size=4", "--max_steps=8", "--learning_rate=1e-2"]
     stage += ["--warmup_tokens=1024", "--log_interval=1", "--compile=False", "--device=cpu"]
     ok("train.py", *stage, f"--init_from={a}", f"--out_dir={b}")
@@ -1716,7 +1718,8 @@ def test_growing_your_own_llama(kind, data, tmp_path):
     ids = torch.tensor([tokenizer("Ann sees the ball. Ben likes the dog.")["input_ids"]])
     with torch.no_grad():
         assert (grown(ids).logits - model(ids)).abs().max() <= 1e-5
-    assert "since read 8,192 tokens" in (tmp_path / "hf2/README.md").read_text()
+    card = (tmp_path / "hf2/README.md").read_text()
+    assert "grown with Babel from hf of width 32" in card and "read 8,192 tokens" in card and "beside what that had read" in card
     other = tmp_path / "other"
     shutil.copytree(folder, other)
     meta = json.loads((other / "meta.json").read_text())
@@ -1757,7 +1760,7 @@ def test_bad_input_to_export(llama, tmp_path):
         ({"hidden_act": "gelu"}, "hidden_act is gelu, and model.py has only silu"),
         ({"quantization_config": {"quant_method": "gptq"}}, "quantization_config is True"),
         ({"rope_scaling": {"type": "linear", "factor": 2}, "rope_parameters": None}, "rope_scaling is linear, and model.py has"),
-        ({"rope_parameters": {"rope_type": "yarn", "factor": 4}}, "rope_scaling is yarn, and model.py has only default or llama3"),
+        ({"rope_parameters": {"rope_type": "yarn", "factor": 4}}, "rope_scaling is yarn, and model.py has only default or"),
         ({"rope_parameters": {"rope_type": "dynamic"}}, "rope_scaling is dynamic"),
         ({"rope_parameters": {"rope_type": "llama3"}}, "factor = None, expected a number"),
         ({"rope_parameters": "yes"}, "rope_parameters = 'yes', expected an object"),
@@ -1767,7 +1770,7 @@ def test_bad_input_to_export(llama, tmp_path):
         ({"rms_norm_eps": "tiny"}, "rms_norm_eps = 'tiny', expected a number"),
         ({"num_key_value_heads": 3}, "n_head = 4 is not a multiple of n_kv_head = 3"),
         ({"head_dim": 7}, "head_dim = 7 is odd"),
-        ({"head_dim": None, "hidden_size": 42}, "hidden_size = 42 is no multiple of num_attention_heads = 4"),
+        ({"head_dim": None, "hidden_size": 42}, "no head_dim, and hidden_size = 42 is no multiple of num_attention_heads = 4"),
         ({"num_hidden_layers": 0}, "n_layer = 0: must be positive"),
         ({"num_hidden_layers": 3}, "model.layers.2.input_layernorm.weight is missing"),
         ({"num_hidden_layers": 1}, "a Llama of this config.json has no model.layers.1."),
