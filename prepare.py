@@ -173,7 +173,7 @@ class Tokenizer:
                 self.pieces[i] = bytes(byte_of.get(c, 0) for c in token)
         probe = "a  b\n c1 23 e\u0301 日本 <|endoftext|>\r\n\t🙂"  # any normaliser, or a space put first, changes it
         if b"".join(self.pieces[i] for i in self.plain(probe)) != probe.encode():
-            raise InputError(f"tokenizer {self.name}: not byte-level BPE that keeps the text as it is, as Llama 3's: use another, "
+            raise InputError(f"tokenizer {self.name}: not byte-level BPE that keeps the text as it is, as Llama 3's: use another "
                              "or the tokenizer.model beside it")  # fmt: skip
 
     def encode(self, text, start=True):
@@ -943,7 +943,7 @@ def main(argv=None):
     add = parser.add_argument
     add("--input", nargs="+", required=True, metavar="PATH", help=f"files, or folders of files, or {', '.join(SOURCES)}")
     add("--out", required=True, metavar="FOLDER", help="the folder to make")
-    names = "llama2 (default; fetched at first use), the path of a sentencepiece model or a tokenizer.json, or a tiktoken encoding"
+    names = "llama2 (default; fetched at first use), the path of a sentencepiece model or tokenizer.json, or a tiktoken encoding"
     add("--tokenizer", default="llama2", metavar="NAME", help=names)
     add("--separator", default="<|doc|>", metavar="LINE", help="the line between the documents of a .txt: <|doc|>")
     add("--field", default="text", metavar="NAME", help="the field of .jsonl, or column of .parquet: text")
