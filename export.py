@@ -5,6 +5,7 @@ And a stock Llama in, a checkpoint out, of one generation, for grow.py and train
 $ python export.py --in out/stage2/ckpt.pt --out out/stage2/hf
 $ python export.py --in out/stage2/ckpt.pt --out out/stage2/hf --dtype bfloat16
 $ python export.py --from TinyLlama-1.1B/ --out out/tinyllama/ckpt.pt
+$ python export.py --from Llama-3.2-1B/ --out out/llama3/ckpt.pt --block_size 4096
 
 What growing has added is folded into the weights, and the logits stay:
 
@@ -388,11 +389,15 @@ def babel_tensors(cfg, files, folder):
     return slabs
 
 
-def read_llama(folder, out):
-    """Makes the checkpoint `out` of a Hugging Face folder; of its tensors, one at a time is in memory."""
+def read_llama(folder, out, block_size=None):
+    """Makes the checkpoint `out` of a Hugging Face folder, with a shorter context if a block_size is given; of its tensors,
+    one at a time is in memory."""
     if not os.path.isdir(folder):
         raise ValueError(f"{folder}: no such folder; from the Hugging Face hub: hf download NAME --local-dir {folder}")
     cfg = babel_config(f"{folder}/config.json")
+    if block_size is not None and block_size > cfg.block_size:
+        raise ValueError(f"--block_size {block_size}: {folder} has a context of {cfg.block_size}, and it can only be shorter")
+    cfg = Config(**vars(cfg) | {"block_size": cfg.block_size if block_size is None else block_size})
     names = [name for name in MODEL_FILES.values() if os.path.isfile(f"{folder}/{name}")]
     if not names:
         raise ValueError(f"{folder}: no {' and no '.join(MODEL_FILES.values())} in it: fetch it with the weights")
@@ -426,13 +431,16 @@ def main():
     p.add_argument("--from", dest="folder", metavar="FOLDER", help="a stock Llama, of which --out becomes a checkpoint")
     p.add_argument("--out", required=True, metavar="PATH", help="a new one")
     p.add_argument("--dtype", choices=DTYPES, help="with --in (default: float32); a checkpoint has float32")
+    p.add_argument("--block_size", type=int, help="with --from: a context shorter than its own; train.py reads at most 4096")
     args = p.parse_args()
     if bool(args.input) == bool(args.folder):
         p.error("give --in CKPT, or --from FOLDER")
+    if args.dtype and args.folder or args.block_size and args.input:
+        p.error("--dtype goes with --in, --block_size with --from")
     if os.path.exists(args.out):
         raise ValueError(f"{args.out} exists: name a new {'folder' if args.input else 'file'} with --out")
     if args.folder:
-        return read_llama(args.folder, args.out)
+        return read_llama(args.folder, args.out, args.block_size)
     ckpt, dtype = load_checkpoint(args.input), args.dtype or "float32"
     cfg = Config(**ckpt["config"])
     tok = stored_tokenizer(ckpt) if ckpt["tokenizer"]["kind"] in MODEL_FILES else None

@@ -154,6 +154,8 @@ class Tokenizer:
         except Exception as e:  # its errors are Exception's own
             raise InputError(f"tokenizer {self.name}: no tokenizer.json, or a broken one ({one_line(e)})") from None
         self.hf.encode_special_tokens = True  # "<|endoftext|>" in a text is text
+        self.hf.no_truncation()
+        self.hf.no_padding()
         self.plain = lambda text: self.hf.encode(text, add_special_tokens=False).ids
         vocab = self.hf.get_vocab(with_added_tokens=True)
         self.vocab_size = max(vocab.values()) + 1

@@ -414,6 +414,8 @@ def test_a_llama_comes_back_to_the_bit(kind, tmp_path, sp_model):
     for name in os.listdir(tmp_path / "hf"):  # the second's README.md says where it is from
         assert (tmp_path / "hf2" / name).read_bytes() == (tmp_path / "hf" / name).read_bytes() or name == "README.md", name
     assert "grown with Babel from hf of width 40" in (tmp_path / "hf2/README.md").read_text()
+    ok("export.py", "--from", tmp_path / "hf", "--out", tmp_path / "short.pt", "--block_size", 16)
+    assert load_checkpoint(tmp_path / "short.pt")["config"] == ckpt["config"] | {"block_size": 16}
 
 
 LLAMAS = {  # of transformers: what a config says beside the sizes, and how it is stored
@@ -1806,6 +1808,8 @@ def test_bad_input_to_export(llama, tmp_path):
     (llama / "tokenizer.model").write_text("x")
     refused("no sentencepiece model, or a broken one")
     refused("no such folder", "--from", tmp_path / "none", "--out", out)
+    refused("it can only be shorter", "--from", llama, "--out", out, "--block_size", 25)
+    refused("block_size = 0: must be positive", "--from", llama, "--out", out, "--block_size", 0)
     refused("exists: name a new file with --out", "--from", llama, "--out", llama / "config.json")
     assert sorted(os.listdir(tmp_path)) == ["hf"]
 
