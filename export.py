@@ -312,7 +312,7 @@ def babel_config(path):
             raise ValueError(f"{path}: {name} = {value!r}, expected {'a whole number' if kind is int else 'a number'}")
         return value
 
-    c |= rope
+    c |= rope  # rope_theta, and what scales it
     n_head, n_embd = number("num_attention_heads"), number("hidden_size")
     if not c.get("head_dim") and n_embd % max(n_head, 1):
         raise ValueError(f"{path}: no head_dim, and hidden_size = {n_embd} is no multiple of num_attention_heads = {n_head}")
