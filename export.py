@@ -1,8 +1,11 @@
 """
 A checkpoint in, a stock Llama out: a folder that transformers, vLLM, lm-evaluation-harness and llama.cpp's converter load.
+And a stock Llama in, a checkpoint out, of one generation, for grow.py and train.py.
 
 $ python export.py --in out/stage2/ckpt.pt --out out/stage2/hf
 $ python export.py --in out/stage2/ckpt.pt --out out/stage2/hf --dtype bfloat16
+$ python export.py --from TinyLlama-1.1B/ --out out/tinyllama/ckpt.pt
+$ python export.py --from Llama-3.2-1B/ --out out/llama3/ckpt.pt --block_size 4096
 
 What growing has added is folded into the weights, and the logits stay:
 
@@ -17,6 +20,7 @@ What growing has added is folded into the weights, and the logits stay:
 """
 
 import argparse
+import functools
 import json
 import math
 import os
@@ -24,11 +28,12 @@ import shutil
 import struct
 import sys
 
-import sentencepiece
+import numpy as np
 import torch
 
-from grow import assembled, skeleton
-from model import Config, load_checkpoint, rope_places, row_ids, unwritten
+from grow import Unmade, assembled, make, skeleton
+from model import SCALING, Config, load_checkpoint, remove, rope_places, row_ids, seal, unwritten
+from prepare import MODEL_FILES, InputError, Tokenizer, load_tokenizer, one_line
 
 DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 SHARD = 5 * 10**9  # bytes a file, as Hugging Face has it
@@ -42,6 +47,7 @@ def llama_config(cfg, dtype, bos, eos):
             many += 1
         raise ValueError(f"n_embd = {cfg.n_embd} is no multiple of n_head = {cfg.n_head}, as transformers wants: "
                          f"grow.py --width {wide} --heads {cfg.n_head} would make it one, or --heads {many}")  # fmt: skip
+    scaling = {"rope_type": "llama3"} | cfg.rope_scaling if cfg.rope_scaling else None
     return {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
@@ -53,9 +59,10 @@ def llama_config(cfg, dtype, bos, eos):
         "head_dim": cfg.head_dim,
         "vocab_size": cfg.n_tokens or cfg.vocab_size,
         "max_position_embeddings": cfg.block_size,
-        "rms_norm_eps": cfg.norm_eps * cfg.generations[0].n_embd / cfg.n_embd,
+        "rms_norm_eps": cfg.norm_eps * (cfg.generations[0].n_embd / cfg.n_embd),
         "rope_theta": cfg.rope_theta,
-        "rope_parameters": {"rope_type": "default", "rope_theta": cfg.rope_theta},  # what transformers 5 reads instead
+        "rope_scaling": scaling,
+        "rope_parameters": (scaling or {"rope_type": "default"}) | {"rope_theta": cfg.rope_theta},  # transformers 5 reads this
         "hidden_act": "silu",
         "attention_bias": False,
         "mlp_bias": False,
@@ -66,55 +73,67 @@ def llama_config(cfg, dtype, bos, eos):
     }
 
 
+NAMES = {  # of a layer's tensors, here and there
+    "attn.norm.gain": "input_layernorm",
+    "attn.q": "self_attn.q_proj",
+    "attn.k": "self_attn.k_proj",
+    "attn.v": "self_attn.v_proj",
+    "attn.o": "self_attn.o_proj",
+    "mlp.norm.gain": "post_attention_layernorm",
+    "mlp.gate": "mlp.gate_proj",
+    "mlp.up": "mlp.up_proj",
+    "mlp.down": "mlp.down_proj",
+}
+TRANSPOSED = ("o", "down")
+
+
+def llama_names(cfg):
+    """{a tensor's name here: its name there}"""
+    names = {"wte": "model.embed_tokens.weight"}
+    for i in range(cfg.n_layer):
+        names |= {f"layers.{i}.{here}": f"model.layers.{i}.{there}.weight" for here, there in NAMES.items()}
+    return names | {"norm.gain": "model.norm.weight"} | ({} if cfg.tied else {"head": "lm_head.weight"})
+
+
+def llama_shape(cfg, kind):
+    """The shape there of the tensor `kind` of SHAPES."""
+    *out, width = cfg.shape(kind)
+    if kind == "norm":
+        return (width,)
+    out = cfg.n_tokens or cfg.vocab_size if kind in ("wte", "head") else math.prod(out)
+    return (width, out) if kind in TRANSPOSED else (out, width)
+
+
 def llama_tensors(cfg, weights):
     """{Hugging Face's name: (shape, a function that makes the tensor)} of a checkpoint's config and slabs."""
-    plans = {name: tensor.plan for name, tensor in skeleton(cfg).growables().items()}
+    model = skeleton(cfg)
     order = torch.tensor(rope_places(cfg)).argsort()
-    width, n_tokens = cfg.n_embd, cfg.n_tokens or cfg.vocab_size
-
-    def full(name):
-        return assembled(weights, name, plans[name])
-
-    def rows(name):  # (vocab_size, n_embd) -> (n_tokens, n_embd)
-        w = full(name)
-        if not cfg.n_tokens:
-            return w
-        out = w.mean(0).expand(n_tokens, width).clone()
-        out[row_ids(weights["row_of"], cfg.vocab_size)] = w
-        return out
-
-    def by_frequency(name, scale):  # (heads, 2, pairs, n_embd) -> (heads * head_dim, n_embd)
-        return full(name)[:, :, order].mul(scale).reshape(-1, width)
-
-    def norm(name, born):
-        return (width,), lambda: full(f"{name}.gain") * math.sqrt(born / width)
-
     scale = math.sqrt(cfg.head_dim / cfg.generations[0].head_dim)
-    out = {"model.embed_tokens.weight": ((n_tokens, width), lambda: rows("wte"))}
-    for i, born in enumerate(cfg.layer_born):
-        a, b, n, n_kv = f"layers.{i}.", f"model.layers.{i}.", cfg.n_head * cfg.head_dim, cfg.n_kv_head * cfg.head_dim
-        out |= {
-            f"{b}input_layernorm.weight": norm(f"{a}attn.norm", born),
-            f"{b}self_attn.q_proj.weight": ((n, width), lambda a=a: by_frequency(f"{a}attn.q", scale)),
-            f"{b}self_attn.k_proj.weight": ((n_kv, width), lambda a=a: by_frequency(f"{a}attn.k", 1)),
-            f"{b}self_attn.v_proj.weight": ((n_kv, width), lambda a=a: full(f"{a}attn.v").reshape(-1, width)),
-            f"{b}self_attn.o_proj.weight": ((width, n), lambda a=a: full(f"{a}attn.o").reshape(-1, width).T),
-            f"{b}post_attention_layernorm.weight": norm(f"{a}mlp.norm", born),
-            f"{b}mlp.gate_proj.weight": ((cfg.ffn_dim, width), lambda a=a: full(f"{a}mlp.gate")),
-            f"{b}mlp.up_proj.weight": ((cfg.ffn_dim, width), lambda a=a: full(f"{a}mlp.up")),
-            f"{b}mlp.down_proj.weight": ((width, cfg.ffn_dim), lambda a=a: full(f"{a}mlp.down").T),
-        }
-    out["model.norm.weight"] = norm("norm", cfg.generations[0].n_embd)
-    if not cfg.tied:
-        out["lm_head.weight"] = (n_tokens, width), lambda: rows("head")
-    return out
+
+    def full(name, kind, plan):
+        w = assembled(weights, name, plan)
+        if kind == "norm":
+            return w * model.get_submodule(name.removesuffix(".gain")).factor
+        if kind in ("q", "k"):  # (heads, 2, pairs, n_embd), by falling frequency
+            w = w[:, :, order] * (scale if kind == "q" else 1)
+        if kind in ("wte", "head") and cfg.n_tokens:  # (vocab_size, n_embd) -> (n_tokens, n_embd)
+            rows, w = w, w.mean(0).expand(cfg.n_tokens, -1).clone()
+            w[row_ids(weights["row_of"], cfg.vocab_size)] = rows
+        w = w.reshape(-1, cfg.n_embd)
+        return w.T if kind in TRANSPOSED else w
+
+    names = llama_names(cfg)
+    return {
+        names[name]: (llama_shape(cfg, tensor.kind), functools.partial(full, name, tensor.kind, tensor.plan))
+        for name, tensor in model.growables().items()
+    }
 
 
 def write_safetensors(folder, tensors, dtype):
     """Write model.safetensors, or from SHARD bytes on several and their index, a tensor at a time: safetensors' own
     save_file has them all in memory. The format: huggingface.co/docs/safetensors."""
     kind, files, size = getattr(torch, dtype), [{}], 0
-    for name, (shape, make) in tensors.items():
+    for name, (shape, _) in tensors.items():
         n = math.prod(shape) * kind.itemsize
         if size and size + n > SHARD:
             files.append({})
@@ -146,12 +165,17 @@ def write_json(path, values):
         f.write("\n")
 
 
-def write_tokenizer(folder, sp, model, block_size):
-    """tokenizer.model; tokenizer.json, which says the same for Hugging Face's tokenizers; and what reads it."""
-    model.tofile(f"{folder}/tokenizer.model")
-    write_json(f"{folder}/tokenizer.json", tokenizer_json(sp))
-    names = {"bos_token": sp.bos_id(), "eos_token": sp.eos_id(), "unk_token": sp.unk_id()}
-    special = {name: sp.id_to_piece(i) for name, i in names.items() if i >= 0}
+def write_tokenizer(folder, tok, block_size):
+    """The tokenizer's own file; of a tokenizer.model tokenizer.json too, which says the same for Hugging Face's tokenizers;
+    and what reads it."""
+    with open(f"{folder}/{MODEL_FILES[tok.kind]}", "wb") as f:
+        f.write(tok.model)
+    if tok.kind == "sentencepiece":
+        write_json(f"{folder}/tokenizer.json", tokenizer_json(tok.sp))
+        ids = {"bos_token": tok.bos, "eos_token": tok.eos, "unk_token": tok.sp.unk_id()}
+        special = {name: tok.sp.id_to_piece(i) for name, i in ids.items() if i >= 0}
+    else:
+        special = {"bos_token": tok.hf.id_to_token(tok.bos), "eos_token": tok.hf.id_to_token(tok.eos)}
     # not LlamaTokenizer: transformers 5 makes one of its own of the vocabulary, which reads "a  b" and " a" differently
     flags = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
     write_json(f"{folder}/tokenizer_config.json", flags | {"model_max_length": block_size} | special)
@@ -221,14 +245,15 @@ def model_card(ckpt, cfg, n_params, last):
         lines.append(f"| {g['tokens']:,} | {g['flops']:.3g} | {sizes}{vocab} | {g['init']} | {g['max_dlogit']:.1e} |")
     grown = "\n".join(["| tokens read | FLOPs | to | init | max abs dlogit |", "|---|---|---|---|---|", *lines])
     first = cfg.generations[0]
+    origin, beside = (ledger["from"], ", beside what that had read") if "from" in ledger else ("one", "")
     loss = f"Validation text, at step {last['step']}: {last['bpb']:.4f} bits per byte.\n" if last else ""
     return f"""---
 library_name: transformers
 tags: [llama, babel]
 ---
-A Llama of {n_params:,} parameters ({cfg.n_layer} layers x {cfg.n_embd}), grown with Babel from one of width {first.n_embd}.
+A Llama of {n_params:,} parameters ({cfg.n_layer} layers x {cfg.n_embd}), grown with Babel from {origin} of width {first.n_embd}.
 
-It has read {ledger["tokens"]:,} tokens for {ledger["flops"]:.4g} training FLOPs, those of the smaller models included.
+It has read {ledger["tokens"]:,} tokens for {ledger["flops"]:.4g} training FLOPs, those of the smaller models included{beside}.
 {loss}
 {grown if lines else "It has not been grown."}
 """
@@ -242,31 +267,194 @@ def last_evaluation(path, step):
         return next((e for line in f if '"bpb"' in line and (e := json.loads(line))["step"] == step), {})
 
 
+# -----------------------------------------------------------------------------
+# the other way
+
+
+def read_json(path):
+    """The object in a JSON file. ValueError where it holds none."""
+    try:
+        with open(path, encoding="utf-8") as f:
+            values = json.load(f)
+    except ValueError as e:
+        raise ValueError(f"{path}: broken, or no JSON ({e})") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{path}: expected an object, not a {type(values).__name__}")
+    return values
+
+
+def babel_config(path):
+    """The Config, of one generation, that computes what the Llama of a config.json does; what it leaves out is as in
+    transformers' LlamaConfig. ValueError, which names the reason, where there is none."""
+    c, rope = read_json(path), {}
+    for name in ("rope_scaling", "rope_parameters"):  # the latter since transformers 5
+        if not isinstance(c.get(name) or {}, dict):
+            raise ValueError(f"{path}: {name} = {c[name]!r}, expected an object")
+        rope |= c.get(name) or {}
+    scaled = rope.get("rope_type", rope.get("type", "default"))
+    for what, has, can in [
+        ("model_type", c.get("model_type"), "llama"),
+        ("architectures", c.get("architectures") or ["LlamaForCausalLM"], ["LlamaForCausalLM"]),
+        ("quantization_config", bool(c.get("quantization_config")), False),
+        ("hidden_act", c.get("hidden_act", "silu"), "silu"),
+        ("attention_bias", c.get("attention_bias", False), False),
+        ("mlp_bias", c.get("mlp_bias", False), False),
+        ("rope_scaling", scaled, scaled if scaled in ("default", "llama3") else "default or llama3"),
+        ("partial_rotary_factor", rope.get("partial_rotary_factor", c.get("partial_rotary_factor", 1)), 1),
+    ]:
+        if has != can:
+            raise ValueError(f"{path}: {what} is {has}, and model.py has only {can}")
+
+    def number(name, default=None, kind=int):
+        value = default if c.get(name) is None else c[name]
+        if type(value) not in (int, kind):
+            raise ValueError(f"{path}: {name} = {value!r}, expected {'a whole number' if kind is int else 'a number'}")
+        return value
+
+    c |= rope  # rope_theta, and what scales it
+    n_head, n_embd = number("num_attention_heads"), number("hidden_size")
+    if not c.get("head_dim") and n_embd % max(n_head, 1):
+        raise ValueError(f"{path}: no head_dim, and hidden_size = {n_embd} is no multiple of num_attention_heads = {n_head}")
+    return Config(
+        n_layer=number("num_hidden_layers"),
+        n_head=n_head,
+        n_kv_head=number("num_key_value_heads", n_head),
+        n_embd=n_embd,
+        head_dim=number("head_dim", n_embd // max(n_head, 1)),
+        ffn_dim=number("intermediate_size"),
+        vocab_size=number("vocab_size"),
+        block_size=number("max_position_embeddings", 2048),
+        rope_theta=number("rope_theta", 10000.0, float),
+        rope_scaling={key: number(key, kind=float) for key in SCALING} if scaled == "llama3" else {},
+        norm_eps=number("rms_norm_eps", 1e-6, float),
+        tied=bool(c.get("tie_word_embeddings")),
+    )
+
+
+def open_safetensors(folder):
+    """{a tensor's name: the open file that has it} of a folder's model.safetensors, or of the files that its index names."""
+    try:
+        from safetensors import SafetensorError, safe_open
+    except ImportError:
+        raise ValueError("--from needs safetensors: pip install safetensors") from None
+    files = ["model.safetensors"]
+    if not os.path.isfile(f"{folder}/{files[0]}"):
+        index = f"{folder}/model.safetensors.index.json"
+        if not os.path.isfile(index):
+            raise ValueError(f"{folder}: no model.safetensors, nor its index, in it; save_pretrained of transformers makes it")
+        where = read_json(index).get("weight_map")
+        if not where or not isinstance(where, dict):
+            raise ValueError(f"{index}: no weight_map in it")
+        files = sorted(set(where.values()))
+    tensors = {}
+    for name in files:
+        try:
+            f = safe_open(f"{folder}/{name}", "pt")
+        except (OSError, SafetensorError) as e:
+            raise ValueError(f"{folder}/{name}: missing, truncated, or no safetensors file ({one_line(e)})") from None
+        tensors |= dict.fromkeys(f.keys(), f)
+    return tensors
+
+
+def babel_tensors(cfg, files, folder):
+    """{slab: Unmade} of a Config of one generation and what open_safetensors found. ValueError where that is not what the
+    Config wants."""
+    names, slabs = llama_names(cfg), {}
+    known = {*names.values(), "lm_head.weight"}  # which a tied one may have as well
+    unknown = [name for name in files if name not in known and not name.endswith("rotary_emb.inv_freq")]  # older ones' buffer
+    if unknown:
+        raise ValueError(f"{folder}: a Llama of this config.json has no {unknown[0]}")
+
+    tied_to = files.get("lm_head.weight") if cfg.tied else None
+    wte = names["wte"]
+    if tied_to and wte in files and not torch.equal(tied_to.get_tensor("lm_head.weight"), files[wte].get_tensor(wte)):
+        raise ValueError(f"{folder}: its config.json ties the head to the embedding, but lm_head.weight is another: put "
+                         "tie_word_embeddings right, or take lm_head.weight out")  # fmt: skip
+
+    def fill(out, name, kind):
+        w = files[name].get_tensor(name)
+        out.copy_((w.T if kind in TRANSPOSED else w).view(out.shape))
+
+    for name, tensor in skeleton(cfg).growables().items():
+        there, shape = names[name], llama_shape(cfg, tensor.kind)
+        if there not in files:
+            raise ValueError(f"{folder}: {there} is missing")
+        stored = files[there].get_slice(there)
+        if tuple(stored.get_shape()) != shape or stored.get_dtype() not in DTYPES.values():
+            raise ValueError(f"{folder}: {there} is {stored.get_dtype()} {stored.get_shape()}, expected {list(shape)} of "
+                             + ", ".join(DTYPES.values()))  # fmt: skip
+        slab_shape = tensor.plan[0][2]
+        slabs[f"{name}.0"] = Unmade(slab_shape, torch.float32, functools.partial(fill, name=there, kind=tensor.kind))
+    return slabs
+
+
+def read_llama(folder, out, block_size=None):
+    """Makes the checkpoint `out` of a Hugging Face folder, with a shorter context if a block_size is given; of its tensors,
+    one at a time is in memory."""
+    if not os.path.isdir(folder):
+        raise ValueError(f"{folder}: no such folder; from the Hugging Face hub: hf download NAME --local-dir {folder}")
+    cfg = babel_config(f"{folder}/config.json")
+    if block_size is not None and block_size > cfg.block_size:
+        raise ValueError(f"--block_size {block_size}: {folder} has a context of {cfg.block_size}, and it can only be shorter")
+    cfg = Config(**vars(cfg) | {"block_size": cfg.block_size if block_size is None else block_size})
+    names = [name for name in MODEL_FILES.values() if os.path.isfile(f"{folder}/{name}")]
+    if not names:
+        raise ValueError(f"{folder}: no {' and no '.join(MODEL_FILES.values())} in it: fetch it with the weights")
+    tok = load_tokenizer(f"{folder}/{names[0]}")
+    if tok.vocab_size > cfg.vocab_size:
+        raise ValueError(f"{folder}: its tokenizer has {tok.vocab_size} tokens, its config.json a vocab_size of {cfg.vocab_size}")
+    tokenizer = tok.to_dict() | {"model": torch.from_numpy(np.frombuffer(tok.model, np.uint8).copy())}
+    name = os.path.basename(os.path.realpath(folder))
+    ledger = {"tokens": 0, "flops": 0, "seconds": 0.0, "dealt": 0, "read": {}, "from": name}
+    ckpt = {"config": cfg.plain(), "model": babel_tensors(cfg, open_safetensors(folder), folder), "optimizer": {}}
+    ckpt |= {"ledger": ledger, "lineage": [], "step": 0, "settings": {}, "tokenizer": tokenizer}
+    os.makedirs(os.path.dirname(out) or ".", exist_ok=True)
+    aside = f"{out}.{os.getpid()}"
+    try:
+        make(ckpt, aside)
+        seal(aside)
+        os.rename(aside, out)
+    finally:
+        remove(aside)
+    n, spare = skeleton(cfg).count_params()["total"], cfg.vocab_size - tok.vocab_size
+    print(f"wrote {out}: {cfg.n_layer} x {cfg.n_embd}, {n:,} parameters, block_size {cfg.block_size}, tokenizer {tok.name}"
+          + f", {spare} rows more than it has tokens" * (spare > 0))  # fmt: skip
+
+
+# -----------------------------------------------------------------------------
+
+
 def main():
-    p = argparse.ArgumentParser(description="Write a checkpoint as a stock Llama of Hugging Face's format.")
-    p.add_argument("--in", dest="input", required=True, metavar="CKPT")
-    p.add_argument("--out", required=True, metavar="FOLDER", help="a new one")
-    p.add_argument("--dtype", choices=DTYPES, default="float32")
+    p = argparse.ArgumentParser(description="Write a checkpoint as a stock Llama of Hugging Face's format, or the other way.")
+    p.add_argument("--in", dest="input", metavar="CKPT", help="a checkpoint, of which --out becomes a stock Llama")
+    p.add_argument("--from", dest="folder", metavar="FOLDER", help="a stock Llama, of which --out becomes a checkpoint")
+    p.add_argument("--out", required=True, metavar="PATH", help="a new one")
+    p.add_argument("--dtype", choices=DTYPES, help="with --in (default: float32); a checkpoint has float32")
+    p.add_argument("--block_size", type=int, help="with --from: a context shorter than its own; train.py reads at most 4096")
     args = p.parse_args()
-    ckpt = load_checkpoint(args.input)
-    cfg = Config(**ckpt["config"])
+    if bool(args.input) == bool(args.folder):
+        p.error("give --in CKPT, or --from FOLDER")
+    if args.dtype and args.folder or args.block_size and args.input:
+        p.error("--dtype goes with --in, --block_size with --from")
     if os.path.exists(args.out):
-        raise ValueError(f"{args.out} exists: name a new folder with --out")
-    sp = None
-    if ckpt["tokenizer"]["kind"] == "sentencepiece":
-        sp = sentencepiece.SentencePieceProcessor(model_proto=ckpt["tokenizer"]["model"].numpy().tobytes())
-    bos, eos = (sp.bos_id(), sp.eos_id()) if sp else (None, None)
-    config, tensors = llama_config(cfg, args.dtype, bos, eos), llama_tensors(cfg, ckpt["model"])
+        raise ValueError(f"{args.out} exists: name a new {'folder' if args.input else 'file'} with --out")
+    if args.folder:
+        return read_llama(args.folder, args.out, args.block_size)
+    ckpt, dtype = load_checkpoint(args.input), args.dtype or "float32"
+    cfg = Config(**ckpt["config"])
+    tok = Tokenizer.from_dict(ckpt["tokenizer"]) if ckpt["tokenizer"]["kind"] in MODEL_FILES else None
+    bos, eos = (tok.bos, tok.eos) if tok else (None, None)
+    config, tensors = llama_config(cfg, dtype, bos, eos), llama_tensors(cfg, ckpt["model"])
     aside = f"{args.out.rstrip('/')}.{os.getpid()}"
     os.makedirs(aside)
     try:
         write_json(f"{aside}/config.json", config)
         write_json(f"{aside}/generation_config.json", {"bos_token_id": bos, "eos_token_id": eos})
-        if sp:
-            write_tokenizer(aside, sp, ckpt["tokenizer"]["model"].numpy(), cfg.block_size)
+        if tok:
+            write_tokenizer(aside, tok, cfg.block_size)
         else:
             print(f"no tokenizer files for tiktoken's {ckpt['tokenizer']['name']}: add those of its own repository")
-        write_safetensors(aside, tensors, args.dtype)
+        write_safetensors(aside, tensors, dtype)
         last = last_evaluation(os.path.join(os.path.dirname(args.input), "metrics.jsonl"), ckpt["step"])
         n_params = sum(math.prod(shape) for shape, _ in tensors.values())
         with open(f"{aside}/README.md", "w", encoding="utf-8") as f:
@@ -276,11 +464,11 @@ def main():
         raise unwritten(args.out, e) from None
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-    print(f"wrote {args.out}: {n_params:,} parameters in {args.dtype}, {len(tensors)} tensors")
+    print(f"wrote {args.out}: {n_params:,} parameters in {dtype}, {len(tensors)} tensors")
 
 
 if __name__ == "__main__":
     try:
         main()
-    except (ValueError, OSError) as e:
+    except (ValueError, OSError, InputError) as e:
         sys.exit(f"export.py: {e}")

@@ -71,6 +71,7 @@ class Config:
     n_tokens: int = 0  # 0: row i is token i. Else the tokenizer's ids, of which vocab_size have a row
     block_size: int = 1024  # longest context, in tokens
     rope_theta: float = 10000.0
+    rope_scaling: dict = field(default_factory=dict)  # {}: none. Else Llama 3.1's, with the keys of SCALING
     norm_eps: float = 1e-5
     tied: bool = False  # the output head is the embedding
     generations: list = field(default_factory=list)  # of Generation, oldest first; the last has the sizes above
@@ -185,6 +186,25 @@ def rope_places(cfg):
     return places
 
 
+# Llama 3.1's rope_scaling: {factor: 8, low_freq_factor: 1, high_freq_factor: 4, original_max_position_embeddings: 8192}
+SCALING = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
+
+
+def rope_frequencies(cfg):
+    """For every stored pair, the angle in radians that it turns by from a token to the next, in float64.
+
+    With rope_scaling, as Llama 3.1 (transformers' modeling_rope_utils): what turns fewer than low_freq_factor times in the
+    original context turns `factor` times slower, what turns more than high_freq_factor times stays, linear in between. A
+    function of the frequency alone, so that a growth of head_dim changes nothing."""
+    place = torch.tensor(rope_places(cfg), dtype=torch.float64, device="cpu")
+    frequency = cfg.rope_theta ** (-2 * place / cfg.head_dim)
+    if not cfg.rope_scaling:
+        return frequency
+    factor, low, high, context = (cfg.rope_scaling[key] for key in SCALING)
+    kept = ((context * frequency / (2 * math.pi) - low) / (high - low)).clamp(0, 1)
+    return frequency * (kept + (1 - kept) / factor)
+
+
 # -----------------------------------------------------------------------------
 # modules
 
@@ -216,7 +236,7 @@ class RMSNorm(nn.Module):
     def __init__(self, cfg, birth, born):
         super().__init__()
         self.gain = Growable(cfg, "norm", birth)
-        self.eps = cfg.norm_eps * cfg.generations[0].n_embd / cfg.n_embd
+        self.eps = cfg.norm_eps * (cfg.generations[0].n_embd / cfg.n_embd)
         self.factor = math.sqrt(born / cfg.n_embd)
 
     def forward(self, x):
@@ -366,8 +386,7 @@ class Llama(nn.Module):
         # (n_tokens,): a token's row, -1 for none. Buffers are made for good also where parameters are on the meta device
         row_of = torch.full((cfg.n_tokens,), -1, device="cpu") if cfg.n_tokens else None
         self.register_buffer("row_of", row_of)
-        place = torch.tensor(rope_places(cfg), dtype=torch.float64, device="cpu")
-        angle = torch.outer(torch.arange(cfg.block_size, device="cpu"), cfg.rope_theta ** (-2 * place / cfg.head_dim))
+        angle = torch.outer(torch.arange(cfg.block_size, device="cpu"), rope_frequencies(cfg))
         dtype = torch.get_default_dtype()
         self.register_buffer("cos", angle.cos().to(dtype), persistent=False)  # (block_size, hd/2)
         self.register_buffer("sin", angle.sin().to(dtype), persistent=False)

@@ -4,6 +4,7 @@ Raw text in, tokens out: train.bin and val.bin hold the ids of all documents, on
   $ python prepare.py --input stories.txt.xz --out data/stories
   $ python prepare.py --input corpus/ more.jsonl.gz --out data/mix --val 0.005
   $ python prepare.py --input pages.parquet --field content --out data/pages --tokenizer gpt2 --workers 8
+  $ python prepare.py --input corpus/ --out data/smol --tokenizer SmolLM-135M/tokenizer.json
   $ python prepare.py --input tinystories corpus/ --out data/babel --words 2000,5000,10000,all --report
 
 Input is .txt, .jsonl and .parquet, each also .gz or .xz, and folders of them; or tinystories, simplewiki, fineweb-edu,
@@ -19,7 +20,7 @@ The output folder appears when all is done, and is the same for any number of wo
   train.bin, val.bin   raw little-endian ids, uint16, or uint32 for a vocabulary above 65,535
   meta.json            tokenizer, vocab_size, dtype, bos, dummy_prefix; a split's documents, tokens, bytes, sha256
   token_bytes.bin      uint16 an id: the bytes of UTF-8 text that it stands for (see count_bytes)
-  tokenizer.model      the sentencepiece model, unless it is tiktoken
+  tokenizer.model      the sentencepiece model; or tokenizer.json, the Hugging Face tokenizer; for tiktoken, neither
 and with --words, for each stage, instead of train.bin (val.bin holds the same whole documents as without --words):
   STAGE.train.bin, STAGE.val.bin   the chunks that the stage adds, from the documents of either side
   STAGE.rows.bin       the ids that a model of the stage has: those that can't be spelled (special and byte tokens), and
@@ -73,8 +74,11 @@ SOURCES = {  # of the Hugging Face hub: what load_dataset takes
 }
 FILE_NAME = re.compile(r"\.(txt|jsonl|parquet)(\.gz|\.xz)?$")
 OWN_FILE = re.compile(
-    r"((\w+\.)?(train|val)|\w+\.rows|token_bytes|spelling)\.bin|meta\.json|tokenizer\.model|words\.txt|report\.png"
+    r"((\w+\.)?(train|val)|\w+\.rows|token_bytes|spelling)\.bin|meta\.json|tokenizer\.(model|json)|words\.txt|report\.png"
 )
+MODEL_FILES = {"sentencepiece": "tokenizer.model", "tokenizers": "tokenizer.json"}
+# Of a tokenizer.json, which does not say: Llama 3's, and GPT-2's and SmolLM's, which is bos and eos as in tiktoken's.
+BOS, EOS = ("<|begin_of_text|>", "<|endoftext|>"), ("<|end_of_text|>", "<|endoftext|>")
 # Bytes that a worker gets at a time. A document of more than two of these is read in pieces; the first one's hash
 # decides on train or val, so another value here moves long documents from one to the other.
 PIECE = 1 << 18
@@ -93,7 +97,8 @@ class InputError(Exception):
 
 
 class Tokenizer:
-    """Text to ids and back. kind 'sentencepiece' takes the bytes of a model file, 'tiktoken' the name of an encoding.
+    """Text to ids and back. kind 'sentencepiece' takes the bytes of a model file, 'tiktoken' the name of an encoding,
+    'tokenizers' the bytes of a tokenizer.json of Hugging Face, if that is byte-level BPE, as Llama 3's and SmolLM's.
 
     bos goes before each document (tiktoken: its end-of-text token is bos and eos). dummy_prefix: sentencepiece puts
     a space before a document that isn't in the text. sha256 is the model file's, or that of tiktoken's table.
@@ -112,6 +117,9 @@ class Tokenizer:
             if self.bos < 0:
                 raise InputError(f"tokenizer {name}: this sentencepiece model has no bos: use another")
             self.sha256 = sha256(model)
+        elif kind == "tokenizers":
+            self.read_json(model)
+            self.sha256, self.dummy_prefix = sha256(model), False
         else:
             try:
                 import tiktoken
@@ -124,7 +132,7 @@ class Tokenizer:
                 self.enc = tiktoken.get_encoding(name)
             except Exception as e:  # requests has many
                 raise InputError(f"tokenizer {name}: its first use must fetch it, but: {one_line(e)}") from None
-            self.vocab_size, self.dummy_prefix = self.enc.n_vocab, False
+            self.vocab_size, self.dummy_prefix, self.plain = self.enc.n_vocab, False, self.enc.encode_ordinary
             self.bos = self.eos = self.enc.eot_token
             self.sha256 = sha256(b"\n".join(self.table()))
         self.dtype = token_dtype(self.vocab_size)
@@ -135,14 +143,49 @@ class Tokenizer:
             self.by_unit = not re.search("[^▁\0]▁|\n[^\n\0]", pieces)
             self.by_unit &= self.encode("a  b\n c") == self.sp.encode("a  b\n c")
 
+    def read_json(self, model):
+        """What __init__ does with a tokenizer.json's bytes."""
+        try:
+            import tokenizers
+        except ImportError:
+            raise InputError(f"tokenizer {self.name}: pip install tokenizers") from None
+        try:
+            self.hf, spec = tokenizers.Tokenizer.from_str(model.decode()), json.loads(model)
+        except Exception as e:  # its errors are Exception's own
+            raise InputError(f"tokenizer {self.name}: no tokenizer.json, or a broken one ({one_line(e)})") from None
+        self.hf.encode_special_tokens = True  # "<|endoftext|>" in a text is text
+        self.hf.no_truncation()
+        self.hf.no_padding()
+        self.plain = lambda text: self.hf.encode(text, add_special_tokens=False).ids
+        vocab = self.hf.get_vocab(with_added_tokens=True)
+        self.vocab_size = max(vocab.values()) + 1
+        self.bos = next((vocab[token] for token in BOS if token in vocab), None)
+        self.eos = next((vocab[token] for token in EOS if token in vocab), self.bos)
+        if self.bos is None:
+            raise InputError(f"tokenizer {self.name}: has neither {' nor '.join(BOS)}, of which one goes before each document")
+        shown = [*range(33, 127), *range(161, 173), *range(174, 256)]  # bytes that byte-level BPE writes as they are; the rest
+        rest = [b for b in range(256) if b not in shown]  # from U+0100 on
+        byte_of = {chr(b): b for b in shown} | {chr(256 + i): b for i, b in enumerate(rest)}
+        self.pieces = [b""] * self.vocab_size
+        added = {token["id"]: token for token in spec.get("added_tokens", [])}
+        for token, i in vocab.items():
+            if i in added:
+                self.pieces[i] = b"" if added[i]["special"] else token.encode()
+            else:
+                self.pieces[i] = bytes(byte_of.get(c, 0) for c in token)
+        probe = "a  b\n c1 23 e\u0301 日本 <|endoftext|>\r\n\t🙂"  # any normaliser, or a space put first, changes it
+        if b"".join(self.pieces[i] for i in self.plain(probe)) != probe.encode():
+            raise InputError(f"tokenizer {self.name}: not byte-level BPE that keeps the text as it is, as Llama 3's: use another "
+                             "or the tokenizer.model beside it")  # fmt: skip
+
     def encode(self, text, start=True):
         """The ids of text, without bos. start=False: text goes on with a document that was cut."""
         return np.frombuffer(self.encode_raw(text, start), self.dtype).tolist()
 
     def encode_raw(self, text, start=True):
         """The ids of text, as raw bytes of dtype."""
-        if self.kind == "tiktoken":
-            return np.array(self.enc.encode_ordinary(text), self.dtype).tobytes()
+        if self.kind != "sentencepiece":
+            return np.array(self.plain(text), self.dtype).tobytes()
         if not self.by_unit and start:
             return np.array(self.sp.encode(text), self.dtype).tobytes()
         units = UNIT.findall(" " * (start and self.dummy_prefix and text > "") + text) if self.by_unit else [text]
@@ -153,16 +196,20 @@ class Tokenizer:
         return np.array(self.sp.encode("\0" + text)[self.nul :], self.dtype).tobytes()
 
     def decode(self, ids):
-        """The text of ids, any sequence of integers; bos and eos give nothing. A byte token of a space at the start is
-        the dummy prefix, spelled (encode never gives one): it is dropped as the dummy prefix is."""
-        ids = [i for i in map(int, ids) if i not in (self.bos, self.eos)]
+        """The text of ids, any sequence of integers; bos, eos and ids beyond the vocabulary give nothing. A byte token of a
+        space at the start is the dummy prefix, spelled (encode never gives one): it is dropped as the dummy prefix is."""
+        ids = [i for i in map(int, ids) if i not in (self.bos, self.eos) and i < self.vocab_size]
         if self.kind == "tiktoken":
             return self.enc.decode(ids)
+        if self.kind == "tokenizers":
+            return b"".join(self.pieces[i] for i in ids).decode(errors="replace")
         spelled = self.dummy_prefix and ids and self.sp.id_to_piece(ids[0]) == "<0x20>"
         return self.sp.decode(ids)[bool(spelled) :]
 
     def table(self):
         """The text of each id, as bytes; empty for special tokens and unused ids."""
+        if self.kind == "tokenizers":
+            return self.pieces
         table = [b""] * self.vocab_size
         if self.kind == "tiktoken":
             for token in self.enc.token_byte_values():
@@ -186,7 +233,7 @@ class Tokenizer:
         The token after bos spells its dummy prefix too, as 0x20: count_bytes stays exact, and see decode."""
         table, byte_ids = self.table(), np.full(256, -1)
         for i, token in enumerate(table):
-            if len(token) == 1 and (self.kind == "tiktoken" or self.sp.is_byte(i)):
+            if len(token) == 1 and (self.kind != "sentencepiece" or self.sp.is_byte(i)):
                 byte_ids[token[0]] = i
         if byte_ids.min() < 0:
             raise InputError(f"tokenizer {self.name}: not all 256 bytes are tokens, as --words needs: use another")
@@ -281,16 +328,19 @@ def read_stage_rows(folder, stage, asked):
 
 
 def load_tokenizer(name_or_path="llama2"):
-    """'llama2', the path of a sentencepiece model file, or the name of a tiktoken encoding. Raises InputError."""
+    """'llama2', the path of a sentencepiece model file or of a tokenizer.json, or the name of a tiktoken encoding. Raises
+    InputError."""
     name, path = name_or_path, Path(name_or_path)
     if name == "llama2":
         return Tokenizer("sentencepiece", name, fetch_llama2())
-    if path.suffix != ".model" and not path.exists():
+    if path.suffix not in (".model", ".json") and not path.exists():
         return Tokenizer("tiktoken", name)
     try:
         model = path.read_bytes()
     except OSError as e:
         raise InputError(f"tokenizer {name}: {e.strerror}") from None
+    if path.suffix == ".json":
+        return Tokenizer("tokenizers", path.name, model)
     return Tokenizer("sentencepiece", "llama2" if sha256(model) == LLAMA2_SHA256 else path.name, model)
 
 
@@ -864,7 +914,7 @@ def prepare(args):
         Path(aside, "meta.json").write_text(json.dumps(meta, indent=2) + "\n")
         tok.token_bytes().astype("<u2").tofile(f"{aside}/token_bytes.bin")
         if tok.model:
-            Path(aside, "tokenizer.model").write_bytes(tok.model)
+            Path(aside, MODEL_FILES[tok.kind]).write_bytes(tok.model)
         os.sync()
         if os.path.exists(out):
             os.rename(out, f"{aside}.old")
@@ -902,7 +952,7 @@ def main(argv=None):
     add = parser.add_argument
     add("--input", nargs="+", required=True, metavar="PATH", help=f"files, or folders of files, or {', '.join(SOURCES)}")
     add("--out", required=True, metavar="FOLDER", help="the folder to make")
-    names = "llama2 (default; fetched at first use), the path of a sentencepiece model, or a tiktoken encoding: gpt2, ..."
+    names = "llama2 (default; fetched at first use), the path of a sentencepiece model or tokenizer.json, or a tiktoken encoding"
     add("--tokenizer", default="llama2", metavar="NAME", help=names)
     add("--separator", default="<|doc|>", metavar="LINE", help="the line between the documents of a .txt: <|doc|>")
     add("--field", default="text", metavar="NAME", help="the field of .jsonl, or column of .parquet: text")

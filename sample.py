@@ -16,7 +16,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from grow import condense
+from grow import condense, data_of
 from model import Config, build_model, load_checkpoint
 from prepare import InputError, Tokenizer, count_bytes, speller, spread, token_dtype
 
@@ -61,9 +61,10 @@ def reference_text(ckpt, tokenizer, path, longest=262144):
         with open(path, encoding="utf-8", newline="") as f:
             text = f.read()
         return np.array([tokenizer.bos, *tokenizer.encode(text)]), len(text.encode())
-    data = ckpt["settings"]["data"]
+    data = data_of(ckpt)
     if not os.path.isfile(f"{data}/val.bin"):
-        raise ValueError(f"{data}/val.bin, the checkpoint's validation text, is gone: give --text FILE")
+        gone = f"{data}/val.bin, the checkpoint's validation text, is gone" if data else "the checkpoint has no validation text"
+        raise ValueError(f"{gone}: give --text FILE")
     ids = spread(np.fromfile(f"{data}/val.bin", token_dtype(tokenizer.vocab_size)), longest)
     return ids, count_bytes(ids[1:], ids[:-1], tokenizer.token_bytes(), tokenizer.bos, tokenizer.dummy_prefix)
 

@@ -35,7 +35,17 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from model import DEVICES, Config, Llama, load_checkpoint, load_state, lock, optimizer_state, save_checkpoint, sha256
-from prepare import InputError, Tokenizer, count_bytes, read_meta, read_spelling, read_stage_rows, speller, spread
+from prepare import (
+    MODEL_FILES,
+    InputError,
+    Tokenizer,
+    count_bytes,
+    read_meta,
+    read_spelling,
+    read_stage_rows,
+    speller,
+    spread,
+)
 
 # -----------------------------------------------------------------------------
 # settings: their names, defaults and, by the defaults, their types
@@ -702,13 +712,14 @@ def end_progress():
 
 
 def read_tokenizer(meta):
-    """The tokenizer as a checkpoint carries it: meta's entry and, for sentencepiece, the model file's bytes. ValueError where
-    the file is not the one that the text was prepared with."""
+    """The tokenizer as a checkpoint carries it: meta's entry and, unless it is tiktoken's, the model file's bytes. ValueError
+    where the file is not the one that the text was prepared with."""
     tokenizer = dict(meta["tokenizer"])
-    if tokenizer["kind"] == "sentencepiece":
-        if sha256(f"{data}/tokenizer.model") != tokenizer["sha256"]:
-            raise ValueError(f"{data}/tokenizer.model: not the one that the text was prepared with; prepare it again")
-        tokenizer["model"] = torch.from_numpy(np.fromfile(f"{data}/tokenizer.model", np.uint8))
+    if tokenizer["kind"] in MODEL_FILES:
+        path = f"{data}/{MODEL_FILES[tokenizer['kind']]}"
+        if sha256(path) != tokenizer["sha256"]:
+            raise ValueError(f"{path}: not the one that the text was prepared with; prepare it again")
+        tokenizer["model"] = torch.from_numpy(np.fromfile(path, np.uint8))
     return tokenizer
 
 

@@ -519,10 +519,7 @@ def main():
         )  # fmt: skip
         ok(*prepare_command(folder, f"{folder}/d"))
         config = setup(folder, ok)
-        with open(f"{ROOT}/export.py") as f:
-            reads_safetensors = '"--from"' in f.read()
-        if reads_safetensors:
-            ok("export.py", "--in", f"{folder}/a/ckpt.pt", "--out", f"{folder}/hf")
+        ok("export.py", "--in", f"{folder}/a/ckpt.pt", "--out", f"{folder}/hf")
         print("| case | what was done | what the user sees | what is left |\n|---|---|---|---|")
         few = -(-args.kills // 20)
         for case in [
@@ -531,7 +528,7 @@ def main():
             kills_of_torchrun(folder, config, few, "--shard", seed=args.seed),
             damaged_checkpoints(folder, config, run),
             damaged_data(folder, config, run),
-            damaged_safetensors(folder, config, run) if reads_safetensors else [],
+            damaged_safetensors(folder, config, run),
             full_disk(folder, config),
             read_only(folder, config),
             two_at_once(folder, config),
