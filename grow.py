@@ -622,9 +622,10 @@ def plan(folder, device, n_devices, mfu):
     tokens = flops = 0
     for path in paths:
         s = runpy.run_path(path)
-        missing = {"max_steps", "tokens_per_step", "batch_size", "block_size", "learning_rate", "n_layer", "vocab_size"} - s.keys()
+        needed = "max_steps tokens_per_step batch_size block_size learning_rate n_layer vocab_size".split()
+        missing = [name for name in needed if name not in s]
         if missing:
-            raise ValueError(f"{path}: {missing.pop()} is missing")
+            raise ValueError(f"{path}: {missing[0]} is missing")
         cfg = Config(**{f.name: s[f.name] for f in fields(Config) if f.name in s})
         n = s["max_steps"] * s["tokens_per_step"]
         tokens, flops, this = tokens + n, flops + n * cfg.flops_per_token(), n * cfg.flops_per_token()

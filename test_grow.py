@@ -2082,7 +2082,7 @@ def test_wandb_gets_what_metrics_jsonl_gets(stage, tmp_path, monkeypatch):
     assert {"lr/0", "grad_norm/0", "update_rms/0", "loss", "norm", "bpb", "sample"} <= logged[3].keys()
 
 
-def test_plan():
+def test_plan(tmp_path):
     """The bytes that a token's activations take are those that autograd saves under bf16 autocast."""
     sizes = dict(n_layer=3, n_head=4, n_embd=128, head_dim=32, ffn_dim=384, vocab_size=300, block_size=64)
 
@@ -2113,6 +2113,8 @@ def test_plan():
     assert len(re.findall(r"^stage\d ", printed, re.M)) == 9 and "6,738,415,616" in printed
     assert float(re.search(r"all: .*?, (\S+) FLOPs", printed)[1]) == pytest.approx(4.01e21, rel=0.01)  # as config/stage8.py says
     assert "--device tpu: one of h200" in run("grow.py", "--plan", "config", "--device", "tpu")[0]
+    (tmp_path / "stage0.py").write_text("n_layer = 2\n")
+    assert "stage0.py: max_steps is missing" in run("grow.py", "--plan", tmp_path)[0]
 
 
 def plain_weights(model):
