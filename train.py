@@ -365,7 +365,6 @@ def main():
     token_bytes, its_tokenizer = np.fromfile(f"{data}/token_bytes.bin", np.uint16), read_tokenizer(meta)
     if len(token_bytes) != meta["vocab_size"]:
         raise ValueError(f"{data}/token_bytes.bin: {len(token_bytes)} entries for {meta['vocab_size']} tokens; prepare it again")
-    tokenizer = Tokenizer.from_dict(its_tokenizer) if sample_tokens else None
 
     # --- checkpoint: where to start
     folder, source = f"{out_dir}-{branch}" if branch else out_dir, init_from
@@ -407,6 +406,7 @@ def main():
             shape |= {"vocab_size": len(ids), "n_tokens": meta["vocab_size"]}
         cfg = Config(**shape)
         ledger, step = {"tokens": 0, "flops": 0, "seconds": 0.0, "dealt": 0, "read": {}}, 0
+    tokenizer = Tokenizer.from_dict(its_tokenizer) if sample_tokens else None
     flops_per_token = cfg.flops_per_token()
     if block_size > PAGE:
         raise ValueError(f"block_size = {block_size}: at most {PAGE}, or raise PAGE in train.py")
