@@ -125,7 +125,7 @@ def readers(folder, config, path):
         ("train.py", config, f"--init_from={path}", f"--out_dir={folder}/new"),
         ("grow.py", "--in", path, "--double", "width", "--out", f"{folder}/new.pt"),
         ("sample.py", "--in", path, "--tokens", 1, "--device", "cpu"),
-        ("export.py", "--in", path, "--out", f"{folder}/hf"),
+        ("export.py", "--in", path, "--out", f"{folder}/new_hf"),
     ]
 
 
@@ -375,26 +375,27 @@ def kills_of_torchrun(folder, config, n, *options, seed=0):
     sharded = "--shard" in options
     name = "sharded" if sharded else "plain"
     options = (*options, "--max_steps=200")
-    out, whole, rng, killed, seen = f"{folder}/{name}", f"{folder}/{name}_whole", random.Random(seed), 0, set()
+    out, whole, rng = f"{folder}/{name}", f"{folder}/{name}_whole", random.Random(seed)
+    left = sorted(rng.sample(range(190), n))  # the steps at which a kill is due
     with open(f"{folder}/log", "w") as log:
         assert torchrun(log, config, f"--out_dir={whole}", *options).wait() == 0, open(log.name).read()
         process = torchrun(log, config, f"--out_dir={out}", *options, restarts=n)
         while process.poll() is None:
-            time.sleep(0.1)
+            time.sleep(rng.uniform(0, 0.05))
             children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
-            if len(children) == 2 and not seen & set(children) and killed < n:
-                time.sleep(rng.uniform(0, 10))
+            if left and len(children) == 2 and steps(out) >= left[0]:
+                del left[0]
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(int(rng.choice(children)), signal.SIGKILL)
-                    killed += 1
-                seen |= set(children)
-        assert process.returncode == 0, open(log.name).read()
+                while children and os.path.exists(f"/proc/{children[0]}"):  # torchrun ends the other
+                    time.sleep(0.05)
+        assert process.returncode == 0 and not left, open(log.name).read()
     check_end(out, whole)
     if sharded:
         noticed, harmless = flip(f"{out}/ckpt.pt", 300)
         yield ("flipped bit, sharded", f"{noticed + harmless} times, of all files in turn", "a line as below",
                f"{noticed} noticed, {harmless} in padding and unread fields: what is read is the same")  # fmt: skip
-    case = f"{killed} x SIGKILL of one of two processes" + ", sharded" * sharded
+    case = f"{n} x SIGKILL of one of two processes" + ", sharded" * sharded
     yield (
         case,
         f"one run under `torchrun --max-restarts={n}`",
