@@ -12,7 +12,7 @@ seeds = [1]
 common = dict(
     data="data/small98", rows="words2000", n_layer=6, n_head=4, n_embd=128, head_dim=32, ffn_dim=384, block_size=128,
     tokens_per_step=2048, batch_size=16, learning_rate=4e-3, warmup_tokens=100_000, eval_interval=200, eval_tokens=65536,
-    log_interval=100, save_interval=200, compile=False, device="cpu",
+    log_interval=100, save_interval=200, sample_tokens=0, compile=False, device="cpu",
 )  # fmt: skip
 control = "scratch"
 _small = dict(n_layer=3, until=0.25)
