@@ -32,7 +32,6 @@ import contextlib
 import functools
 import glob
 import hashlib
-import io
 import itertools
 import math
 import os
@@ -40,7 +39,6 @@ import re
 import runpy
 import sys
 import time
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -82,7 +80,7 @@ SECONDS = dict.fromkeys(("hash", "draw", "write", "check"), 0.0)  # what main() 
 
 
 @contextlib.contextmanager
-def timed(what: str) -> Iterator[None]:
+def timed(what):
     start = time.time()
     yield
     SECONDS[what] += time.time() - start
@@ -92,19 +90,19 @@ def timed(what: str) -> Iterator[None]:
 # which sizes
 
 
-def ffn_like(cfg: Config, n_embd: int) -> int:
+def ffn_like(cfg, n_embd):
     """The ffn_dim that goes with n_embd: 8/3 n_embd where cfg has that, else in proportion."""
     return ffn_width(n_embd) if cfg.ffn_dim == ffn_width(cfg.n_embd) else -(-cfg.ffn_dim * n_embd // cfg.n_embd)
 
 
-def heads_like(cfg: Config, n_head: int) -> dict[str, int]:
+def heads_like(cfg, n_head):
     """n_head and the n_kv_head that keeps the group of query heads a kv head."""
     if n_head * cfg.n_kv_head % cfg.n_head:
         raise ValueError(f"{n_head} heads: not a multiple of the group of {cfg.n_head // cfg.n_kv_head} query heads a kv head")
     return {"n_head": n_head, "n_kv_head": n_head * cfg.n_kv_head // cfg.n_head}
 
 
-def widen(cfg: Config, n_embd: int, n_head: int = 0) -> dict[str, int]:
+def widen(cfg, n_embd, n_head=0):
     """The sizes at width n_embd: heads (unless given) and ffn_dim grow with it."""
     if not n_head and cfg.n_head * n_embd % cfg.n_embd:
         raise ValueError(f"width {n_embd}: {cfg.n_head} heads can't grow in proportion from {cfg.n_embd}; give --heads")
@@ -112,7 +110,7 @@ def widen(cfg: Config, n_embd: int, n_head: int = 0) -> dict[str, int]:
     return {"n_embd": n_embd, "ffn_dim": ffn_like(cfg, n_embd)} | heads
 
 
-def nearest_size(cfg: Config, n_params: float, along: str, multiple: int = 0) -> dict[str, int]:
+def nearest_size(cfg, n_params, along, multiple=0):
     """The sizes along 'width' or 'depth' whose non-embedding parameters are nearest to n_params. Widths go in steps
     of one kv head; with `multiple`, only multiples of it (of 256, say, for the GPU's sake)."""
 
@@ -137,15 +135,13 @@ def nearest_size(cfg: Config, n_params: float, along: str, multiple: int = 0) ->
             return best
 
 
-def skeleton(cfg: Config) -> Llama:
+def skeleton(cfg):
     """The model without memory for its parameters."""
     with torch.device("meta"):
         return Llama(cfg)
 
 
-def grown_config(
-    cfg: Config, sizes: dict[str, int], place: str = "top", init: str = "random", birth: int = 0
-) -> tuple[Config, list[tuple[int, bool]]]:
+def grown_config(cfg, sizes, place="top", init="random", birth=0):
     """-> (the grown Config, [(layer of cfg, is it new)] for each layer of it). A new layer's source is the one it
     copies, if it copies. ValueError where the sizes don't fit or the init does not apply."""
     new = {name: getattr(cfg, name) for name in ("n_layer", *SIZES)}
@@ -205,18 +201,10 @@ class Unmade:
 
     shape: tuple
     dtype: torch.dtype
-    fill: Callable
+    fill: callable
 
 
-def newborn(
-    out: torch.Tensor,
-    kind: str,
-    axis: int | None,
-    before: Callable[[], torch.Tensor],
-    cfg: Config,
-    init: str,
-    rng: Callable[[], torch.Generator],
-) -> str:
+def newborn(out, kind, axis, before, cfg, init, rng):
     """Makes one new slab of `out`, which is zeros -> why it starts so.
 
     axis: the one it is appended on, or None for the base slab of a new layer; before: a function, since few need it,
@@ -257,17 +245,17 @@ def newborn(
     return f"N(0, {std:.3g})"
 
 
-def assembled(weights: dict[str, torch.Tensor], name: str, plan: list[tuple]) -> torch.Tensor:
+def assembled(weights, name, plan):
     """The tensor `name`, or its first slabs if plan is cut, from {slab's name: slab}."""
     return concatenate(plan, [weights[f"{name}.{i}"] for i in range(len(plan))])
 
 
-def rms(x: torch.Tensor) -> float:
+def rms(x):
     """The root mean square; row by row, so that nothing of its size is made."""
     return math.sqrt(sum(row.double().square().sum().item() for row in x) / x.numel())
 
 
-def make(ckpt: dict, path: str = "") -> tuple[dict, list[str]]:
+def make(ckpt, path=""):
     """Makes what is Unmade in ckpt -> (ckpt, [why each slab is so]), in memory; with a path in a new file there, into which
     the rest is copied, and the checkpoint is that file's. In memory are at most two or three tensors at a time."""
     why = []
@@ -293,7 +281,7 @@ def make(ckpt: dict, path: str = "") -> tuple[dict, list[str]]:
     return made, why
 
 
-def write(f: io.RawIOBase, x: torch.Tensor, offset: int) -> None:
+def write(f, x, offset):
     """A tensor into an open file. Into a mapping of it would take half as long again: a page fault for every 4 KB."""
     f.seek(offset)
     data = memoryview(x.reshape(-1).view(torch.uint8).numpy())
@@ -301,16 +289,7 @@ def write(f: io.RawIOBase, x: torch.Tensor, offset: int) -> None:
         data = data[f.write(data) :]
 
 
-def grow(
-    ckpt: dict,
-    place: str = "top",
-    init: str = "random",
-    seed: int = 1337,
-    copy_state: bool = False,
-    rows: np.ndarray | None = None,
-    path: str = "",
-    **sizes: int,
-) -> tuple[dict, list[tuple]]:
+def grow(ckpt, place="top", init="random", seed=1337, copy_state=False, rows=None, path="", **sizes):
     """-> (the grown checkpoint, [(slab's name, its shape, why it starts so)] of the new slabs).
 
     sizes: any of n_layer, n_head, n_kv_head, n_embd, head_dim, ffn_dim, at their new values. rows: the token ids of all
@@ -327,9 +306,7 @@ def grow(
     return grown, [(*slab, why) for slab, why in zip(born, reasons)]
 
 
-def plan_growth(
-    ckpt: dict, place: str, init: str, seed: int, copy_state: bool, rows: np.ndarray | None, **sizes: int
-) -> tuple[dict, list[tuple]]:
+def plan_growth(ckpt, place, init, seed, copy_state, rows, **sizes):
     """grow's result, new slabs Unmade, and the [(name, shape)] of these."""
     old = Config(**ckpt["config"])
     if rows is not None:
@@ -374,7 +351,7 @@ def plan_growth(
     return ckpt | {"config": cfg.plain(), "model": weights, "optimizer": state, "step": 0}, born
 
 
-def generator(seed: int, slab: str) -> torch.Generator:
+def generator(seed, slab):
     """The slab's own: a draw depends on nothing but seed and name."""
     digest = hashlib.sha256(f"{seed} {slab}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:7]))
@@ -385,7 +362,7 @@ READS = {"q": 3, "k": 3, "v": 2, "o": 0, "gate": 1, "up": 1, "down": 0, "head": 
 TILED = ("n_head", "n_kv_head", "n_embd", "ffn_dim")
 
 
-def plan_clone(ckpt: dict, seed: int, noise: float = 10**-0.5, **sizes: int) -> tuple[dict, list[tuple]]:
+def plan_clone(ckpt, seed, noise=10**-0.5, **sizes):
     """plan_growth's result for --init clone. noise: its RMS over that of what it is added to; the default is
     HyperCloning's 10 dB. Adam's moments are tiled, and divided, as the gradients are, by the copies of what a tensor
     writes: its gradients are as many times smaller."""
@@ -422,23 +399,14 @@ def plan_clone(ckpt: dict, seed: int, noise: float = 10**-0.5, **sizes: int) -> 
     return ckpt | {"config": cfg.plain(), "model": weights, "optimizer": state, "step": 0}, born
 
 
-def made(x: Unmade) -> torch.Tensor:
+def made(x):
     """What is Unmade, made in memory."""
     out = torch.zeros(x.shape, dtype=x.dtype)
     x.fill(out)
     return out
 
 
-def tile(
-    out: torch.Tensor,
-    before: Callable[[], torch.Tensor],
-    k: int,
-    kind: str,
-    scale: float,
-    noise: float = 0.0,
-    rng: Callable[[], torch.Generator] | None = None,
-    why: str | None = "tiled",
-) -> str | None:
+def tile(out, before, k, kind, scale, noise=0.0, rng=None, why="tiled"):
     """Writes scale x before(), tiled k times on every axis that TILED names, into out, which is zeros, plus noise that sums
     to zero over the copies of what the tensor reads -> why."""
     old, tiled = before(), [axis for axis, role in enumerate(SHAPES[kind]) if role in TILED]
@@ -453,12 +421,12 @@ def tile(
     return why
 
 
-def ungrown(ckpt: dict) -> dict[str, torch.Tensor]:
+def ungrown(ckpt):
     """What a checkpoint's model holds beside its growable tensors: the map of token ids to rows, if there is one."""
     return {name: w for name, w in ckpt["model"].items() if name == "row_of"}
 
 
-def fused_state(name: str, plan: list[tuple], slab: str, state: dict[str, dict]) -> dict[str, dict]:
+def fused_state(name, plan, slab, state):
     """{slab: the Adam state of the tensor `name` as one slab, Unmade}; {} where none of its slabs has one. Slabs without
     count as zeros; the step is the largest."""
     states = [state.get(f"{name}.{j}") for j in range(len(plan))]
@@ -475,7 +443,7 @@ def fused_state(name: str, plan: list[tuple], slab: str, state: dict[str, dict])
     return {slab: {"step": max(s["step"] for s in known).clone()} | moments}
 
 
-def condense(ckpt: dict, keep: int, path: str = "") -> tuple[dict, list[str]]:
+def condense(ckpt, keep, path=""):
     """-> (the checkpoint with its oldest generations fused so that `keep` remain, what is not exact about it).
 
     In memory, or with a path in a new file there. The function stays to the bit. The fused slabs follow the schedule of
@@ -516,7 +484,7 @@ def condense(ckpt: dict, keep: int, path: str = "") -> tuple[dict, list[str]]:
     return make(condensed, path)[0], notes
 
 
-def fuse(out: torch.Tensor, weights: dict[str, torch.Tensor], name: str, plan: list[tuple]) -> None:
+def fuse(out, weights, name, plan):
     out.copy_(assembled(weights, name, plan))
 
 
@@ -524,12 +492,12 @@ def fuse(out: torch.Tensor, weights: dict[str, torch.Tensor], name: str, plan: l
 # the check and what is printed
 
 
-def data_of(ckpt: dict) -> str:
+def data_of(ckpt):
     """The folder that the checkpoint was trained on, '' for none."""
     return ckpt.get("settings", {}).get("data", "")
 
 
-def probe_tokens(ckpt: dict, count: int = 2, longest: int = 128) -> tuple[torch.Tensor, str]:
+def probe_tokens(ckpt, count=2, longest=128):
     """(count, T + 1) token ids to compare models on, and where they are from: validation text where the checkpoint's
     data is still there, else random. Tokens without a row are spelled."""
     cfg = Config(**ckpt["config"])
@@ -546,7 +514,7 @@ def probe_tokens(ckpt: dict, count: int = 2, longest: int = 128) -> tuple[torch.
 
 
 @torch.no_grad()
-def compare(a: dict, b: dict, tokens: torch.Tensor) -> tuple[float, float, float]:
+def compare(a, b, tokens):
     """Two checkpoints on the same tokens -> (max |dlogit| of the tokens that a has, losses of a and b in nats a token).
     Of their weights, one tensor at a time is in memory."""
     models = [build_model(c, assign=True) for c in (a, b)]
@@ -555,7 +523,7 @@ def compare(a: dict, b: dict, tokens: torch.Tensor) -> tuple[float, float, float
     return (logits[0] - logits[1][..., : logits[0].shape[-1]]).abs().max().item(), *losses
 
 
-def alive(ckpt: dict, tokens: torch.Tensor, slabs: set[str]) -> dict[str, float]:
+def alive(ckpt, tokens, slabs):
     """{slab: share of its elements that two AdamW updates have moved or the backward after them would}. Of wte only
     the rows of tokens read count, if there are any. Weight decay off: it moves the dead as well."""
     model = build_model(ckpt)
@@ -583,7 +551,7 @@ def alive(ckpt: dict, tokens: torch.Tensor, slabs: set[str]) -> dict[str, float]
     return share
 
 
-def count(n: float) -> str:
+def count(n):
     """1234567 -> '1.23M'"""
     for unit in ("", "k", "M", "G", "T"):
         if abs(n) < 999.5:
@@ -592,7 +560,7 @@ def count(n: float) -> str:
     return f"{n:.3g}P"
 
 
-def size_table(*ckpts: dict) -> list[str]:
+def size_table(*ckpts):
     """The table before and after, as lines."""
     columns = []
     for ckpt in ckpts:
@@ -618,7 +586,7 @@ def size_table(*ckpts: dict) -> list[str]:
 # what a ladder takes
 
 
-def memory(cfg: Config, tokens: int, count: int, sharded: bool, recompute: bool) -> float:
+def memory(cfg, tokens, count, sharded, recompute):
     """Bytes a device: parameters, gradients and two moments in fp32, weights cast to bf16, and the activations of `tokens`
     tokens a forward without torch.compile, which keeps less. tokens: of one device.
 
@@ -634,7 +602,7 @@ def memory(cfg: Config, tokens: int, count: int, sharded: bool, recompute: bool)
     return weights + activations + loss
 
 
-def plan(folder: str, device: str, n_devices: int, mfu: float) -> None:
+def plan(folder, device, n_devices, mfu):
     """Prints what the stages of a folder of configs take, one after another, on `n_devices` devices."""
     names = {name.lower(): name for name in DEVICES}
     if device.lower() not in names:
@@ -676,7 +644,7 @@ def plan(folder: str, device: str, n_devices: int, mfu: float) -> None:
 # -----------------------------------------------------------------------------
 
 
-def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+def parse_args(argv=None):
     p = argparse.ArgumentParser(description="Grow a checkpoint: a bigger model that computes what the smaller one did.")
     p.add_argument("--in", dest="input", metavar="CKPT", help="the checkpoint to grow; never overwritten")
     p.add_argument("--out", metavar="CKPT", help="where to write (default: grown.pt beside the input)")
@@ -710,7 +678,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def asked_sizes(cfg: Config, args: argparse.Namespace) -> dict[str, int]:
+def asked_sizes(cfg, args):
     """The sizes that the command line asks for, {} if none."""
     explicit = any((args.width, args.depth, args.heads, args.ffn, args.head_dim))
     if bool(args.double) + bool(args.params) + explicit > 1:
@@ -742,7 +710,7 @@ def asked_sizes(cfg: Config, args: argparse.Namespace) -> dict[str, int]:
     return sizes | {name: size for name, size in given.items() if size}
 
 
-def main() -> None:
+def main():
     args = parse_args()
     if args.plan:
         return plan(args.plan, args.device, args.count, args.mfu)

@@ -57,7 +57,6 @@ import unicodedata
 import urllib.request
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 from pathlib import Path
 
@@ -106,7 +105,7 @@ class Tokenizer:
     Raises InputError.
     """
 
-    def __init__(self, kind: str, name: str, model: bytes | None = None) -> None:
+    def __init__(self, kind, name, model=None):
         self.kind, self.name, self.model = kind, name, model
         if kind == "sentencepiece":
             try:
@@ -179,7 +178,7 @@ class Tokenizer:
             raise InputError(f"tokenizer {self.name}: not byte-level BPE that keeps the text as it is, as Llama 3's: use another "
                              "or the tokenizer.model beside it")  # fmt: skip
 
-    def encode(self, text: str, start: bool = True) -> list[int]:
+    def encode(self, text, start=True):
         """The ids of text, without bos. start=False: text goes on with a document that was cut."""
         return np.frombuffer(self.encode_raw(text, start), self.dtype).tolist()
 
@@ -196,7 +195,7 @@ class Tokenizer:
     def encode_unit(self, text):  # behind a NUL, which is dropped again, sentencepiece adds no space
         return np.array(self.sp.encode("\0" + text)[self.nul :], self.dtype).tobytes()
 
-    def decode(self, ids: Iterable[int]) -> str:
+    def decode(self, ids):
         """The text of ids, any sequence of integers; bos, eos and ids beyond the vocabulary give nothing. A byte token of a
         space at the start is the dummy prefix, spelled (encode never gives one): it is dropped as the dummy prefix is."""
         ids = [i for i in map(int, ids) if i not in (self.bos, self.eos) and i < self.vocab_size]
@@ -224,11 +223,11 @@ class Tokenizer:
                 table[i] = piece.replace("▁", " ").encode()
         return table
 
-    def token_bytes(self) -> np.ndarray:
+    def token_bytes(self):
         """uint16 by id: how many bytes of text a token stands for; 0 for bos, eos, unk and control tokens."""
         return np.array([len(token) for token in self.table()], np.uint16)
 
-    def spelling(self) -> tuple[np.ndarray, np.ndarray]:
+    def spelling(self):
         """(offsets, ids): ids[offsets[i] : offsets[i + 1]] are the byte tokens that spell i; those that can't be spelled
         (special tokens, and the byte tokens) stand for themselves. So it holds max(token_bytes, 1) ids for each id.
         The token after bos spells its dummy prefix too, as 0x20: count_bytes stays exact, and see decode."""
@@ -244,12 +243,12 @@ class Tokenizer:
         ids[offsets[special]] = special
         return offsets, ids.astype(self.dtype)
 
-    def to_dict(self) -> dict:
+    def to_dict(self):
         """Plain values, for a checkpoint; 'model' is the model file's bytes, or None."""
         return {"kind": self.kind, "name": self.name, "sha256": self.sha256, "model": self.model}
 
     @classmethod
-    def from_dict(cls, d: dict) -> "Tokenizer":
+    def from_dict(cls, d):
         """The tokenizer that to_dict() was called on. A checkpoint has the model file as a tensor."""
         model = d.get("model")
         tok = cls(d["kind"], d["name"], model.numpy().tobytes() if hasattr(model, "numpy") else model)
@@ -258,7 +257,7 @@ class Tokenizer:
         return tok
 
 
-def count_bytes(ids: np.ndarray, prev: np.ndarray, token_bytes: np.ndarray, bos: int, dummy_prefix: bool) -> int:
+def count_bytes(ids, prev, token_bytes, bos, dummy_prefix):
     """How many bytes of text ids stand for; prev: the id before each (so, a batch's targets and inputs). numpy arrays.
 
     The token after bos begins with sentencepiece's dummy space, so it stands for one byte fewer. Exact for models that
@@ -266,7 +265,7 @@ def count_bytes(ids: np.ndarray, prev: np.ndarray, token_bytes: np.ndarray, bos:
     return int(token_bytes[ids].sum()) - (int((prev == bos).sum()) if dummy_prefix else 0)
 
 
-def spread(tokens: np.ndarray, n: int) -> np.ndarray:
+def spread(tokens, n):
     """About n of the tokens, joined from 64 pieces evenly spread over them: every source of a validation shard has its part
     in an evaluation. All of them if there are no more than n."""
     length = n // 64
@@ -275,7 +274,7 @@ def spread(tokens: np.ndarray, n: int) -> np.ndarray:
     return np.concatenate([tokens[i : i + length] for i in np.linspace(0, len(tokens) - length, 64).astype(int)])
 
 
-def speller(ids: Iterable[int], n_tokens: int, spelling: Callable) -> Callable:
+def speller(ids, n_tokens, spelling):
     """-> a function of an array of ids that replaces those not among `ids`, a model's, by the byte tokens that spell them.
 
     n_tokens: of the tokenizer; spelling: a function that gives Tokenizer.spelling's arrays, called where they are needed."""
@@ -298,7 +297,7 @@ def speller(ids: Iterable[int], n_tokens: int, spelling: Callable) -> Callable:
 # what train.py and grow.py read of a folder that prepare() made, beside the shards
 
 
-def read_meta(folder: str) -> dict:
+def read_meta(folder):
     """meta.json. ValueError where there is none, or another."""
     if not os.path.isfile(f"{folder}/meta.json"):
         raise ValueError(f"{folder}/meta.json: not found; prepare.py makes it: python prepare.py --input FILES --out {folder}")
@@ -311,7 +310,7 @@ def read_meta(folder: str) -> dict:
     raise ValueError(f"{folder}/meta.json: damaged, or not what prepare.py wrote: prepare the text again")
 
 
-def read_spelling(folder: str) -> tuple[np.ndarray, np.ndarray]:
+def read_spelling(folder):
     """Tokenizer.spelling's arrays. ValueError where --words did not write them."""
     if not os.path.isfile(f"{folder}/spelling.bin"):
         raise ValueError(f"{folder}/spelling.bin: not found, and the model lacks rows; prepare.py --words makes it")
@@ -319,7 +318,7 @@ def read_spelling(folder: str) -> tuple[np.ndarray, np.ndarray]:
     return np.cumsum([0, *lengths]), np.fromfile(f"{folder}/spelling.bin", read_meta(folder)["dtype"])
 
 
-def read_stage_rows(folder: str, stage: str, asked: str) -> np.ndarray:
+def read_stage_rows(folder, stage, asked):
     """The token ids that a model of a stage has. ValueError, which begins with `asked`, where there is no such stage."""
     meta = read_meta(folder)
     names = [s["name"] for s in meta.get("stages", [])]
@@ -328,7 +327,7 @@ def read_stage_rows(folder: str, stage: str, asked: str) -> np.ndarray:
     return np.fromfile(f"{folder}/{stage}.rows.bin", meta["dtype"]).astype(np.int64)
 
 
-def load_tokenizer(name_or_path: str = "llama2") -> Tokenizer:
+def load_tokenizer(name_or_path="llama2"):
     """'llama2', the path of a sentencepiece model file or of a tokenizer.json, or the name of a tiktoken encoding. Raises
     InputError."""
     name, path = name_or_path, Path(name_or_path)
@@ -345,7 +344,7 @@ def load_tokenizer(name_or_path: str = "llama2") -> Tokenizer:
     return Tokenizer("sentencepiece", "llama2" if sha256(model) == LLAMA2_SHA256 else path.name, model)
 
 
-def sha256(data: bytes) -> str:
+def sha256(data):
     return hashlib.sha256(data).hexdigest()
 
 
@@ -387,7 +386,7 @@ def fetch_llama2():
     raise InputError(f"cannot get Llama 2's tokenizer: {'; '.join(failed)}: give its file with --tokenizer PATH")
 
 
-def one_line(e: BaseException) -> str:
+def one_line(e):
     """An exception's message, cut to a line"""
     return (getattr(e, "strerror", None) or str(e) or type(e).__name__).splitlines()[0][:200]
 
@@ -395,7 +394,7 @@ def one_line(e: BaseException) -> str:
 # ---- reading: files -> documents, in pieces of bounded size ---------------------------------------------------------
 
 
-def list_files(inputs: list[str]) -> list[str]:
+def list_files(inputs):
     """The files given, and those below the folders given, sorted; names of SOURCES stand for themselves."""
     files = []
     for path in inputs:
@@ -541,12 +540,12 @@ WORD = re.compile(rf"[\w\0{MARKS}]+(?:'[\w{MARKS}]+|(?<=\d)[.,]\d+)*")
 JOINING = set("although because if that though unless until what when where whether which while who whom whose why".split())
 
 
-def size(text: str) -> float:
+def size(text):
     """The words of a text, counted quickly; a word for each 10 characters at least, for text without spaces."""
     return max(len(text.split()), len(text) / 10)
 
 
-def units(text: str, ends: list = ENDS) -> Iterator[tuple[str, float]]:
+def units(text, ends=ENDS):
     """Yield (a part of text, its size), parts of at most 300 words, cut at the best of ENDS that does."""
     if len(text) <= 3000 and (n := size(text)) <= 300:
         yield text, n
@@ -557,7 +556,7 @@ def units(text: str, ends: list = ENDS) -> Iterator[tuple[str, float]]:
         yield from ((text[i : i + 3000], 300) for i in range(0, len(text), 3000))
 
 
-def chunks(text: str) -> list[str]:
+def chunks(text):
     """Gather paragraphs into chunks of 200 to 500 words; only the last can be shorter. Joined, they are the text."""
     out, sizes = [], [200]
     for unit, n in units(text):
@@ -571,19 +570,19 @@ def chunks(text: str) -> list[str]:
     return out
 
 
-def words(text: str) -> list[str]:
+def words(text):
     """The words of a text, case folded; "\\0" stands for each name."""
     text = unicodedata.normalize("NFC", text).replace("’", "'").replace("_", " ")
     return WORD.findall(NAME.sub("\0", text).casefold())
 
 
-def by_vocabulary(chunk: str, ranks: dict[str, int], known: float) -> float:
+def by_vocabulary(chunk, ranks, known):
     """How many of the most frequent words one must know to know this share of the chunk's. Names, "\\0", rank 0th."""
     needed = sorted(map(ranks.get, words(chunk), itertools.repeat(math.inf)))
     return needed[max(math.ceil(known * len(needed) - 1e-9), 1) - 1] if needed else math.inf
 
 
-def by_structure(chunk: str) -> float:
+def by_structure(chunk):
     """Words a sentence, and one more for each comma, semicolon, colon, dash and joining word in it."""
     # Length is what readability formulas agree on; what is counted twice are the places where a sentence takes in
     # another part, so that of two as long the one of more parts is the harder.
@@ -612,7 +611,7 @@ class Stages:
 # ---- tokenising, in parallel ----------------------------------------------------------------------------------------
 
 
-def token_dtype(vocab_size: int) -> np.dtype:
+def token_dtype(vocab_size):
     return np.dtype("<u2" if vocab_size <= 65535 else "<u4")
 
 
@@ -831,7 +830,7 @@ def report(path, stages, covered):
 # ---- all of it ------------------------------------------------------------------------------------------------------
 
 
-def prepare(args: argparse.Namespace) -> None:
+def prepare(args):
     """Make the folder args.out; InputError, with nothing written, if that can't be done."""
     begun = time.time()
     out = os.path.realpath(args.out)
@@ -939,7 +938,7 @@ def prepare(args: argparse.Namespace) -> None:
     )
 
 
-def limits(text: str) -> list[int]:
+def limits(text):
     """--words: rising whole numbers, then all -> the numbers"""
     numbers = [int(n) for n in re.findall(r"(\d+),", text)]
     if text != ",".join(map(str, numbers + ["all"])) or not numbers or [0, *numbers] != sorted({0, *numbers}):
@@ -947,7 +946,7 @@ def limits(text: str) -> list[int]:
     return numbers
 
 
-def main(argv: list[str] | None = None) -> None:
+def main(argv=None):
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument

@@ -24,7 +24,6 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -35,7 +34,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
-from model import DEVICES, Config, Generation, Llama, load_checkpoint, load_state, lock, optimizer_state, save_checkpoint, sha256
+from model import DEVICES, Config, Llama, load_checkpoint, load_state, lock, optimizer_state, save_checkpoint, sha256
 from prepare import (
     MODEL_FILES,
     InputError,
@@ -114,7 +113,7 @@ KINDS = {"data_mix": (str, dict)}  # settings of more than one type
 CHOICES = {"branch": ("", "decay"), "schedule": ("wsd", "cosine"), "policy": ("own", "shared")}
 
 
-def configure(args: list[str]) -> dict:
+def configure(args):
     """Command-line arguments, config files and --key=value, -> {setting: value} of those that they give; the later
     wins. ValueError names the bad one."""
     given = {}
@@ -162,7 +161,7 @@ def configure(args: list[str]) -> dict:
 # learning rates
 
 
-def height(g: Generation, tokens: float) -> float:
+def height(g, tokens):
     """The rate of generation g at `tokens` on the ledger, as a share of its peak."""
     t, whole = tokens - g.birth, g.horizon - g.birth
     if t < g.warmup:
@@ -174,7 +173,7 @@ def height(g: Generation, tokens: float) -> float:
     return 1 - (1 - floor) * min(1.0, max(0.0, x))
 
 
-def rates(generations: list[Generation], tokens: float) -> list[float]:
+def rates(generations, tokens):
     """The learning rate of every generation at `tokens` on the ledger.
 
     own: each has its own peak, warmup and horizon, counted from its birth. shared: all have the peak and the horizon
@@ -190,7 +189,7 @@ def rates(generations: list[Generation], tokens: float) -> list[float]:
 
 
 @torch.no_grad()
-def squares(optimizer: torch.optim.Optimizer, n: int) -> torch.Tensor:
+def squares(optimizer, n):
     """(3, n): for each of n generations, the sums of squares of its gradient and of the update that the step just taken made
     to its parameters, decay included, and their number; of sharded ones, of this process's part. The update is read off
     Adam's state: no copy of the parameters is needed."""
@@ -208,7 +207,7 @@ def squares(optimizer: torch.optim.Optimizer, n: int) -> torch.Tensor:
     return totals
 
 
-def local(x: torch.Tensor) -> torch.Tensor:
+def local(x):
     """This process's part of a tensor."""
     return x.to_local() if isinstance(x, DTensor) else x
 
@@ -225,7 +224,7 @@ class Shard:
     sequences. A window holds the same text at any block_size, so a stage that changes it goes on with the next
     window, and nothing is read twice in an epoch."""
 
-    def __init__(self, split: str, meta: dict) -> None:
+    def __init__(self, split, meta):
         self.path, self.id, self.n_tokens = f"{data}/{split}.bin", meta["splits"][split]["sha256"], meta["vocab_size"]
         size, n = os.path.getsize(self.path), meta["splits"][split]["tokens"]
         if size != n * np.dtype(meta["dtype"]).itemsize:
@@ -235,10 +234,10 @@ class Shard:
         self.window = max(1, self.n_pages // 16)  # pages
 
     @property
-    def per_epoch(self) -> int:  # sequences
+    def per_epoch(self):  # sequences
         return self.n_pages * (PAGE // block_size)
 
-    def position(self, number: int, at_block_size: int) -> int:
+    def position(self, number, at_block_size):
         """The number of the sequence to go on with after `number` sequences of a run with at_block_size."""
         if at_block_size == block_size:
             return number
@@ -246,7 +245,7 @@ class Shard:
         page = min(-(-page // self.window) * self.window, self.n_pages)
         return (epoch * self.n_pages + page) * (PAGE // block_size)
 
-    def sequence(self, i: int, spelled: Callable = np.asarray) -> np.ndarray:
+    def sequence(self, i, spelled=np.asarray):
         """Sequence number i: block_size + 1 tokens. What spelling makes a page longer by is not read."""
         per_page = PAGE // block_size
         epoch, i = divmod(i, self.per_epoch)
@@ -260,7 +259,7 @@ class Shard:
             raise ValueError(f"{self.path}: damaged: token {tokens.max()}, where there are {self.n_tokens}; prepare it again")
         return spelled(tokens)[start : start + block_size + 1]
 
-    def verify(self) -> None:
+    def verify(self):
         """ValueError where the file is not the one that prepare.py wrote."""
         if sha256(self.path) != self.id:
             raise ValueError(f"{self.path}: damaged: its sha256 is not that of meta.json; prepare it again")
@@ -269,35 +268,35 @@ class Shard:
 class Mixture:
     """Shards read in shares: of every DEAL sequences, each gives its share, in an order drawn from the seed."""
 
-    def __init__(self, shards: list[Shard], shares: list[float], read: dict, dealt: int) -> None:
+    def __init__(self, shards, shares, read, dealt):
         self.shards, self.counts = shards, [int(share * DEAL) for share in shares]
         for i in sorted(range(len(shares)), key=lambda i: self.counts[i] - shares[i] * DEAL)[: DEAL - sum(self.counts)]:
             self.counts[i] += 1
         self.next = dealt  # sequences read so far, from all shards, in all stages
         self.first = [s.position(*read.get(s.id, (0, block_size))) - self.before(i, dealt) for i, s in enumerate(shards)]
 
-    def order(self, deal: int) -> np.ndarray:
+    def order(self, deal):
         return np.repeat(range(len(self.shards)), self.counts)[permutation(DEAL, seed, deal)]
 
-    def before(self, shard: int, i: int) -> int:
+    def before(self, shard, i):
         """How many of the first i sequences are the shard's."""
         deal, rest = divmod(i, DEAL)
         return deal * self.counts[shard] + int((self.order(deal)[:rest] == shard).sum())
 
-    def read(self) -> dict:
+    def read(self):
         """{shard's id: (its next sequence, block_size)}, for the checkpoint."""
         return {s.id: (self.first[i] + self.before(i, self.next), block_size) for i, s in enumerate(self.shards)}
 
-    def epochs(self) -> list[int]:
+    def epochs(self):
         """How many times every shard has been read through."""
         return [number // s.per_epoch for s, (number, _) in zip(self.shards, self.read().values())]
 
-    def sequence(self, i: int, spelled: Callable) -> np.ndarray:
+    def sequence(self, i, spelled):
         shard = self.order(i // DEAL)[i % DEAL]
         return self.shards[shard].sequence(self.first[shard] + self.before(shard, i), spelled)
 
 
-def shares_of(meta: dict) -> dict[str, float]:
+def shares_of(meta):
     """{split: its share of the training sequences}, as data_mix asks. ValueError for a mix that can't be."""
     tokens = {s["name"]: meta["splits"][f"{s['name']}.train"]["tokens"] for s in meta.get("stages", [])}
     if not tokens:
@@ -319,14 +318,14 @@ def shares_of(meta: dict) -> dict[str, float]:
 
 
 @functools.lru_cache(maxsize=16)  # two a shard, and that of the mixture
-def permutation(n: int, *key: int) -> np.ndarray:
+def permutation(n, *key):
     return np.random.default_rng(key).permutation(n)
 
 
 # -----------------------------------------------------------------------------
 
 
-def main() -> None:
+def main():
     given = configure(sys.argv[1:])
     globals().update(given)
 
@@ -693,7 +692,7 @@ def main() -> None:
 progress_line = ""  # what a terminal shows at its bottom
 
 
-def show(line: str, progress: bool = False) -> None:
+def show(line, progress=False):
     """Prints a line. On a terminal, one of progress takes the place of the one before, and all others go above it."""
     global progress_line
     encoding = sys.stdout.encoding or "utf-8"
@@ -705,14 +704,14 @@ def show(line: str, progress: bool = False) -> None:
     print("\r\033[K" + (progress_line if progress else f"{line}\n{progress_line}"), end="", flush=True)  # \033[K: clear
 
 
-def end_progress() -> None:
+def end_progress():
     """Leaves the line of progress: what comes next, an error too, begins a new one."""
     global progress_line
     print(end="\n" * bool(progress_line))
     progress_line = ""
 
 
-def read_tokenizer(meta: dict) -> dict:
+def read_tokenizer(meta):
     """The tokenizer as a checkpoint carries it: meta's entry and, unless it is tiktoken's, the model file's bytes. ValueError
     where the file is not the one that the text was prepared with."""
     tokenizer = dict(meta["tokenizer"])
@@ -724,7 +723,7 @@ def read_tokenizer(meta: dict) -> dict:
     return tokenizer
 
 
-def keep_metrics(path: str, step: int) -> None:
+def keep_metrics(path, step):
     """Drops the lines of metrics.jsonl that a run resumed at `step` writes again."""
     if os.path.isfile(path):
         with open(path) as f:
