@@ -27,8 +27,10 @@ import os
 import shutil
 import struct
 import sys
+from collections.abc import Callable
 
 import numpy as np
+import sentencepiece
 import torch
 
 from grow import Unmade, assembled, make, skeleton
@@ -39,7 +41,7 @@ DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 SHARD = 5 * 10**9  # bytes a file, as Hugging Face has it
 
 
-def llama_config(cfg, dtype, bos, eos):
+def llama_config(cfg: Config, dtype: str, bos: int | None, eos: int | None) -> dict:
     """config.json of the stock Llama that computes what a model of Config cfg does. ValueError where there is none."""
     if cfg.n_embd % cfg.n_head:
         wide, many = -(-cfg.n_embd // cfg.n_head) * cfg.n_head, cfg.n_head
@@ -87,7 +89,7 @@ NAMES = {  # of a layer's tensors, here and there
 TRANSPOSED = ("o", "down")
 
 
-def llama_names(cfg):
+def llama_names(cfg: Config) -> dict[str, str]:
     """{a tensor's name here: its name there}"""
     names = {"wte": "model.embed_tokens.weight"}
     for i in range(cfg.n_layer):
@@ -95,7 +97,7 @@ def llama_names(cfg):
     return names | {"norm.gain": "model.norm.weight"} | ({} if cfg.tied else {"head": "lm_head.weight"})
 
 
-def llama_shape(cfg, kind):
+def llama_shape(cfg: Config, kind: str) -> tuple[int, ...]:
     """The shape there of the tensor `kind` of SHAPES."""
     *out, width = cfg.shape(kind)
     if kind == "norm":
@@ -104,7 +106,7 @@ def llama_shape(cfg, kind):
     return (width, out) if kind in TRANSPOSED else (out, width)
 
 
-def llama_tensors(cfg, weights):
+def llama_tensors(cfg: Config, weights: dict[str, torch.Tensor]) -> dict[str, tuple[tuple, Callable[[], torch.Tensor]]]:
     """{Hugging Face's name: (shape, a function that makes the tensor)} of a checkpoint's config and slabs."""
     model = skeleton(cfg)
     order = torch.tensor(rope_places(cfg)).argsort()
@@ -129,7 +131,7 @@ def llama_tensors(cfg, weights):
     }
 
 
-def write_safetensors(folder, tensors, dtype):
+def write_safetensors(folder: str, tensors: dict[str, tuple[tuple, Callable[[], torch.Tensor]]], dtype: str) -> None:
     """Write model.safetensors, or from SHARD bytes on several and their index, a tensor at a time: safetensors' own
     save_file has them all in memory. The format: huggingface.co/docs/safetensors."""
     kind, files, size = getattr(torch, dtype), [{}], 0
@@ -159,13 +161,13 @@ def write_safetensors(folder, tensors, dtype):
         write_json(f"{folder}/model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": where})
 
 
-def write_json(path, values):
+def write_json(path: str, values: dict) -> None:
     with open(path, "w", encoding="utf-8") as f:
         json.dump(values, f, indent=2)
         f.write("\n")
 
 
-def write_tokenizer(folder, tok, block_size):
+def write_tokenizer(folder: str, tok: Tokenizer, block_size: int) -> None:
     """The tokenizer's own file; of a tokenizer.model tokenizer.json too, which says the same for Hugging Face's tokenizers;
     and what reads it."""
     with open(f"{folder}/{MODEL_FILES[tok.kind]}", "wb") as f:
@@ -182,7 +184,7 @@ def write_tokenizer(folder, tok, block_size):
     write_json(f"{folder}/special_tokens_map.json", special)
 
 
-def tokenizer_json(sp):
+def tokenizer_json(sp: sentencepiece.SentencePieceProcessor) -> dict:
     """A sentencepiece BPE model as Hugging Face's tokenizers describe it, as in the repositories of Llama 2."""
     vocab = {sp.id_to_piece(i): i for i in range(sp.vocab_size())}
     merges = []  # the pairs that make each piece, those of the best piece first
@@ -236,7 +238,7 @@ def tokenizer_json(sp):
     }
 
 
-def model_card(ckpt, cfg, n_params, last):
+def model_card(ckpt: dict, cfg: Config, n_params: int, last: dict) -> str:
     """README.md: what the model is, how it grew, what it read, how well it does."""
     ledger, lines = ckpt["ledger"], []
     for g in ckpt["lineage"]:
@@ -259,7 +261,7 @@ It has read {ledger["tokens"]:,} tokens for {ledger["flops"]:.4g} training FLOPs
 """
 
 
-def last_evaluation(path, step):
+def last_evaluation(path: str, step: int) -> dict:
     """What metrics.jsonl beside the checkpoint says of its step, {} if nothing."""
     if not os.path.isfile(path):
         return {}
@@ -271,7 +273,7 @@ def last_evaluation(path, step):
 # the other way
 
 
-def read_json(path):
+def read_json(path: str) -> dict:
     """The object in a JSON file. ValueError where it holds none."""
     try:
         with open(path, encoding="utf-8") as f:
@@ -283,7 +285,7 @@ def read_json(path):
     return values
 
 
-def babel_config(path):
+def babel_config(path: str) -> Config:
     """The Config, of one generation, that computes what the Llama of a config.json does; what it leaves out is as in
     transformers' LlamaConfig. ValueError, which names the reason, where there is none."""
     c, rope = read_json(path), {}
@@ -331,7 +333,7 @@ def babel_config(path):
     )
 
 
-def open_safetensors(folder):
+def open_safetensors(folder: str) -> dict:
     """{a tensor's name: the open file that has it} of a folder's model.safetensors, or of the files that its index names."""
     try:
         from safetensors import SafetensorError, safe_open
@@ -356,7 +358,7 @@ def open_safetensors(folder):
     return tensors
 
 
-def babel_tensors(cfg, files, folder):
+def babel_tensors(cfg: Config, files: dict, folder: str) -> dict[str, Unmade]:
     """{slab: Unmade} of a Config of one generation and what open_safetensors found. ValueError where that is not what the
     Config wants."""
     names, slabs = llama_names(cfg), {}
@@ -388,7 +390,7 @@ def babel_tensors(cfg, files, folder):
     return slabs
 
 
-def read_llama(folder, out, block_size=None):
+def read_llama(folder: str, out: str, block_size: int | None = None) -> None:
     """Makes the checkpoint `out` of a Hugging Face folder, with a shorter context if a block_size is given; of its tensors,
     one at a time is in memory."""
     if not os.path.isdir(folder):
@@ -424,7 +426,7 @@ def read_llama(folder, out, block_size=None):
 # -----------------------------------------------------------------------------
 
 
-def main():
+def main() -> None:
     p = argparse.ArgumentParser(description="Write a checkpoint as a stock Llama of Hugging Face's format, or the other way.")
     p.add_argument("--in", dest="input", metavar="CKPT", help="a checkpoint, of which --out becomes a stock Llama")
     p.add_argument("--from", dest="folder", metavar="FOLDER", help="a stock Llama, of which --out becomes a checkpoint")

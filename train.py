@@ -24,6 +24,7 @@ import signal
 import sys
 import time
 import warnings
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -34,7 +35,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
-from model import DEVICES, Config, Llama, load_checkpoint, load_state, lock, optimizer_state, save_checkpoint, sha256
+from model import DEVICES, Config, Generation, Llama, load_checkpoint, load_state, lock, optimizer_state, save_checkpoint, sha256
 from prepare import (
     MODEL_FILES,
     InputError,
@@ -113,7 +114,7 @@ KINDS = {"data_mix": (str, dict)}  # settings of more than one type
 CHOICES = {"branch": ("", "decay"), "schedule": ("wsd", "cosine"), "policy": ("own", "shared")}
 
 
-def configure(args):
+def configure(args: list[str]) -> dict:
     """Command-line arguments, config files and --key=value, -> {setting: value} of those that they give; the later
     wins. ValueError names the bad one."""
     given = {}
@@ -161,7 +162,7 @@ def configure(args):
 # learning rates
 
 
-def height(g, tokens):
+def height(g: Generation, tokens: float) -> float:
     """The rate of generation g at `tokens` on the ledger, as a share of its peak."""
     t, whole = tokens - g.birth, g.horizon - g.birth
     if t < g.warmup:
@@ -173,7 +174,7 @@ def height(g, tokens):
     return 1 - (1 - floor) * min(1.0, max(0.0, x))
 
 
-def rates(generations, tokens):
+def rates(generations: list[Generation], tokens: float) -> list[float]:
     """The learning rate of every generation at `tokens` on the ledger.
 
     own: each has its own peak, warmup and horizon, counted from its birth. shared: all have the peak and the horizon
@@ -189,7 +190,7 @@ def rates(generations, tokens):
 
 
 @torch.no_grad()
-def squares(optimizer, n):
+def squares(optimizer: torch.optim.Optimizer, n: int) -> torch.Tensor:
     """(3, n): for each of n generations, the sums of squares of its gradient and of the update that the step just taken made
     to its parameters, decay included, and their number; of sharded ones, of this process's part. The update is read off
     Adam's state: no copy of the parameters is needed."""
@@ -207,7 +208,7 @@ def squares(optimizer, n):
     return totals
 
 
-def local(x):
+def local(x: torch.Tensor) -> torch.Tensor:
     """This process's part of a tensor."""
     return x.to_local() if isinstance(x, DTensor) else x
 
@@ -224,7 +225,7 @@ class Shard:
     sequences. A window holds the same text at any block_size, so a stage that changes it goes on with the next
     window, and nothing is read twice in an epoch."""
 
-    def __init__(self, split, meta):
+    def __init__(self, split: str, meta: dict) -> None:
         self.path, self.id, self.n_tokens = f"{data}/{split}.bin", meta["splits"][split]["sha256"], meta["vocab_size"]
         size, n = os.path.getsize(self.path), meta["splits"][split]["tokens"]
         if size != n * np.dtype(meta["dtype"]).itemsize:
@@ -234,10 +235,10 @@ class Shard:
         self.window = max(1, self.n_pages // 16)  # pages
 
     @property
-    def per_epoch(self):  # sequences
+    def per_epoch(self) -> int:  # sequences
         return self.n_pages * (PAGE // block_size)
 
-    def position(self, number, at_block_size):
+    def position(self, number: int, at_block_size: int) -> int:
         """The number of the sequence to go on with after `number` sequences of a run with at_block_size."""
         if at_block_size == block_size:
             return number
@@ -245,7 +246,7 @@ class Shard:
         page = min(-(-page // self.window) * self.window, self.n_pages)
         return (epoch * self.n_pages + page) * (PAGE // block_size)
 
-    def sequence(self, i, spelled=np.asarray):
+    def sequence(self, i: int, spelled: Callable[[np.ndarray], np.ndarray] = np.asarray) -> np.ndarray:
         """Sequence number i: block_size + 1 tokens. What spelling makes a page longer by is not read."""
         per_page = PAGE // block_size
         epoch, i = divmod(i, self.per_epoch)
@@ -259,7 +260,7 @@ class Shard:
             raise ValueError(f"{self.path}: damaged: token {tokens.max()}, where there are {self.n_tokens}; prepare it again")
         return spelled(tokens)[start : start + block_size + 1]
 
-    def verify(self):
+    def verify(self) -> None:
         """ValueError where the file is not the one that prepare.py wrote."""
         if sha256(self.path) != self.id:
             raise ValueError(f"{self.path}: damaged: its sha256 is not that of meta.json; prepare it again")
@@ -268,35 +269,35 @@ class Shard:
 class Mixture:
     """Shards read in shares: of every DEAL sequences, each gives its share, in an order drawn from the seed."""
 
-    def __init__(self, shards, shares, read, dealt):
+    def __init__(self, shards: list[Shard], shares: list[float], read: dict[str, tuple[int, int]], dealt: int) -> None:
         self.shards, self.counts = shards, [int(share * DEAL) for share in shares]
         for i in sorted(range(len(shares)), key=lambda i: self.counts[i] - shares[i] * DEAL)[: DEAL - sum(self.counts)]:
             self.counts[i] += 1
         self.next = dealt  # sequences read so far, from all shards, in all stages
         self.first = [s.position(*read.get(s.id, (0, block_size))) - self.before(i, dealt) for i, s in enumerate(shards)]
 
-    def order(self, deal):
+    def order(self, deal: int) -> np.ndarray:
         return np.repeat(range(len(self.shards)), self.counts)[permutation(DEAL, seed, deal)]
 
-    def before(self, shard, i):
+    def before(self, shard: int, i: int) -> int:
         """How many of the first i sequences are the shard's."""
         deal, rest = divmod(i, DEAL)
         return deal * self.counts[shard] + int((self.order(deal)[:rest] == shard).sum())
 
-    def read(self):
+    def read(self) -> dict[str, tuple[int, int]]:
         """{shard's id: (its next sequence, block_size)}, for the checkpoint."""
         return {s.id: (self.first[i] + self.before(i, self.next), block_size) for i, s in enumerate(self.shards)}
 
-    def epochs(self):
+    def epochs(self) -> list[int]:
         """How many times every shard has been read through."""
         return [number // s.per_epoch for s, (number, _) in zip(self.shards, self.read().values())]
 
-    def sequence(self, i, spelled):
+    def sequence(self, i: int, spelled: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
         shard = self.order(i // DEAL)[i % DEAL]
         return self.shards[shard].sequence(self.first[shard] + self.before(shard, i), spelled)
 
 
-def shares_of(meta):
+def shares_of(meta: dict) -> dict[str, float]:
     """{split: its share of the training sequences}, as data_mix asks. ValueError for a mix that can't be."""
     tokens = {s["name"]: meta["splits"][f"{s['name']}.train"]["tokens"] for s in meta.get("stages", [])}
     if not tokens:
@@ -318,14 +319,14 @@ def shares_of(meta):
 
 
 @functools.lru_cache(maxsize=16)  # two a shard, and that of the mixture
-def permutation(n, *key):
+def permutation(n: int, *key: int) -> np.ndarray:
     return np.random.default_rng(key).permutation(n)
 
 
 # -----------------------------------------------------------------------------
 
 
-def main():
+def main() -> None:
     given = configure(sys.argv[1:])
     globals().update(given)
 
@@ -692,7 +693,7 @@ def main():
 progress_line = ""  # what a terminal shows at its bottom
 
 
-def show(line, progress=False):
+def show(line: str, progress: bool = False) -> None:
     """Prints a line. On a terminal, one of progress takes the place of the one before, and all others go above it."""
     global progress_line
     encoding = sys.stdout.encoding or "utf-8"
@@ -704,14 +705,14 @@ def show(line, progress=False):
     print("\r\033[K" + (progress_line if progress else f"{line}\n{progress_line}"), end="", flush=True)  # \033[K: clear
 
 
-def end_progress():
+def end_progress() -> None:
     """Leaves the line of progress: what comes next, an error too, begins a new one."""
     global progress_line
     print(end="\n" * bool(progress_line))
     progress_line = ""
 
 
-def read_tokenizer(meta):
+def read_tokenizer(meta: dict) -> dict:
     """The tokenizer as a checkpoint carries it: meta's entry and, unless it is tiktoken's, the model file's bytes. ValueError
     where the file is not the one that the text was prepared with."""
     tokenizer = dict(meta["tokenizer"])
@@ -723,7 +724,7 @@ def read_tokenizer(meta):
     return tokenizer
 
 
-def keep_metrics(path, step):
+def keep_metrics(path: str, step: int) -> None:
     """Drops the lines of metrics.jsonl that a run resumed at `step` writes again."""
     if os.path.isfile(path):
         with open(path) as f:
