@@ -105,7 +105,7 @@ def heads_like(cfg: Config, n_head: int) -> dict[str, int]:
     return {"n_head": n_head, "n_kv_head": n_head * cfg.n_kv_head // cfg.n_head}
 
 
-def widen(cfg: Config, n_embd: int, n_head: int | None = 0) -> dict[str, int]:
+def widen(cfg: Config, n_embd: int, n_head: int | None = None) -> dict[str, int]:
     """The sizes at width n_embd: heads (unless given) and ffn_dim grow with it."""
     if not n_head and cfg.n_head * n_embd % cfg.n_embd:
         raise ValueError(f"width {n_embd}: {cfg.n_head} heads can't grow in proportion from {cfg.n_embd}; give --heads")

@@ -815,11 +815,11 @@ def verify_folder(path: str, metadata: dcp.Metadata, metadata_sha256: str | None
                 raise ValueError(f"{name} is not what was saved")
 
 
-def build_model(ckpt: dict, assign: bool = False, **changes: int) -> Llama:
+def build_model(ckpt: dict, assign: bool = False) -> Llama:
     """The model of a checkpoint, on the CPU. assign: its parameters are the checkpoint's tensors, which stay on the disk
-    if they are there. Changes to its Config (block_size) may be given."""
+    if they are there."""
     with torch.device("meta" if assign else "cpu"):
-        model = Llama(Config(**ckpt["config"] | changes))
+        model = Llama(Config(**ckpt["config"]))
     try:
         model.load_state_dict(ckpt["model"], assign=assign)
     except RuntimeError as e:
