@@ -63,6 +63,7 @@ from model import (
     init_std,
     load_checkpoint,
     lock,
+    remove,
     row_ids,
     seal,
     sha256,
@@ -807,8 +808,7 @@ def main() -> None:
         print(f"wrote {out}; " + ", ".join(f"{what} {s:.1f} s" for what, s in SECONDS.items()))
     finally:
         for path in files:
-            with contextlib.suppress(FileNotFoundError):
-                os.remove(path)
+            remove(path)
         held.close()
 
 
