@@ -132,7 +132,7 @@ def stock(cfg):
 
 
 def compile_model(model):
-    """In place, as train.py does it: model.py's Llama compiles its blocks and its loss, the others are compiled whole."""
+    """In place, as train.py does it in one process: of model.py's Llama see compile() there, the others are compiled whole."""
     model.compile()
 
 

@@ -324,7 +324,8 @@ class LinearCrossEntropy(torch.autograd.Function):
         kind, need = x.device.type, ctx.needs_input_grad
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
         exact = torch.promote_types(dtype, torch.float32)
-        a, b, n = x.to(dtype), w.to(dtype), max(1, CHUNK // len(w))
+        a, b = x.to(dtype), w.to(dtype)
+        n = 1 << max(0, (CHUNK // len(w)).bit_length() - 1)  # a power of two: chunks of one shape, compiled once
         dx = torch.empty_like(a) if need[0] else None
         dw = torch.zeros_like(w, dtype=exact) if need[1] else None
         total = x.new_zeros((), dtype=exact)
@@ -403,25 +404,34 @@ class Llama(nn.Module):
         T = idx.size(1)
         if start + T > self.cfg.block_size:
             raise ValueError(f"{start + T} tokens, but block_size = {self.cfg.block_size}")
-        cos, sin = self.cos[start : start + T], self.sin[start : start + T]
+        x, w = self.trunk(idx, self.cos[start : start + T], self.sin[start : start + T], cache)
+        if cache is not None:
+            cache.length += T
+        if targets is None:
+            return F.linear(x, w)
+        return LinearCrossEntropy.apply(x.flatten(0, 1), w, self.rows(targets).flatten(), self.softmax_loss)
+
+    def trunk(
+        self, idx: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, cache: KVCache | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """-> (what the head multiplies, (B, T, C); the head's weight, (vocab_size, C))"""
         x = F.embedding(self.rows(idx), self.wte.full())  # (B, T, C)
         if torch.is_autocast_enabled(x.device.type):
             x = x.float()  # the residual stays fp32, also where the parameters are gathered as bf16
         for block in self.layers:
             x = block(x, cos, sin, cache)
-        if cache is not None:
-            cache.length += T
-        x, w = self.norm(x), (self.wte if self.head is None else self.head).full()
-        if targets is None:
-            return F.linear(x, w)
-        return LinearCrossEntropy.apply(x.flatten(0, 1), w, self.rows(targets).flatten(), self.softmax_loss)
+        return self.norm(x), (self.wte if self.head is None else self.head).full()
 
-    def compile(self) -> None:
-        """Compiles what is worth it, in place: the blocks, of which those of one structure share their code, so that it
-        starts as fast at 32 layers as at 2; and the part of the loss that is not a matrix product."""
+    def compile(self, alone: bool = True) -> None:
+        """Compiles what is worth it, in place: the part of the loss that is not a matrix product, and of one process of its own
+        up to 12 layers in one piece, 3 % faster than block by block; else the blocks, of which those of one structure share
+        their code, so that it starts as fast at 32 layers as at 2, and which DDP and FSDP2 can take one by one."""
         torch._dynamo.config.recompile_limit = 64  # blocks differ by the generation they were born in
-        for block in self.layers:
-            block.compile()
+        if alone and self.cfg.n_layer <= 12:
+            self.trunk = torch.compile(self.trunk)
+        else:
+            for block in self.layers:
+                block.compile()
         self.softmax_loss = torch.compile(softmax_loss)
 
     def rows(self, ids: torch.Tensor) -> torch.Tensor:

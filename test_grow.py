@@ -98,11 +98,11 @@ def dlogit(a, b):
     return (logits(a) - logits(b)).abs().max().item()
 
 
-def steps(ckpt, n, lr=1e-3, weight_decay=0.0, compile=False):
+def steps(ckpt, n, lr=1e-3, weight_decay=0.0, **compile):
     """The checkpoint after n AdamW steps at one rate for all, on always the same tokens, without clipping."""
     model = build(ckpt)
     if compile:
-        model.compile()
+        model.compile(**compile)
     optimizer = model.optimizer(weight_decay)
     load_state(model, optimizer, ckpt)
     for _ in range(n):
@@ -477,16 +477,18 @@ def test_flops_are_those_torch_counts(kind):
 
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler")
-def test_compiled_is_as_eager():
+@pytest.mark.parametrize("alone, graphs", [(True, 2), (False, 8)])  # the trunk; two kinds of block, not one a layer; the loss
+def test_compiled_is_as_eager(alone, graphs):
     ckpt = tiny(torch.float32)
     for sizes in ({"n_embd": 48}, {"n_layer": 3}, {"n_embd": 56, "ffn_dim": 80}):
         ckpt, _ = grow(ckpt, place="interleave" if "n_layer" in sizes else "top", **sizes)
     eager = steps(ckpt, 4)
     torch._dynamo.reset()
-    compiled = steps(ckpt, 4, compile=True)
+    torch._dynamo.utils.counters.clear()
+    compiled = steps(ckpt, 4, alone=alone)
     for key, w in eager["model"].items():
         assert torch.allclose(w, compiled["model"][key], atol=1e-4), key
-    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 8  # two kinds of block, and the loss; not one a layer
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= graphs
 
 
 def test_counts_and_optimizer_groups():
@@ -1353,6 +1355,15 @@ def test_an_evaluation_writes_a_sample_and_changes_no_number(stage, data, tmp_pa
     assert same(weights(tmp_path / "a"), weights(tmp_path / "b"))
     ok("train.py", *stage, c, "--vocab_size=1000", "--block_size=16", "--max_steps=1")  # rows that are no tokens; a full cache
     assert list(metrics(tmp_path / "c", "sample")) == [0, 1]
+
+
+def test_evaluations_make_no_code_of_training_dynamic(stage, monkeypatch):
+    """Neither the last windows of a text, which are shorter or fewer, nor a sample."""
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    ok("train.py", *stage, "--compile=True", "--eval_tokens=700", "--max_steps=6")
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 3  # the trunk with gradients and without, and the loss
 
 
 def terminal(stage, columns=50, until=None):

@@ -448,7 +448,7 @@ def main() -> None:
     for block in model.layers:
         block.recompute = recompute
     if compile:
-        model.compile()  # blocks in place: torch.compile(model) would rename every parameter
+        model.compile(alone=not ddp and not recompute)  # in place: torch.compile(model) would rename every parameter
     if sharded:
         mesh, low = init_device_mesh(kind, (world,)), torch.bfloat16 if kind == "cuda" else None
         policy = MixedPrecisionPolicy(param_dtype=low, reduce_dtype=low and torch.float32, cast_forward_inputs=False)
@@ -535,12 +535,13 @@ def main() -> None:
         ids = spelled(spread(shard.tokens, eval_tokens)).astype(np.int64)
         total = torch.zeros(3, dtype=torch.float64)  # nats, tokens, bytes
         n_full = (len(ids) - 1) // block_size
-        batches = [range(i, min(i + batch_size, n_full)) for i in range(0, n_full, batch_size)] + [range(n_full, n_full + 1)]
+        batches = [range(i, min(i + micro, n_full)) for i in range(0, n_full, micro)] + [range(n_full, n_full + 1)]
         batches = [b for b in batches if len(ids) - 1 > b[0] * block_size]
         for i in range(rank, -(-len(batches) // world) * world, world):  # all processes the same number: sharded, they must
             part = np.stack([ids[j * block_size : (j + 1) * block_size + 1] for j in batches[i % len(batches)]])
             x, y = part[:, :-1], part[:, 1:]
-            with autocast:
+            # a shape that training does not have would be compiled for any shape, and then training, too
+            with autocast, torch.compiler.set_stance("default" if x.shape == (micro, block_size) else "force_eager"):
                 loss = model(torch.from_numpy(x).to(where), torch.from_numpy(y).to(where)).item()
             if i < len(batches):
                 n_bytes = count_bytes(y, x, token_bytes, meta["bos"], meta["dummy_prefix"])

@@ -1,13 +1,14 @@
 """
 Does growing pay? Trains arms, each a chain of stages, on the same training FLOPs, and compares them.
 
-$ python runs/compare.py runs/results/depth_cpu --jobs 2            # train what its lines.jsonl lacks, then report
-$ python runs/compare.py runs/results/depth_cpu --report            # the table and the picture of lines.jsonl alone
+$ python runs/compare.py runs/results/cpu --jobs 2            # train what its lines.jsonl lacks, then report
+$ python runs/compare.py runs/results/cpu --report            # the table and the picture of lines.jsonl alone
 
 The folder holds arms.py, which says what is compared:
 
     budget = 3e13                                   # training FLOPs of an arm: all stages, attention and head included
     seeds = [1, 2, 3]                               # of the weights and of the order of the data
+    deciding = ["scratch 4e-3"]                     # if given: the arms that are trained with all seeds, others with the first
     common = dict(data="data/babel", n_embd=128)    # settings of train.py, for all
     control = "scratch"                             # the arms that begin so, and have one stage, are the controls
     arms = {
@@ -248,8 +249,9 @@ def main():
             lines = list(map(json.loads, f))
     if not args.report:
         have = {(line["arm"], line["seed"]) for line in lines}
-        wanted = [(name, seed) for seed in spec["seeds"] for name in spec["arms"] if (name, seed) not in have]
-        wanted = [(name, seed, chain(name, spec, seed)) for name, seed in wanted]
+        wanted = [(name, seed) for seed in spec["seeds"] for name in spec["arms"]
+                  if seed == spec["seeds"][0] or name in spec.get("deciding", spec["arms"])]  # fmt: skip
+        wanted = [(name, seed, chain(name, spec, seed)) for name, seed in wanted if (name, seed) not in have]
         threads = 0 if args.jobs == 1 else max(1, os.cpu_count() // args.jobs)
         done, pool = {}, ThreadPoolExecutor(args.jobs)  # first come, first served: a parent is never behind its child
 

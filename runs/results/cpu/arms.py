@@ -1,0 +1,46 @@
+"""
+Does growing pay, at the scale of a CPU? To 6 layers of 128 (1.3M parameters without embedding and head) with 4e13 FLOPs: 3.5M tokens
+for the control. The text, 18M tokens of stories, children's classics, textbooks and speeches:
+
+$ python prepare.py --input all/ --out data/small98 --words 2000,5000,10000,all --rows 0.98 --wordlist easy.txt
+
+easy.txt: words.txt of a run of prepare.py on its stories alone. A model has 3,456 rows, and spells 13 % of the validation text.
+"""
+
+budget = 4e13
+seeds = [1, 2, 3]
+deciding = ["scratch 4e-3", "stack, top", "random, top"]
+common = dict(
+    data="data/small98", rows="words2000", n_layer=6, n_head=4, n_embd=128, head_dim=32, ffn_dim=384, block_size=128,
+    tokens_per_step=2048, batch_size=16, learning_rate=4e-3, warmup_tokens=100_000, eval_interval=200, eval_tokens=65536,
+    log_interval=100, save_interval=200, sample_tokens=0, compile=False, device="cpu",
+)  # fmt: skip
+control = "scratch"
+_shallow = dict(n_layer=3, until=0.25)
+_narrow = dict(n_head=3, n_embd=96, ffn_dim=256, until=0.25)  # 1.28 M / 1.78 without embedding and head
+_half = dict(n_head=2, n_embd=64, ffn_dim=192, until=0.25)
+
+
+def _deep(how, **settings):
+    return dict(grow=f"--double depth {how}", **settings)
+
+
+def _wide(how="", **settings):
+    return dict(grow=f"--width 128 --heads 4 --ffn 384 {how}", **settings)
+
+
+arms = {
+    "scratch 4e-3": [{}],
+    "stack, top": [_shallow, _deep("--init stack")],
+    "scratch 4e-3, half the budget": [dict(until=0.5)],
+    "random, top": [_shallow, _deep("--init random")],
+    "copy, interleaved": [_shallow, _deep("--init copy --place interleave")],
+    "scratch 8e-3": [dict(learning_rate=8e-3)],
+    "96 wide, random": [_narrow, _wide()],
+    "scratch 2e-3": [dict(learning_rate=2e-3)],
+    "stack, top, at 10 %": [_shallow | dict(until=0.1), _deep("--init stack")],
+    "stack, top, at 50 %": [_shallow | dict(until=0.5), _deep("--init stack")],
+    "96 wide, copy": [_narrow, _wide("--init copy")],
+    "64 wide, random": [_half, _wide()],
+    "64 wide, clone": [_half, _wide("--init clone")],
+}
