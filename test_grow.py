@@ -2212,16 +2212,20 @@ def test_compare(data, tmp_path):
         "    batch_size=8, eval_interval=10, eval_tokens=512, compile=False, device='cpu', warmup_tokens=512)\n"
         "first = dict(n_layer=1, until=0.5)\n"
         "arms = {'scratch': [{}], 'random': [first, dict(grow='--double depth')],\n"
-        "    'stack': [first, dict(grow='--double depth --init stack')]}\n"
+        "    'stack': [first, dict(grow='--double depth --init stack')],\n"
+        "    'edited': [first, dict(grow='--double depth', edit='forget')]}\n"
+        "def forget(ckpt):\n    ckpt['model']['wte.0'].zero_()\n"
     )
     (tmp_path / "arms.py").write_text(arms)
     command = ("runs/compare.py", tmp_path, "--out", tmp_path / "out", "--jobs", 2)
     ok(*command)
     folders = list((tmp_path / "out").iterdir())
-    assert len(folders) == 4  # the first stage once, for both that grow
+    assert len(folders) == 5  # the first stage once, for all that grow
     lines = (tmp_path / "lines.jsonl").read_text()
     end = {line["arm"]: line["flops"] for line in map(json.loads, lines.splitlines())}
-    assert end.keys() == {"scratch", "random", "stack"} and all(abs(flops / 2.6e9 - 1) < 0.05 for flops in end.values())
+    assert end.keys() == {"scratch", "random", "stack", "edited"} and all(abs(flops / 2.6e9 - 1) < 0.05 for flops in end.values())
+    first = {line["arm"]: line["val_loss"] for line in map(json.loads, lines.splitlines()) if line["stage"] and not line["step"]}
+    assert first["edited"] == pytest.approx(math.log(prepare.read_meta(data)["vocab_size"])) != first["random"]
     for folder in folders:  # every generation decays to zero at the end of its arm
         generations = load_checkpoint(f"{folder}/ckpt.pt")["config"]["generations"]
         assert len({g["horizon"] for g in generations}) == 1

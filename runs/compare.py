@@ -16,7 +16,8 @@ The folder holds arms.py, which says what is compared:
         "stacked at 25 %": [dict(n_layer=4, until=0.25), dict(grow="--double depth --init stack")],
     }
 
-A stage is a dict of settings; until: the share of the budget at which it ends (the last: 1); grow: grow.py's arguments.
+A stage is a dict of settings; until: the share of the budget at which it ends (the last: 1); grow: grow.py's arguments; edit: the
+name of a function in arms.py that then changes the grown checkpoint, a dict, in place: for what grow.py does not do.
 Every arm reads the same sequences in the same order and is decayed to zero at its own end. Stages that
 arms have in common are trained once. Stopped, it goes on where it was, and what is in lines.jsonl is never trained again.
 """
@@ -41,7 +42,7 @@ import numpy as np
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
 import train
 from grow import asked_sizes, count, parse_args, skeleton
-from model import SIZES, Config, load_checkpoint
+from model import SIZES, Config, load_checkpoint, save_checkpoint
 from prepare import read_meta, read_stage_rows
 
 # -----------------------------------------------------------------------------
@@ -53,7 +54,7 @@ def chain(name, spec, seed):
     stages, cfg, flops, tokens, defaults = [], None, 0.0, 0, train.DEFAULTS
     for i, stage in enumerate(spec["arms"][name]):
         stage = spec["common"] | stage
-        until, growth = stage.pop("until", 1.0), shlex.split(stage.pop("grow", ""))
+        until, growth, edit = stage.pop("until", 1.0), shlex.split(stage.pop("grow", "")), stage.pop("edit", "")
         unknown = stage.keys() - defaults.keys()
         if unknown or bool(i) != bool(growth):
             raise ValueError(f"{name}, stage {i}: " + (f"no setting is called {unknown.pop()}" if unknown
@@ -76,11 +77,12 @@ def chain(name, spec, seed):
         if steps < 1:
             raise ValueError(f"{name}, stage {i}: until = {until} leaves it no step")
         flops, tokens = flops + steps * a_step, tokens + steps * settings["tokens_per_step"]
-        stages.append({"grow": growth, "settings": settings | {"max_steps": steps, "seed": seed}, "config": cfg, "flops": flops})
+        settings |= {"max_steps": steps, "seed": seed}
+        stages.append({"grow": growth, "edit": edit, "settings": settings, "config": cfg, "flops": flops})
     parent = None
     for stage in stages:  # the whole arm's tokens are the horizon of every generation
         stage["settings"]["horizon_tokens"] = tokens
-        known = json.dumps([parent, stage["grow"], stage["settings"]], sort_keys=True)
+        known = json.dumps([parent, stage["grow"], stage["settings"], *filter(None, [stage["edit"]])], sort_keys=True)
         stage |= {"parent": parent, "folder": hashlib.sha256(known.encode()).hexdigest()[:12]}
         parent = stage["folder"]
     return stages
@@ -95,7 +97,7 @@ def finished(folder, stage):
     return os.path.exists(path) and load_checkpoint(path, whole=False, verify=False)["step"] >= stage["settings"]["max_steps"]
 
 
-def run(out, stage, threads):
+def run(out, stage, threads, spec):
     """Trains a stage, whose parent is done, unless it is done."""
     folder, parent = f"{out}/{stage['folder']}", f"{out}/{stage['parent']}"
     if finished(folder, stage):
@@ -113,8 +115,14 @@ def run(out, stage, threads):
             settings.append("--resume")
         elif stage["parent"]:
             call("grow.py", "--in", f"{parent}/ckpt.pt", "--out", f"{folder}/start.pt", "--force", *stage["grow"])
+            if stage["edit"]:
+                grown = load_checkpoint(f"{folder}/start.pt")
+                spec[stage["edit"]](grown)
+                save_checkpoint(f"{folder}/start.pt", grown)
             settings.append(f"--init_from={folder}/start.pt")
         call("train.py", *settings)
+    if not finished(folder, stage):
+        raise ValueError(f"{folder}: stopped before its end; the same command goes on")
 
 
 def results(out, name, seed, stages):
@@ -146,54 +154,59 @@ def gather(lines):
     return arms
 
 
-def curve(runs):
-    """(FLOPs, bits per byte) of an arm, the mean of its seeds."""
-    same = list(zip(*runs.values()))
+def curve(runs, seeds):
+    """(FLOPs, bits per byte) of an arm, the mean of these seeds."""
+    same = list(zip(*(runs[seed] for seed in seeds)))
     return [points[0]["flops"] for points in same], [statistics.mean(p["bpb"] for p in points) for points in same]
 
 
 def compare(spec, lines):
-    """-> (rows of the table, arms). An arm's final loss is turned into FLOPs by the line, in log-log, through the final
-    losses of the controls of its best rate at other budgets; the ideal saving is read off the best control's own curve."""
+    """-> (rows of the table, arms). An arm's final loss is turned into FLOPs by the best control's, of the same seed, and the
+    slope in log-log of the controls of its rate at other budgets; the ideal saving is read off its curve."""
     arms = gather(lines)
-    final = {name: [r[-1]["bpb"] for r in runs.values()] for name, runs in arms.items()}
+    final = {name: {seed: r[-1]["bpb"] for seed, r in runs.items()} for name, runs in arms.items()}
     ends = {name: next(iter(runs.values()))[-1]["flops"] for name, runs in arms.items()}
     controls = [name for name in arms if name.startswith(spec["control"]) and len(spec["arms"][name]) == 1]
     full = [name for name in controls if abs(ends[name] / spec["budget"] - 1) < 0.05]
-    best = min(full, key=lambda name: statistics.mean(final[name]), default=None)
+    first = spec["seeds"][0]  # the one that all arms have
+    best = min(full, key=lambda name: final[name][first], default=None)
     rate = best and spec["arms"][best][0].get("learning_rate")
     line = [name for name in controls if spec["arms"][name][0].get("learning_rate") == rate]
     slope = None
     if len(line) > 1:
-        x, y = [math.log(ends[n]) for n in line], [math.log(statistics.mean(final[n])) for n in line]
-        slope, level = np.polyfit(x, y, 1)
+        slope, _ = np.polyfit([math.log(ends[n]) for n in line], [math.log(final[n][first]) for n in line], 1)
     rows = []
     for name, runs in arms.items():
-        mean = statistics.mean(final[name])
-        row = {"arm": name, "seeds": len(runs), "flops": ends[name], "bpb": mean,
-               "low": min(final[name]), "high": max(final[name]),
+        values, paired = list(final[name].values()), sorted(runs.keys() & final.get(best, {}).keys())
+        row = {"arm": name, "seeds": len(runs), "flops": ends[name], "bpb": statistics.mean(values),
+               "low": min(values), "high": max(values),
                "tokens": next(iter(runs.values()))[-1]["tokens"], "best": name == best}  # fmt: skip
-        if slope:
-            row["worth"] = math.exp((math.log(mean) - level) / slope) / ends[name]
-        if slope and best and len(spec["arms"][name]) == 2 and best != name:
-            flops, bpb = curve(runs)
-            grown = next(i for i, e in enumerate(next(iter(runs.values()))) if e["stage"]) - 1
-            ideal = at(*curve(arms[best]), bpb[grown]) - flops[grown]
+        if slope and paired:
+            row["worths"] = [(final[name][s] / final[best][s]) ** (1 / slope) * ends[best] / ends[name] for s in paired]
+            row["worth"] = statistics.mean(row["worths"])
+        if "worth" in row and len(spec["arms"][name]) == 2:
+            flops, bpb = curve(runs, paired)
+            grown = next(i for i, e in enumerate(runs[paired[0]]) if e["stage"]) - 1
+            ideal = at(*curve(arms[best], paired), bpb[grown]) - flops[grown]
             row |= {"grown_at": bpb[grown], "ideal": ideal / ends[name], "share": (row["worth"] - 1) * ends[name] / ideal}
         rows.append(row)
-    return sorted(rows, key=lambda row: row["bpb"]), arms
+    return sorted(rows, key=lambda row: -row.get("worth", 0)), arms
 
 
 def table(rows):
     """The lines of a Markdown table."""
-    yield "| arm | tokens | FLOPs | bits per byte | seeds | worth | at the growth | ideal | share of it |"
-    yield "|---|---|---|---|---|---|---|---|---|"
+    yield "| arm | tokens | bits per byte | seeds | worth | at the growth | ideal | share of it |"
+    yield "|---|---|---|---|---|---|---|---|"
+
+    def among(values, form):
+        return f" ({min(values):{form}} to {max(values):{form}})" if len(values) > 1 else ""
+
     for r in rows:
-        spread = f" ({r['low']:.4f} to {r['high']:.4f})" if r["seeds"] > 1 else ""
-        worth = f"{r['worth']:.2f} x" if "worth" in r else ""
+        worth = f"{r['worth']:.2f} x{among(r['worths'], '.2f')}" if "worth" in r else ""
         grown = f"{r['grown_at']:.4f} | {r['ideal']:.2f} | {r['share']:.0%}" if "share" in r else "| |"
         name = f"**{r['arm']}**" if r["best"] else r["arm"]
-        yield f"| {name} | {count(r['tokens'])} | {r['flops']:.3g} | {r['bpb']:.4f}{spread} | {r['seeds']} | {worth} | {grown} |"
+        spread = among([r["low"], r["high"]], ".4f") if r["seeds"] > 1 else ""
+        yield f"| {name} | {count(r['tokens'])} | {r['bpb']:.4f}{spread} | {r['seeds']} | {worth} | {grown} |"
 
 
 def picture(rows, arms, path):
@@ -203,15 +216,16 @@ def picture(rows, arms, path):
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    fig, (ax, last) = plt.subplots(1, 2, figsize=(11, 4.5), dpi=150, width_ratios=(3, 2))
+    fig, (ax, last) = plt.subplots(1, 2, figsize=(11, max(4.5, 0.22 * len(rows))), dpi=150, width_ratios=(3, 2))
     for i, row in enumerate(rows):
-        x, y = curve(arms[row["arm"]])
+        runs = arms[row["arm"]]
+        x, y = curve(runs, runs)
         style = dict(color="k", lw=1.2) if row["best"] else dict(color=f"C{i % 10}", lw=1)
         ax.plot(x, y, **style)
         for j, (a, b) in enumerate(zip(x, x[1:])):
             if a == b:  # an evaluation before and one after the growth
                 ax.plot(x[j], y[j], "v", color=style["color"], ms=5)
-        values = [r[-1]["bpb"] for r in arms[row["arm"]].values()]
+        values = [r[-1]["bpb"] for r in runs.values()]
         last.plot(values, [i] * len(values), ".", color=style["color"])
         last.plot(row["bpb"], i, "|", color=style["color"], ms=12)
     low = min(row["low"] for row in rows)
@@ -258,7 +272,7 @@ def main():
         def work(stage):
             if stage["parent"]:
                 done[stage["parent"]].result()
-            run(out, stage, threads)
+            run(out, stage, threads, spec)
 
         for *_, stages in wanted:
             for stage in stages:

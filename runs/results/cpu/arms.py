@@ -1,11 +1,13 @@
 """
-Does growing pay, at the scale of a CPU? To 6 layers of 128 (1.3M parameters without embedding and head) with 4e13 FLOPs: 3.5M tokens
-for the control. The text, 18M tokens of stories, children's classics, textbooks and speeches:
+Does growing pay, at the scale of a CPU? To 6 layers of 128 (1.3M parameters without embedding and head) with 4e13 FLOPs:
+3.5M tokens for the control. The text, 18M tokens of stories, children's classics, textbooks and speeches:
 
 $ python prepare.py --input all/ --out data/small98 --words 2000,5000,10000,all --rows 0.98 --wordlist easy.txt
 
 easy.txt: words.txt of a run of prepare.py on its stories alone. A model has 3,456 rows, and spells 13 % of the validation text.
 """
+
+import torch
 
 budget = 4e13
 seeds = [1, 2, 3]
@@ -29,6 +31,28 @@ def _wide(how="", **settings):
     return dict(grow=f"--width 128 --heads 4 --ffn 384 {how}", **settings)
 
 
+_three = dict(grow="--depth 3 --init stack", until=0.25)
+
+
+def draw_wte(ckpt):
+    """Not zero, so that the growth changes the function."""
+    ckpt["model"]["wte.1"].normal_(0, 0.02, generator=torch.Generator().manual_seed(0))
+
+
+def raise_gains(ckpt):
+    """sqrt(d / born), to make up for the factor of RMSNorm."""
+    for name, x in ckpt["model"].items():
+        if "norm" in name and name.endswith(".1"):
+            x.mul_(2**0.5)
+
+
+def halve(ckpt):
+    """x + f(x) becomes two steps of half the length."""
+    for name, x in ckpt["model"].items():
+        if ".o." in name or ".down." in name:
+            x.mul_(0.5)
+
+
 arms = {
     "scratch 4e-3": [{}],
     "stack, top": [_shallow, _deep("--init stack")],
@@ -38,9 +62,22 @@ arms = {
     "scratch 8e-3": [dict(learning_rate=8e-3)],
     "96 wide, random": [_narrow, _wide()],
     "scratch 2e-3": [dict(learning_rate=2e-3)],
+    "64 wide, clone": [_half, _wide("--init clone")],
+    "stack, from 1 layer to 3 at 8 %": [dict(n_layer=1, until=0.08), _three, _deep("--init stack")],
     "stack, top, at 10 %": [_shallow | dict(until=0.1), _deep("--init stack")],
     "stack, top, at 50 %": [_shallow | dict(until=0.5), _deep("--init stack")],
-    "96 wide, copy": [_narrow, _wide("--init copy")],
+    "stack, top, Adam dropped": [_shallow, _deep("--init stack --fresh_optimizer")],
+    "stack, top, easy text first": [_shallow | dict(data_mix="words5000"), _deep("--init stack")],
     "64 wide, random": [_half, _wide()],
-    "64 wide, clone": [_half, _wide("--init clone")],
+    "96 wide, shared, new x 2": [_narrow, _wide(policy="shared", new_rate=2.0)],
+    "3 x 64, clone, stack": [_half | dict(n_layer=3, until=0.08), _wide("--init clone", until=0.25), _deep("--init stack")],
+    "stack, top, shared, new x 1.3": [_shallow, _deep("--init stack", policy="shared")],
+    "half the ffn, random": [dict(ffn_dim=192, until=0.25), dict(grow="--ffn 384")],
+    "half the head_dim, random": [dict(head_dim=16, until=0.25), dict(grow="--head_dim 32")],
+    "96 wide, copy": [_narrow, _wide("--init copy")],
+    "96 wide, random, new embedding columns, too": [_narrow, _wide(edit="draw_wte")],
+    "64 wide, random, new gains sqrt(2)": [_half, _wide(edit="raise_gains")],
+    "copy, top": [_shallow, _deep("--init copy")],
+    "stack, interleaved": [_shallow, _deep("--init stack --place interleave")],
+    "halves, interleaved": [_shallow, _deep("--init stack --place interleave", edit="halve")],
 }
