@@ -733,6 +733,11 @@ def load_checkpoint(path: str, whole: bool = True, verify: bool = True) -> dict:
         raise ValueError(f"{path}: truncated, or not a checkpoint ({reason(e)})") from None
     if record:
         raise ValueError(f"{path}: damaged: {record} is not what was saved; use the one before, ckpt.prev.pt, or a copy")
+    return checked(path, ckpt)
+
+
+def checked(path: str, ckpt: object) -> dict:
+    """The checkpoint that was at path. ValueError where it is something else."""
     if not isinstance(ckpt, dict) or not {"config", "model", "optimizer", "ledger", "lineage"} <= ckpt.keys():
         raise ValueError(f"{path}: not a Babel checkpoint; train.py and grow.py write them")
     try:
@@ -781,6 +786,7 @@ def load_folder(path: str, whole: bool, verify: bool) -> dict:
             verify_folder(path, metadata, known)
     except Exception as e:
         raise ValueError(f"{path}: damaged ({reason(e)}); use the one before, ckpt.prev.pt, or a copy") from None
+    checked(f"{path}/rest.pt", ckpt)
     for key, where in metadata.planner_data.items():  # ("model", name) or ("optimizer", name, "step")
         stored = metadata.state_dict_metadata[key]
         tree = ckpt[where[0]]

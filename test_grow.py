@@ -1639,6 +1639,9 @@ def test_tools_read_sharded_checkpoints(grown_run, tmp_path):
             os.remove(tmp_path / missing / "whole.pt")
         error, _ = run("sample.py", "--in", tmp_path / missing)
         assert "not a checkpoint, or an incomplete one: use the one before" in error
+    shutil.copytree(b / "ckpt.prev.pt", tmp_path / "other", ignore=shutil.ignore_patterns("whole.pt"))
+    torch.save({"step": 2}, tmp_path / "other/rest.pt")
+    assert "other/rest.pt: not a Babel checkpoint" in run("sample.py", "--in", tmp_path / "other")[0]
     for evil in (b"cos\nsystem\n(S'touch evil'\ntR.", b"", (b / "ckpt.prev.pt/.metadata").read_bytes()[:99]):
         (b / "ckpt.prev.pt/whole.pt").unlink(missing_ok=True)
         (b / "ckpt.prev.pt/.metadata").write_bytes(evil)
