@@ -310,7 +310,7 @@ class Block(nn.Module):
         return x + self.mlp(x)
 
 
-CHUNK = 2**25  # logits; 1,024 tokens at 32,000 rows
+CHUNK = 2**26  # logits; 2,048 tokens at 32,000 rows
 
 
 class LinearCrossEntropy(torch.autograd.Function):
