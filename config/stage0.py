@@ -21,7 +21,7 @@ measured:
   parameters     58,466,816, 25,698,816 without embedding and head
   tokens         526,123,008 = 2,007 steps x 262,144, 9.0 a parameter
   FLOPs          302,776,320 a token, 1.59e+17 in all; 0.1 H100-hours at 40 % MFU
-  memory         0.9 GB of weights, gradients, moments; 9 GB with bf16 copies and 32 x 1024 tokens a forward
+  memory         0.9 GB of weights, gradients, moments; 10 GB with bf16 copies and 32 x 1024 tokens a forward
 """
 
 out_dir = "out/stage0"

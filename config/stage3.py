@@ -6,7 +6,7 @@ $ python grow.py --in out/stage2/ckpt.pt --params 2x --along depth
   parameters     271,090,688, 205,554,688 without embedding and head: 2.00 x stage 2
   tokens         2,440,036,352 = 4,654 steps x 524,288, 9.0 a parameter; 5.43G with the stages before
   FLOPs          1,832,386,560 a token, 4.47e+18 in all, 6.55e+18 with the stages before; 3.1 H100-hours at 40 % MFU
-  memory         4.3 GB of weights, gradients, moments; 36 GB with bf16 copies and 16 x 2048 tokens a forward
+  memory         4.3 GB of weights, gradients, moments; 37 GB with bf16 copies and 16 x 2048 tokens a forward
 """
 
 out_dir = "out/stage3"

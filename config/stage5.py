@@ -6,7 +6,7 @@ $ python grow.py --in out/stage4/ckpt.pt --params 2x --along width --multiple 25
   parameters     940,640,256, 809,568,256 without embedding and head: 1.79 x stage 4
   tokens         8,466,202,624 = 8,074 steps x 1,048,576, 9.0 a parameter; 18.9G with the stages before
   FLOPs          6,055,526,400 a token, 5.13e+19 in all, 7.58e+19 with the stages before; 36 H100-hours at 40 % MFU
-  memory         15.1 GB of weights, gradients, moments; 48 GB with bf16 copies and 8 x 2048 tokens a forward
+  memory         15.1 GB of weights, gradients, moments; 49 GB with bf16 copies and 8 x 2048 tokens a forward
 """
 
 out_dir = "out/stage5"

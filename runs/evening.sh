@@ -4,7 +4,7 @@
 #   python prepare.py --input fineweb-edu --out data/babel    # or any text: 5.4G tokens are read, or less text more than once
 #   bash runs/evening.sh                                      # settings for train.py may follow: --batch_size=16
 #   REHEARSE=1 bash runs/evening.sh                           # the same steps with config/tiny?.py, ten steps each, on data/demo
-# To expect on an H100 at 40 % MFU: 4.6 hours, at most 36 GB of its memory (9 with --recompute), 25 GB of disk. That is
+# To expect on an H100 at 40 % MFU: 4.6 hours, at most 37 GB of its memory (10 with --recompute), 25 GB of disk. That is
 # grow.py --plan's arithmetic, not yet a measurement. Stopped, it goes on when it is started again.
 set -euo pipefail
 cd "$(dirname "$0")/.."
