@@ -1,5 +1,6 @@
 """
-Grows a checkpoint: a bigger model that computes what the smaller one did, with its optimizer state.
+Grows a checkpoint: a bigger model that computes what the smaller one did, with its optimizer state. Depth alone is grown by plain
+copies of the layers, which do change the function, and learn faster: --init random and --init copy keep it.
 
 $ python grow.py --in out/stage0/ckpt.pt --double width          # n_embd, heads and ffn_dim: layers hold 4 x as much
 $ python grow.py --in out/stage0/ckpt.pt --params 2x --along width  # the width with the nearest to twice the parameters
@@ -17,7 +18,7 @@ that the function stays and yet every new parameter gets a gradient.
 | width     | what writes the new residual dimensions: wte's, o's, down's columns  | what reads them: q, k, v, gate, up, head
 | heads     | the new heads' o                                                     | their q, k, v
 | ffn       | the new units' down                                                  | their gate and up
-| depth     | the new block's o and down                                           | everything else in it
+| depth     | the new block's o and down, but for --init stack                     | everything else in it
 | vocab     | -                                                                    | the new rows: the mean of the old
 | head_dim  | the new pairs of k, the new rows of o                                | the new pairs of q, the new rows of v
 New norm gains are 1.
@@ -167,7 +168,7 @@ def grown_config(
             f"{new['n_head']} heads and {new['n_kv_head']} kv heads: the group must stay {cfg.n_head // cfg.n_kv_head}"
         )
     extra = new.pop("n_layer") - cfg.n_layer
-    wider = any(new[name] != getattr(cfg, name) for name in SIZES)
+    wider = any(new[name] != getattr(cfg, name) for name in SIZES if name != "vocab_size")
     if init == "stack" and (wider or not extra):
         raise ValueError("--init stack copies whole layers: it grows depth, and depth alone")
     if init == "eye" and (extra or new["n_embd"] == cfg.n_embd or new["n_head"] == cfg.n_head or new["head_dim"] != cfg.head_dim):
@@ -684,7 +685,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     p.add_argument("--ffn", type=int, help="ffn_dim")
     p.add_argument("--head_dim", type=int, help="an integer multiple of the old one")
     p.add_argument("--vocab", metavar="STAGE", help="rows for the tokens of a stage of prepare.py --words (words5000, all)")
-    p.add_argument("--init", choices=INITS, default="random", help="how what may be nonzero starts (default: random)")
+    p.add_argument("--init", choices=INITS, help="how the new starts (default: stack for depth alone, else random)")
     p.add_argument("--place", choices=("top", "interleave"), default="top", help="where new layers go (default: top)")
     p.add_argument("--copy_state", action="store_true", help="copied layers copy Adam's state too")
     p.add_argument("--fresh_optimizer", action="store_true", help="drop Adam's state")
@@ -747,12 +748,14 @@ def main() -> None:
     if not os.path.isdir(os.path.dirname(out) or "."):
         raise ValueError(f"{os.path.dirname(out)}: no such folder")
     sizes = asked_sizes(Config(**ckpt["config"]), args)
+    # plain copies ended ahead of random layers, and of copies that keep the function, at every rate and seed: runs/results/cpu
+    init = args.init or ("stack" if sizes.keys() == {"n_layer"} else "random")
     rows = read_stage_rows(data_of(ckpt), args.vocab, f"--vocab {args.vocab}") if args.vocab else None
     if not sizes and rows is None and not args.condense and not args.fresh_optimizer:
         raise ValueError("nothing to do: give --double, --params with --along, sizes, --vocab, or --condense")
-    if not sizes and (args.init != "random" or args.place != "top" or args.copy_state):
+    if not sizes and (args.init or args.place != "top" or args.copy_state):
         raise ValueError("--init, --place and --copy_state are for a growth, and nothing grows")
-    if args.copy_state and (args.init not in ("copy", "stack") or "n_layer" not in sizes):
+    if args.copy_state and (init not in ("copy", "stack") or "n_layer" not in sizes):
         raise ValueError("--copy_state is for copied layers: --init copy or stack, with depth")
 
     born, notes, files = [], [], [f"{out}.tmp", f"{out}.tmp2"]
@@ -761,7 +764,7 @@ def main() -> None:
         if os.path.exists(out) and not args.force and not args.dry_run:
             raise ValueError(f"{out} exists: --force overwrites it, --out names another")
         tokens, where = probe_tokens(ckpt)
-        step = {"sizes": sizes, "vocab": args.vocab or "", "init": args.init, "place": args.place, "condense": args.condense or 0}
+        step = {"sizes": sizes, "vocab": args.vocab or "", "init": init, "place": args.place, "condense": args.condense or 0}
         with timed("hash"):
             one_file = f"{args.input}/whole.pt" if os.path.isdir(args.input) else args.input
             step |= {"seed": args.seed, "parent_sha256": sha256(one_file)}
@@ -770,7 +773,7 @@ def main() -> None:
         new = ckpt | {"lineage": [*ckpt["lineage"], step]} | ({"optimizer": {}} if args.fresh_optimizer else {})
         with timed("write"):
             if sizes or rows is not None:
-                how = (args.place, args.init, args.seed, args.copy_state, rows)
+                how = (args.place, init, args.seed, args.copy_state, rows)
                 new, born = grow(new, *how, path=files[0], **sizes)
             elif not args.condense:
                 new, _ = make(new, files[0])
@@ -787,14 +790,14 @@ def main() -> None:
         print(
             f"check on {tokens.numel()} tokens of {where}: max |dlogit| {dlogit:.1e}, loss {loss_before:.4f} -> {loss_after:.4f}"
         )
-        if rows is not None:
+        if rows is not None and init != "stack":
             bound = math.log(len(rows) / ckpt["config"]["vocab_size"])
             print(f"{len(rows)} rows: the loss may rise by {bound:.4f} at most, and rises by {loss_after - loss_before:.4f}")
         print("\n".join(f"note: {note}" for note in notes), end="\n" * bool(notes))
         if not dlogit <= args.tolerance:
-            if args.init != "stack":
+            if init != "stack":
                 raise ValueError(f"max |dlogit| {dlogit:.1e} is above the tolerance of {args.tolerance:.0e}: nothing written")
-            print("--init stack does not keep the function")
+            print("plain copies of layers (--init stack) do not keep the function; --init random and --init copy do")
         if args.dry_run:
             return print("dry run: nothing written")
         new["lineage"][-1]["max_dlogit"].fill_(dlogit)

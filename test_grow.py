@@ -1484,6 +1484,7 @@ def test_the_curriculum_loop(tmp_path):
     small = load_checkpoint(a / "ckpt.pt")["config"]
     assert small["vocab_size"] == meta["stages"][0]["rows"] < small["n_tokens"] == meta["vocab_size"]
     assert metrics(a, "bpb_words12")[8] < metrics(a, "bpb_all")[8]
+    assert "plain copies of layers" in ok("grow.py", "--in", a / "ckpt.pt", "--vocab", "all", "--double", "depth", "--dry_run")
     printed = ok("grow.py", "--in", a / "ckpt.pt", "--vocab", "all", "--double", "ffn", "--explain")
     assert float(re.search(r"max \|dlogit\| (\S+),", printed)[1]) < 1e-5
     bound, rise = map(float, re.search(r"rise by (\S+) at most, and rises by (\S+)", printed).groups())
@@ -2026,18 +2027,20 @@ def test_bad_input_to_grow(stage, tmp_path):
         (["--double", "depth", "--init", "eye"], "--init eye grows n_embd and heads"),
         (["--double", "width", "--init", "stack"], "--init stack copies whole layers"),
         (["--double", "width", "--place", "interleave"], "--place interleave is for depth"),
-        (["--double", "depth", "--copy_state"], "--copy_state is for copied layers"),
+        (["--double", "depth", "--init", "random", "--copy_state"], "--copy_state is for copied layers"),
         (["--condense", 1], "--condense 1: 1 generation remain"),
         (["--double", "depth", "--out", path], "is the input"),
         (["--double", "depth", "--out", tmp_path / "there.pt"], "there.pt exists: --force overwrites it"),
         (["--double", "depth", "--out", tmp_path / "no/x.pt"], "no such folder"),
-        (["--double", "depth", "--tolerance", -1], "is above the tolerance"),
+        (["--double", "depth", "--init", "random", "--tolerance", -1], "is above the tolerance"),
         (["--double", "depth", "--in", tmp_path / "short.pt"], "short.pt: truncated, or not a checkpoint"),
         (["--double", "depth", "--in", tmp_path / "none.pt"], "none.pt: no such checkpoint"),
     ]:
         error, _ = run("grow.py", "--in", path, *args)
         assert message in error, (args, error)
-    ok("grow.py", "--in", path, "--double", "depth", "--init", "stack", "--dry_run")
+    for init, kept in (("stack", False), ("random", True)):
+        said = ok("grow.py", "--in", path, "--double", "depth", "--dry_run", *([] if init == "stack" else ["--init", init]))
+        assert ("do not keep the function" in said) != kept and ("max |dlogit| 0.0e+00" in said) == kept
     assert path.read_bytes() == before and (tmp_path / "there.pt").read_text() == "mine"
     assert not os.path.exists(tmp_path / "a/grown.pt")
 
@@ -2214,9 +2217,9 @@ def test_compare(data, tmp_path):
         f"common = dict(data={data!r}, n_layer=2, n_head=2, n_embd=32, head_dim=16, block_size=64, tokens_per_step=512,\n"
         "    batch_size=8, eval_interval=10, eval_tokens=512, compile=False, device='cpu', warmup_tokens=512)\n"
         "first = dict(n_layer=1, until=0.5)\n"
-        "arms = {'scratch': [{}], 'random': [first, dict(grow='--double depth')],\n"
+        "arms = {'scratch': [{}], 'random': [first, dict(grow='--double depth --init random')],\n"
         "    'stack': [first, dict(grow='--double depth --init stack')],\n"
-        "    'edited': [first, dict(grow='--double depth', edit='forget')]}\n"
+        "    'edited': [first, dict(grow='--double depth --init random', edit='forget')]}\n"
         "def forget(ckpt):\n    ckpt['model']['wte.0'].zero_()\n"
     )
     (tmp_path / "arms.py").write_text(arms)

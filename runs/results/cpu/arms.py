@@ -11,13 +11,14 @@ import torch
 
 budget = 4e13
 seeds = [1, 2, 3]
-deciding = ["scratch 4e-3", "stack, top", "random, top"]
+deciding = ["scratch 2e-3", "stack, top"]
 common = dict(
     data="data/small98", rows="words2000", n_layer=6, n_head=4, n_embd=128, head_dim=32, ffn_dim=384, block_size=128,
-    tokens_per_step=2048, batch_size=16, learning_rate=4e-3, warmup_tokens=100_000, eval_interval=200, eval_tokens=65536,
+    tokens_per_step=2048, batch_size=16, learning_rate=2e-3, warmup_tokens=100_000, eval_interval=200, eval_tokens=65536,
     log_interval=100, save_interval=200, sample_tokens=0, compile=False, device="cpu",
 )  # fmt: skip
 control = "scratch"
+_4e3 = dict(learning_rate=4e-3)  # the first arms were trained so, before the controls had shown that 2e-3 is better
 _shallow = dict(n_layer=3, until=0.25)
 _narrow = dict(n_head=3, n_embd=96, ffn_dim=256, until=0.25)  # 1.28 M / 1.78 without embedding and head
 _half = dict(n_head=2, n_embd=64, ffn_dim=192, until=0.25)
@@ -54,27 +55,32 @@ def halve(ckpt):
 
 
 arms = {
-    "scratch 4e-3": [{}],
-    "stack, top": [_shallow, _deep("--init stack")],
-    "scratch 4e-3, half the budget": [dict(until=0.5)],
-    "random, top": [_shallow, _deep("--init random")],
-    "copy, interleaved": [_shallow, _deep("--init copy --place interleave")],
+    "scratch 4e-3": [_4e3],
+    "stack, top, 4e-3": [_shallow | _4e3, _deep("--init stack", **_4e3)],
+    "scratch 4e-3, half the budget": [_4e3 | dict(until=0.5)],
+    "random, top, 4e-3": [_shallow | _4e3, _deep("--init random", **_4e3)],
+    "copy, interleaved, 4e-3": [_shallow | _4e3, _deep("--init copy --place interleave", **_4e3)],
     "scratch 8e-3": [dict(learning_rate=8e-3)],
-    "96 wide, random": [_narrow, _wide()],
-    "scratch 2e-3": [dict(learning_rate=2e-3)],
+    "96 wide, random, 4e-3": [_narrow | _4e3, _wide(**_4e3)],
+    "scratch 2e-3": [{}],
+    "stack, top": [_shallow, _deep("--init stack")],
+    "scratch 2e-3, half the budget": [dict(until=0.5)],
+    "random, top": [_shallow, _deep("--init random")],
     "64 wide, clone": [_half, _wide("--init clone")],
+    "96 wide, random": [_narrow, _wide()],
     "stack, from 1 layer to 3 at 8 %": [dict(n_layer=1, until=0.08), _three, _deep("--init stack")],
+    "scratch 1e-3": [dict(learning_rate=1e-3)],
+    "stack, top, Adam dropped": [_shallow, _deep("--init stack --fresh_optimizer")],
+    "copy, interleaved": [_shallow, _deep("--init copy --place interleave")],
+    "stack, top, easy text first": [_shallow | dict(data_mix="words5000"), _deep("--init stack")],
     "stack, top, at 10 %": [_shallow | dict(until=0.1), _deep("--init stack")],
     "stack, top, at 50 %": [_shallow | dict(until=0.5), _deep("--init stack")],
-    "stack, top, Adam dropped": [_shallow, _deep("--init stack --fresh_optimizer")],
-    "stack, top, easy text first": [_shallow | dict(data_mix="words5000"), _deep("--init stack")],
     "64 wide, random": [_half, _wide()],
     "96 wide, shared, new x 2": [_narrow, _wide(policy="shared", new_rate=2.0)],
     "3 x 64, clone, stack": [_half | dict(n_layer=3, until=0.08), _wide("--init clone", until=0.25), _deep("--init stack")],
     "stack, top, shared, new x 1.3": [_shallow, _deep("--init stack", policy="shared")],
     "half the ffn, random": [dict(ffn_dim=192, until=0.25), dict(grow="--ffn 384")],
     "half the head_dim, random": [dict(head_dim=16, until=0.25), dict(grow="--head_dim 32")],
-    "96 wide, copy": [_narrow, _wide("--init copy")],
     "96 wide, random, new embedding columns, too": [_narrow, _wide(edit="draw_wte")],
     "64 wide, random, new gains sqrt(2)": [_half, _wide(edit="raise_gains")],
     "copy, top": [_shallow, _deep("--init copy")],
