@@ -154,40 +154,42 @@ def gather(lines):
     return arms
 
 
-def curve(runs, seeds):
-    """(FLOPs, bits per byte) of an arm, the mean of these seeds."""
-    same = list(zip(*(runs[seed] for seed in seeds)))
+def curve(runs):
+    """(FLOPs, bits per byte) of an arm, the mean of its seeds."""
+    same = list(zip(*runs.values()))
     return [points[0]["flops"] for points in same], [statistics.mean(p["bpb"] for p in points) for points in same]
 
 
 def compare(spec, lines):
-    """-> (rows of the table, arms). An arm's final loss is turned into FLOPs by the best control's, of the same seed, and the
-    slope in log-log of the controls of its rate at other budgets; the ideal saving is read off its curve."""
+    """-> (rows of the table, arms). An arm's final losses are turned into FLOPs by the best control's mean and the slope in log-log
+    of the controls of its rate at other budgets; the ideal is read off the curve of the control that has the arm's rate."""
     arms = gather(lines)
     final = {name: {seed: r[-1]["bpb"] for seed, r in runs.items()} for name, runs in arms.items()}
     ends = {name: next(iter(runs.values()))[-1]["flops"] for name, runs in arms.items()}
     controls = [name for name in arms if name.startswith(spec["control"]) and len(spec["arms"][name]) == 1]
     full = [name for name in controls if abs(ends[name] / spec["budget"] - 1) < 0.05]
     first = spec["seeds"][0]  # the one that all arms have
-    best = min(full, key=lambda name: final[name][first], default=None)
-    rate = best and spec["arms"][best][0].get("learning_rate")
-    line = [name for name in controls if spec["arms"][name][0].get("learning_rate") == rate]
+    best = min(full, key=lambda name: statistics.mean(final[name].values()), default=None)
+    rate = {name: (spec["common"] | spec["arms"][name][-1]).get("learning_rate") for name in arms}
+    line = [name for name in controls if rate[name] == rate[best]] if best else []
     slope = None
     if len(line) > 1:
         slope, _ = np.polyfit([math.log(ends[n]) for n in line], [math.log(final[n][first]) for n in line], 1)
     rows = []
     for name, runs in arms.items():
-        values, paired = list(final[name].values()), sorted(runs.keys() & final.get(best, {}).keys())
+        values = list(final[name].values())
         row = {"arm": name, "seeds": len(runs), "flops": ends[name], "bpb": statistics.mean(values),
                "low": min(values), "high": max(values),
                "tokens": next(iter(runs.values()))[-1]["tokens"], "best": name == best}  # fmt: skip
-        if slope and paired:
-            row["worths"] = [(final[name][s] / final[best][s]) ** (1 / slope) * ends[best] / ends[name] for s in paired]
+        if slope:
+            base = statistics.mean(final[best].values())
+            row["worths"] = [(value / base) ** (1 / slope) * ends[best] / ends[name] for value in values]
             row["worth"] = statistics.mean(row["worths"])
         if "worth" in row and len(spec["arms"][name]) == 2:
-            flops, bpb = curve(runs, paired)
-            grown = next(i for i, e in enumerate(runs[paired[0]]) if e["stage"]) - 1
-            ideal = at(*curve(arms[best], paired), bpb[grown]) - flops[grown]
+            flops, bpb = curve(runs)
+            grown = next(i for i, e in enumerate(next(iter(runs.values()))) if e["stage"]) - 1
+            big = next((control for control in full if rate[control] == rate[name]), best)
+            ideal = at(*curve(arms[big]), bpb[grown]) - flops[grown]
             row |= {"grown_at": bpb[grown], "ideal": ideal / ends[name], "share": (row["worth"] - 1) * ends[name] / ideal}
         rows.append(row)
     return sorted(rows, key=lambda row: -row.get("worth", 0)), arms
@@ -219,7 +221,7 @@ def picture(rows, arms, path):
     fig, (ax, last) = plt.subplots(1, 2, figsize=(11, max(4.5, 0.22 * len(rows))), dpi=150, width_ratios=(3, 2))
     for i, row in enumerate(rows):
         runs = arms[row["arm"]]
-        x, y = curve(runs, runs)
+        x, y = curve(runs)
         style = dict(color="k", lw=1.2) if row["best"] else dict(color=f"C{i % 10}", lw=1)
         ax.plot(x, y, **style)
         for j, (a, b) in enumerate(zip(x, x[1:])):

@@ -11,7 +11,7 @@ import torch
 
 budget = 4e13
 seeds = [1, 2, 3]
-deciding = ["scratch 2e-3", "stack, top"]
+deciding = ["scratch 4e-3", "scratch 2e-3", "stack, top"]
 common = dict(
     data="data/small98", rows="words2000", n_layer=6, n_head=4, n_embd=128, head_dim=32, ffn_dim=384, block_size=128,
     tokens_per_step=2048, batch_size=16, learning_rate=2e-3, warmup_tokens=100_000, eval_interval=200, eval_tokens=65536,
@@ -32,7 +32,10 @@ def _wide(how="", **settings):
     return dict(grow=f"--width 128 --heads 4 --ffn 384 {how}", **settings)
 
 
-_three = dict(grow="--depth 3 --init stack", until=0.25)
+_ladder = [  # 2.25, 1.93 and 1.93 times the parameters
+    _half | dict(n_layer=3, until=0.05), dict(grow="--width 96 --heads 3 --ffn 256", until=0.12),
+    dict(grow="--double depth --init stack", until=0.28), _wide(),
+]  # fmt: skip
 
 
 def draw_wte(ckpt):
@@ -68,7 +71,7 @@ arms = {
     "random, top": [_shallow, _deep("--init random")],
     "64 wide, clone": [_half, _wide("--init clone")],
     "96 wide, random": [_narrow, _wide()],
-    "stack, from 1 layer to 3 at 8 %": [dict(n_layer=1, until=0.08), _three, _deep("--init stack")],
+    "3 x 64, 3 x 96, 6 x 96, 6 x 128": _ladder,
     "scratch 1e-3": [dict(learning_rate=1e-3)],
     "stack, top, Adam dropped": [_shallow, _deep("--init stack --fresh_optimizer")],
     "copy, interleaved": [_shallow, _deep("--init copy --place interleave")],
@@ -77,7 +80,6 @@ arms = {
     "stack, top, at 50 %": [_shallow | dict(until=0.5), _deep("--init stack")],
     "64 wide, random": [_half, _wide()],
     "96 wide, shared, new x 2": [_narrow, _wide(policy="shared", new_rate=2.0)],
-    "3 x 64, clone, stack": [_half | dict(n_layer=3, until=0.08), _wide("--init clone", until=0.25), _deep("--init stack")],
     "stack, top, shared, new x 1.3": [_shallow, _deep("--init stack", policy="shared")],
     "half the ffn, random": [dict(ffn_dim=192, until=0.25), dict(grow="--ffn 384")],
     "half the head_dim, random": [dict(head_dim=16, until=0.25), dict(grow="--head_dim 32")],
