@@ -161,8 +161,8 @@ def curve(runs):
 
 
 def compare(spec, lines):
-    """-> (rows of the table, arms). An arm's final losses are turned into FLOPs by the best control's mean and the log-log slope of
-    the controls of its rate at other budgets; the ideal is read off the curve of the control that has the arm's rate."""
+    """-> (rows of the table, arms). An arm's final losses are turned into FLOPs by the best control's mean and the log-log slope
+    of the controls of its rate at other budgets; the ideal is read off the curve of the control that has the arm's rate."""
     arms = gather(lines)
     final = {name: {seed: r[-1]["bpb"] for seed, r in runs.items()} for name, runs in arms.items()}
     ends = {name: next(iter(runs.values()))[-1]["flops"] for name, runs in arms.items()}
