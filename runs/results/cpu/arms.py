@@ -72,6 +72,7 @@ arms = {
     "64 wide, clone": [_half, _wide("--init clone")],
     "96 wide, random": [_narrow, _wide()],
     "3 x 64, 3 x 96, 6 x 96, 6 x 128": _ladder,
+    "a smaller one from scratch, 6 x 96": [_narrow | dict(until=1.0, eval_interval=800)],
     "scratch 1e-3": [dict(learning_rate=1e-3)],
     "stack, top, Adam dropped": [_shallow, _deep("--init stack --fresh_optimizer")],
     "copy, interleaved": [_shallow, _deep("--init copy --place interleave")],
