@@ -82,7 +82,7 @@ def chain(name, spec, seed):
     parent = None
     for stage in stages:  # the whole arm's tokens are the horizon of every generation
         stage["settings"]["horizon_tokens"] = tokens
-        known = json.dumps([parent, stage["grow"], stage["settings"], *filter(None, [stage["edit"]])], sort_keys=True)
+        known = json.dumps([parent, stage["grow"], stage["edit"], stage["settings"]], sort_keys=True)
         stage |= {"parent": parent, "folder": hashlib.sha256(known.encode()).hexdigest()[:12]}
         parent = stage["folder"]
     return stages
@@ -172,20 +172,19 @@ def compare(spec, lines):
     best = min(full, key=lambda name: statistics.mean(final[name].values()), default=None)
     rate = {name: (spec["common"] | spec["arms"][name][-1]).get("learning_rate") for name in arms}
     line = [name for name in controls if rate[name] == rate[best]] if best else []
-    slope = None
+    slope = base = None
     if len(line) > 1:
+        base = statistics.mean(final[best].values())
         slope, _ = np.polyfit([math.log(ends[n]) for n in line], [math.log(final[n][first]) for n in line], 1)
     rows = []
     for name, runs in arms.items():
         values = list(final[name].values())
-        row = {"arm": name, "seeds": len(runs), "flops": ends[name], "bpb": statistics.mean(values),
-               "low": min(values), "high": max(values),
-               "tokens": next(iter(runs.values()))[-1]["tokens"], "best": name == best}  # fmt: skip
+        row = {"arm": name, "values": values, "bpb": statistics.mean(values), "best": name == best,
+               "tokens": next(iter(runs.values()))[-1]["tokens"]}  # fmt: skip
         if slope:
-            base = statistics.mean(final[best].values())
             row["worths"] = [(value / base) ** (1 / slope) * ends[best] / ends[name] for value in values]
             row["worth"] = statistics.mean(row["worths"])
-        if "worth" in row and len(spec["arms"][name]) == 2:
+        if slope and len(spec["arms"][name]) == 2:
             flops, bpb = curve(runs)
             grown = next(i for i, e in enumerate(next(iter(runs.values()))) if e["stage"]) - 1
             big = next((control for control in full if rate[control] == rate[name]), best)
@@ -207,8 +206,8 @@ def table(rows):
         worth = f"{r['worth']:.2f} x{among(r['worths'], '.2f')}" if "worth" in r else ""
         grown = f"{r['grown_at']:.4f} | {r['ideal']:.2f} | {r['share']:.0%}" if "share" in r else "| |"
         name = f"**{r['arm']}**" if r["best"] else r["arm"]
-        spread = among([r["low"], r["high"]], ".4f") if r["seeds"] > 1 else ""
-        yield f"| {name} | {count(r['tokens'])} | {r['bpb']:.4f}{spread} | {r['seeds']} | {worth} | {grown} |"
+        bpb, n = f"{r['bpb']:.4f}{among(r['values'], '.4f')}", len(r["values"])
+        yield f"| {name} | {count(r['tokens'])} | {bpb} | {n} | {worth} | {grown} |"
 
 
 def picture(rows, arms, path):
@@ -220,17 +219,15 @@ def picture(rows, arms, path):
 
     fig, (ax, last) = plt.subplots(1, 2, figsize=(11, max(4.5, 0.22 * len(rows))), dpi=150, width_ratios=(3, 2))
     for i, row in enumerate(rows):
-        runs = arms[row["arm"]]
-        x, y = curve(runs)
+        x, y = curve(arms[row["arm"]])
         style = dict(color="k", lw=1.2) if row["best"] else dict(color=f"C{i % 10}", lw=1)
         ax.plot(x, y, **style)
         for j, (a, b) in enumerate(zip(x, x[1:])):
             if a == b:  # an evaluation before and one after the growth
                 ax.plot(x[j], y[j], "v", color=style["color"], ms=5)
-        values = [r[-1]["bpb"] for r in runs.values()]
-        last.plot(values, [i] * len(values), ".", color=style["color"])
+        last.plot(row["values"], [i] * len(row["values"]), ".", color=style["color"])
         last.plot(row["bpb"], i, "|", color=style["color"], ms=12)
-    low = min(row["low"] for row in rows)
+    low = min(min(row["values"]) for row in rows)
     ax.set_ylim(low * 0.99, low * 1.5)
     ax.set_xlabel("training FLOPs, all stages summed")
     ax.set_ylabel("bits per byte of validation text")
