@@ -1491,7 +1491,8 @@ def test_the_curriculum_loop(tmp_path):
     assert 0 < rise <= bound
     mix = "--data_mix={'words12': 0.2, 'all': 0.8}"
     ok("train.py", *stage, f"--out_dir={b}", f"--init_from={a / 'grown.pt'}", mix, "--stop_at=3")
-    ok("train.py", *stage, f"--out_dir={b}", "--resume", mix)
+    printed = ok("train.py", *stage, f"--out_dir={b}", "--resume", mix, "--eval_stages=False")
+    assert re.search(r"bits per byte$", printed, re.M)  # and no stage's
     c = tmp_path / "c"
     ok("train.py", *stage, f"--out_dir={c}", f"--init_from={a / 'grown.pt'}", mix, "--eval_interval=2")
     assert same(weights(b), weights(c)) and metrics(c, "bpb_all")[8] < metrics(a, "bpb_all")[8]

@@ -97,6 +97,7 @@ new_rate = 1.3  # shared: the youngest generation's rate, as a multiple of the o
 # evaluation, logging, saving
 eval_interval = 250  # steps; 0: at the end only
 eval_tokens = 262144  # of a validation shard, spread evenly over it
+eval_stages = True  # in a folder with stages: on the text of each, too
 sample_tokens = 64  # written at an evaluation, after the first 16 of the validation text; 0: none, and no tokenizer needed
 log_interval = 10
 save_interval = 1000  # steps; 0: at the end only
@@ -361,7 +362,7 @@ def main() -> None:
     val_sets = {
         split.removesuffix(".val"): Shard(split, meta)
         for split, s in meta["splits"].items()
-        if split.endswith("val") and s["tokens"]
+        if (split == "val" or eval_stages and split.endswith(".val")) and s["tokens"]
     }
     token_bytes, its_tokenizer = np.fromfile(f"{data}/token_bytes.bin", np.uint16), read_tokenizer(meta)
     if len(token_bytes) != meta["vocab_size"]:

@@ -28,6 +28,7 @@ import json
 import math
 import os
 import platform
+import re
 import runpy
 import shlex
 import statistics
@@ -38,6 +39,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 
 import numpy as np
+import torch
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
 import train
@@ -132,6 +134,17 @@ def results(out, name, seed, stages):
             for line in filter(lambda m: "bpb" in m, map(json.loads, f)):
                 yield {"arm": name, "seed": seed, "stage": i, "folder": stage["folder"], "grow": shlex.join(stage["grow"]),
                        "parameters": skeleton(stage["config"]).count_params()["non_embedding"]} | line  # fmt: skip
+
+
+def machine():
+    """The GPU's name, or the CPU's and its cores."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    name = platform.machine()
+    if os.path.exists("/proc/cpuinfo"):
+        with open("/proc/cpuinfo") as f:
+            name = dict(re.findall(r"(.+?)\s*: (.+)", f.read())).get("model name", name)
+    return f"{name}, {os.cpu_count()} cores"
 
 
 # -----------------------------------------------------------------------------
@@ -281,7 +294,7 @@ def main():
             for name, seed, stages in wanted:
                 done[stages[-1]["folder"]].result()
                 new = list(results(out, name, seed, stages))
-                new[-1] |= {"date": time.strftime("%Y-%m-%d"), "machine": f"{platform.machine()}, {os.cpu_count()} cores"}
+                new[-1] |= {"date": time.strftime("%Y-%m-%d"), "machine": machine()}
                 lines += new
                 with open(path, "a") as f:
                     f.write("".join(json.dumps(line) + "\n" for line in new))
