@@ -1,0 +1,97 @@
+"""
+Does growing pay where the final size is about the best one for the budget? To 6 layers of 64 (0.32M parameters without
+embedding and head) with 4e13 FLOPs: 10.4M tokens for the control, 33 for each parameter. The text is that of ../cpu, whose
+docstring says how it is prepared.
+"""
+
+import torch
+
+budget = 4e13
+seeds = [1, 2, 3]
+deciding = ["scratch 2e-3", "a smaller one from scratch, 3 x 64", "3 x 64, stack", "2 x 64, stack"]
+common = dict(
+    data="data/small98", rows="words2000", n_layer=6, n_head=4, n_embd=64, head_dim=16, ffn_dim=192, block_size=128,
+    tokens_per_step=2048, batch_size=16, learning_rate=2e-3, warmup_tokens=100_000, eval_interval=250, eval_tokens=65536,
+    eval_stages=False, log_interval=100, save_interval=250, sample_tokens=0, device="cpu",
+)  # fmt: skip
+control = "scratch"
+_32, _48 = dict(n_head=2, n_embd=32, ffn_dim=96), dict(n_head=3, n_embd=48, ffn_dim=128)
+_shallow, _thin = dict(n_layer=3, until=0.25), _48 | dict(until=0.25)
+_to_48, _to_64, _stack = "--width 48 --heads 3 --ffn 128", "--width 64 --heads 4 --ffn 192", "--double depth --init stack"
+
+
+def _deep(how="stack", **settings):
+    return dict(grow=f"--double depth --init {how}", **settings)
+
+
+def _wide(**settings):
+    return dict(grow=_to_64, **settings)
+
+
+def _ladder(*untils):
+    """Three doublings: 2.1, 2.0 and 1.9 times the parameters."""
+    stages = [_32 | dict(n_layer=3), dict(grow=_to_48), dict(grow=_stack), dict(grow=_to_64)]
+    return [stage | dict(until=until) for stage, until in zip(stages, [*untils, 1.0])]
+
+
+def draw_wte(ckpt):
+    """New columns of the embedding as at a start from scratch: the growth changes the function."""
+    _draw(ckpt, ["wte"])
+
+
+def draw_all(ckpt):
+    """Nothing new is zero, but all as at a start from scratch: the growth changes the function."""
+    _draw(ckpt, ["wte", ".o.", ".down."])
+
+
+def _draw(ckpt, kinds):
+    rng = torch.Generator().manual_seed(0)
+    for name, x in sorted(ckpt["model"].items()):
+        if any(kind in name for kind in kinds) and not x.any():
+            x.normal_(0, 0.02 if "wte" in name else 0.02 / (2 * ckpt["config"]["n_layer"]) ** 0.5, generator=rng)
+
+
+def halve(ckpt):
+    """x + f(x) becomes two steps of half the length."""
+    for name, x in ckpt["model"].items():
+        if ".o." in name or ".down." in name:
+            x.mul_(0.5)
+
+
+def slow_down(ckpt):
+    """What was already learnt goes on at half its rate."""
+    for g in ckpt["config"]["generations"]:
+        g["learning_rate"] /= 2
+
+
+arms = {
+    "scratch 2e-3": [{}],
+    "scratch 4e-3": [dict(learning_rate=4e-3)],
+    "3 x 32, 3 x 48, 6 x 48, 6 x 64": _ladder(0.05, 0.12, 0.28),
+    "a smaller one from scratch, 3 x 64": [dict(n_layer=3)],
+    "3 x 64, stack": [_shallow, _deep()],
+    "6 x 48, random": [_thin, _wide()],
+    "scratch 2e-3, half the budget": [dict(until=0.5)],
+    "6 x 48, nothing zero": [_thin, _wide(edit="draw_all")],
+    "3 x 64, stack, Adam dropped": [_shallow, _deep("stack --fresh_optimizer")],
+    "3 x 64, stack, shared, new x 1": [_shallow, _deep(policy="shared", new_rate=1.0)],
+    "3 x 64, stack, at 50 %": [_shallow | dict(until=0.5), _deep()],
+    "3 x 64, stack, old at half its rate": [_shallow, _deep(edit="slow_down")],
+    "3 x 64, halves, interleaved": [_shallow, _deep("stack --place interleave", edit="halve")],
+    "3 x 64, random": [_shallow, _deep("random")],
+    "3 x 64, copy": [_shallow, _deep("copy")],
+    "2 x 64, stack": [_shallow | dict(n_layer=2), dict(grow="--depth 6 --init stack")],
+    "3 x 64, stack, easy text first": [_shallow | dict(data_mix="words5000"), _deep()],
+    # ready, not trained yet
+    "scratch 1e-3": [dict(learning_rate=1e-3)],
+    "3 x 64, stack, at 10 %": [_shallow | dict(until=0.1), _deep()],
+    "3 x 32, 3 x 48, 6 x 48, 6 x 64, later": _ladder(0.1, 0.25, 0.5),
+    "6,144 rows: 3 x 64, stack": [_shallow | dict(rows="words10000"), _deep()],
+    "3,456, then 6,144 rows: 3 x 64, stack": [_shallow, _deep("stack --vocab words10000")],
+    "3,456, then 6,144 rows: 3 x 64, stack, easy text first": [
+        _shallow | dict(data_mix="words5000"), _deep("stack --vocab words10000"),
+    ],
+    "6 x 48, new embedding columns drawn": [_thin, _wide(edit="draw_wte")],
+    "half the ffn, random": [dict(ffn_dim=96, until=0.25), dict(grow="--ffn 192")],
+    "half the head_dim, random": [dict(head_dim=8, until=0.25), dict(grow="--head_dim 16")],
+}  # fmt: skip
