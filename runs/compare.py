@@ -174,15 +174,16 @@ def curve(runs):
 
 
 def compare(spec, lines):
-    """-> (rows of the table, arms). An arm's final losses are turned into FLOPs by the best control's mean and the log-log slope
-    of the controls of its rate at other budgets; the ideal is read off the curve of the control that has the arm's rate."""
+    """-> (rows of the table, arms). An arm's final losses are turned into FLOPs by the best control's mean (of those with the
+    most seeds) and the log-log slope of the controls of its rate at other budgets; the ideal is read off the curve of the
+    control that has the arm's rate."""
     arms = gather(lines)
     final = {name: {seed: r[-1]["bpb"] for seed, r in runs.items()} for name, runs in arms.items()}
     ends = {name: next(iter(runs.values()))[-1]["flops"] for name, runs in arms.items()}
     controls = [name for name in arms if name.startswith(spec["control"]) and len(spec["arms"][name]) == 1]
     full = [name for name in controls if abs(ends[name] / spec["budget"] - 1) < 0.05]
     first = spec["seeds"][0]  # the one that all arms have
-    best = min(full, key=lambda name: statistics.mean(final[name].values()), default=None)
+    best = min(full, key=lambda name: (-len(final[name]), statistics.mean(final[name].values())), default=None)
     rate = {name: (spec["common"] | spec["arms"][name][-1]).get("learning_rate") for name in arms}
     line = [name for name in controls if rate[name] == rate[best]] if best else []
     slope = base = None
