@@ -28,7 +28,6 @@ import json
 import math
 import os
 import platform
-import re
 import runpy
 import shlex
 import statistics
@@ -136,14 +135,14 @@ def results(out, name, seed, stages):
                        "parameters": skeleton(stage["config"]).count_params()["non_embedding"]} | line  # fmt: skip
 
 
-def machine():
+def machine(device):
     """The GPU's name, or the CPU's and its cores."""
-    if torch.cuda.is_available():
+    if device != "cpu" and torch.cuda.is_available():
         return torch.cuda.get_device_name()
     name = platform.machine()
     if os.path.exists("/proc/cpuinfo"):
         with open("/proc/cpuinfo") as f:
-            name = dict(re.findall(r"(.+?)\s*: (.+)", f.read())).get("model name", name)
+            name = next((line.split(": ")[1].strip() for line in f if line.startswith("model name")), name)
     return f"{name}, {os.cpu_count()} cores"
 
 
@@ -295,7 +294,7 @@ def main():
             for name, seed, stages in wanted:
                 done[stages[-1]["folder"]].result()
                 new = list(results(out, name, seed, stages))
-                new[-1] |= {"date": time.strftime("%Y-%m-%d"), "machine": machine()}
+                new[-1] |= {"date": time.strftime("%Y-%m-%d"), "machine": machine(spec["common"].get("device"))}
                 lines += new
                 with open(path, "a") as f:
                     f.write("".join(json.dumps(line) + "\n" for line in new))

@@ -6,6 +6,8 @@ docstring says how it is prepared.
 
 import torch
 
+from model import Config, init_std
+
 budget = 4e13
 seeds = [1, 2, 3]
 deciding = ["scratch 2e-3", "a smaller one from scratch, 3 x 64", "3 x 64, stack", "2 x 64, stack"]
@@ -17,7 +19,6 @@ common = dict(
 control = "scratch"
 _32, _48 = dict(n_head=2, n_embd=32, ffn_dim=96), dict(n_head=3, n_embd=48, ffn_dim=128)
 _shallow, _thin = dict(n_layer=3, until=0.25), _48 | dict(until=0.25)
-_to_48, _to_64, _stack = "--width 48 --heads 3 --ffn 128", "--width 64 --heads 4 --ffn 192", "--double depth --init stack"
 
 
 def _deep(how="stack", **settings):
@@ -25,12 +26,12 @@ def _deep(how="stack", **settings):
 
 
 def _wide(**settings):
-    return dict(grow=_to_64, **settings)
+    return dict(grow="--width 64 --heads 4 --ffn 192", **settings)
 
 
 def _ladder(*untils):
     """Three doublings: 2.1, 2.0 and 1.9 times the parameters."""
-    stages = [_32 | dict(n_layer=3), dict(grow=_to_48), dict(grow=_stack), dict(grow=_to_64)]
+    stages = [_32 | dict(n_layer=3), dict(grow="--width 48 --heads 3 --ffn 128"), _deep(), _wide()]
     return [stage | dict(until=until) for stage, until in zip(stages, [*untils, 1.0])]
 
 
@@ -41,14 +42,15 @@ def draw_wte(ckpt):
 
 def draw_all(ckpt):
     """Nothing new is zero, but all as at a start from scratch: the growth changes the function."""
-    _draw(ckpt, ["wte", ".o.", ".down."])
+    _draw(ckpt, ["wte", "o", "down"])
 
 
 def _draw(ckpt, kinds):
-    rng = torch.Generator().manual_seed(0)
-    for name, x in sorted(ckpt["model"].items()):
-        if any(kind in name for kind in kinds) and not x.any():
-            x.normal_(0, 0.02 if "wte" in name else 0.02 / (2 * ckpt["config"]["n_layer"]) ** 0.5, generator=rng)
+    cfg, rng = Config(**ckpt["config"]), torch.Generator().manual_seed(0)
+    for name, x in sorted(ckpt["model"].items()):  # layers.0.attn.o.1
+        kind = name.split(".")[-2:][0]
+        if kind in kinds and not x.any():
+            x.normal_(0, init_std(kind, cfg), generator=rng)
 
 
 def halve(ckpt):

@@ -7,8 +7,6 @@ $ python prepare.py --input all/ --out data/small98 --words 2000,5000,10000,all 
 easy.txt: words.txt of a run of prepare.py on its stories alone. A model has 3,456 rows, and spells 13 % of the validation text.
 """
 
-import torch
-
 budget = 4e13
 seeds = [1, 2, 3]
 deciding = ["scratch 4e-3", "scratch 2e-3", "stack, top"]
@@ -38,23 +36,11 @@ _ladder = [  # 2.25, 1.93 and 1.93 times the parameters
 ]  # fmt: skip
 
 
-def draw_wte(ckpt):
-    """Not zero, so that the growth changes the function."""
-    ckpt["model"]["wte.1"].normal_(0, 0.02, generator=torch.Generator().manual_seed(0))
-
-
 def raise_gains(ckpt):
     """sqrt(d / born), to make up for the factor of RMSNorm."""
     for name, x in ckpt["model"].items():
         if "norm" in name and name.endswith(".1"):
             x.mul_(2**0.5)
-
-
-def halve(ckpt):
-    """x + f(x) becomes two steps of half the length."""
-    for name, x in ckpt["model"].items():
-        if ".o." in name or ".down." in name:
-            x.mul_(0.5)
 
 
 arms = {
@@ -74,19 +60,11 @@ arms = {
     "3 x 64, 3 x 96, 6 x 96, 6 x 128": _ladder,
     "a smaller one from scratch, 6 x 96": [_narrow | dict(until=1.0, eval_interval=800)],
     "scratch 1e-3": [dict(learning_rate=1e-3)],
-    "stack, top, Adam dropped": [_shallow, _deep("--init stack --fresh_optimizer")],
     "copy, interleaved": [_shallow, _deep("--init copy --place interleave")],
-    "stack, top, easy text first": [_shallow | dict(data_mix="words5000"), _deep("--init stack")],
-    "stack, top, at 10 %": [_shallow | dict(until=0.1), _deep("--init stack")],
-    "stack, top, at 50 %": [_shallow | dict(until=0.5), _deep("--init stack")],
     "64 wide, random": [_half, _wide()],
     "96 wide, shared, new x 2": [_narrow, _wide(policy="shared", new_rate=2.0)],
     "stack, top, shared, new x 1.3": [_shallow, _deep("--init stack", policy="shared")],
-    "half the ffn, random": [dict(ffn_dim=192, until=0.25), dict(grow="--ffn 384")],
-    "half the head_dim, random": [dict(head_dim=16, until=0.25), dict(grow="--head_dim 32")],
-    "96 wide, random, new embedding columns, too": [_narrow, _wide(edit="draw_wte")],
     "64 wide, random, new gains sqrt(2)": [_half, _wide(edit="raise_gains")],
     "copy, top": [_shallow, _deep("--init copy")],
     "stack, interleaved": [_shallow, _deep("--init stack --place interleave")],
-    "halves, interleaved": [_shallow, _deep("--init stack --place interleave", edit="halve")],
 }
