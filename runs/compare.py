@@ -34,7 +34,7 @@ import statistics
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import fields
 
 import numpy as np
@@ -279,26 +279,24 @@ def main():
                   if seed == spec["seeds"][0] or name in spec.get("deciding", spec["arms"])]  # fmt: skip
         wanted = [(name, seed, chain(name, spec, seed)) for name, seed in wanted if (name, seed) not in have]
         threads = 0 if args.jobs == 1 else max(1, os.cpu_count() // args.jobs)
-        done, pool = {}, ThreadPoolExecutor(args.jobs)  # first come, first served: a parent is never behind its child
-
-        def work(stage):
-            if stage["parent"]:
-                done[stage["parent"]].result()
-            run(out, stage, threads, spec)
-
-        for *_, stages in wanted:
-            for stage in stages:
-                if stage["folder"] not in done:
-                    done[stage["folder"]] = pool.submit(work, stage)
+        todo = {stage["folder"]: stage for *_, stages in wanted for stage in stages}  # in order; a parent leaves it when done
+        pool, running = ThreadPoolExecutor(args.jobs), {}
         try:
-            for name, seed, stages in wanted:
-                done[stages[-1]["folder"]].result()
-                new = list(results(out, name, seed, stages))
-                new[-1] |= {"date": time.strftime("%Y-%m-%d"), "machine": machine(spec["common"].get("device"))}
-                lines += new
-                with open(path, "a") as f:
-                    f.write("".join(json.dumps(line) + "\n" for line in new))
-                print(f"{name}, seed {seed}: {new[-1]['bpb']:.4f} bits per byte", flush=True)
+            while todo:
+                for folder, stage in todo.items():
+                    if len(running) < args.jobs and folder not in running.values() and stage["parent"] not in todo:
+                        running[pool.submit(run, out, stage, threads, spec)] = folder
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    future.result()
+                    del todo[running.pop(future)]
+                for name, seed, stages in [arm for arm in wanted if arm[2][-1]["folder"] not in todo]:
+                    wanted.remove((name, seed, stages))
+                    new = list(results(out, name, seed, stages))
+                    new[-1] |= {"date": time.strftime("%Y-%m-%d"), "machine": machine(spec["common"].get("device"))}
+                    lines += new
+                    with open(path, "a") as f:
+                        f.write("".join(json.dumps(line) + "\n" for line in new))
+                    print(f"{name}, seed {seed}: {new[-1]['bpb']:.4f} bits per byte", flush=True)
         finally:
             pool.shutdown(cancel_futures=True)
     if not lines:

@@ -10,7 +10,9 @@ from model import Config, init_std
 
 budget = 4e13
 seeds = [1, 2, 3]
-deciding = ["scratch 2e-3", "a smaller one from scratch, 3 x 64", "3 x 64, stack", "2 x 64, stack"]
+deciding = [
+    "scratch 2e-3", "a smaller one from scratch, 3 x 64", "3 x 64, stack", "2 x 64, stack", "3 x 32, 3 x 48, 6 x 48, 6 x 64",
+]  # fmt: skip
 common = dict(
     data="data/small98", rows="words2000", n_layer=6, n_head=4, n_embd=64, head_dim=16, ffn_dim=192, block_size=128,
     tokens_per_step=2048, batch_size=16, learning_rate=2e-3, warmup_tokens=100_000, eval_interval=250, eval_tokens=65536,
@@ -30,8 +32,11 @@ def _wide(**settings):
 
 
 def _ladder(*untils):
-    """Three doublings: 2.1, 2.0 and 1.9 times the parameters."""
-    stages = [_32 | dict(n_layer=3), dict(grow="--width 48 --heads 3 --ffn 128"), _deep(), _wide()]
+    """Three doublings, by width, depth and width: 2.1, 2.0 and 1.9 times the parameters."""
+    return _chain(untils, _32 | dict(n_layer=3), dict(grow="--width 48 --heads 3 --ffn 128"), _deep(), _wide())
+
+
+def _chain(untils, *stages):
     return [stage | dict(until=until) for stage, until in zip(stages, [*untils, 1.0])]
 
 
@@ -84,16 +89,26 @@ arms = {
     "3 x 64, copy": [_shallow, _deep("copy")],
     "2 x 64, stack": [_shallow | dict(n_layer=2), dict(grow="--depth 6 --init stack")],
     "3 x 64, stack, easy text first": [_shallow | dict(data_mix="words5000"), _deep()],
-    # ready, not trained yet
-    "scratch 1e-3": [dict(learning_rate=1e-3)],
     "3 x 64, stack, at 10 %": [_shallow | dict(until=0.1), _deep()],
-    "3 x 32, 3 x 48, 6 x 48, 6 x 64, later": _ladder(0.1, 0.25, 0.5),
+    "3 x 32, 3 x 48, 3 x 64, 6 x 64": _chain(
+        [0.05, 0.12, 0.28], _32 | dict(n_layer=3), dict(grow="--width 48 --heads 3 --ffn 128"), _wide(), _deep()
+    ),
+    "1 x 64, 2 x 64, 3 x 64, stack": _chain(
+        [0.05, 0.12, 0.25], dict(n_layer=1), *[dict(grow=f"--depth {n} --init stack") for n in (2, 3, 6)]
+    ),
+    "half the ffn, random": [dict(ffn_dim=96, until=0.25), dict(grow="--ffn 192")],
+    "6,144 rows: scratch 2e-3": [dict(rows="words10000")],
     "6,144 rows: 3 x 64, stack": [_shallow | dict(rows="words10000"), _deep()],
     "3,456, then 6,144 rows: 3 x 64, stack": [_shallow, _deep("stack --vocab words10000")],
     "3,456, then 6,144 rows: 3 x 64, stack, easy text first": [
         _shallow | dict(data_mix="words5000"), _deep("stack --vocab words10000"),
     ],
-    "6 x 48, new embedding columns drawn": [_thin, _wide(edit="draw_wte")],
-    "half the ffn, random": [dict(ffn_dim=96, until=0.25), dict(grow="--ffn 192")],
     "half the head_dim, random": [dict(head_dim=8, until=0.25), dict(grow="--head_dim 16")],
+    "scratch 1e-3": [dict(learning_rate=1e-3)],
+    "3 x 64, stack, on 0.8 of the budget": [_shallow | dict(until=0.2), _deep(until=0.8)],
+    "6 x 48, new embedding columns drawn": [_thin, _wide(edit="draw_wte")],
+    "a smaller one from scratch, 3 x 64, 4e-3": [dict(n_layer=3, learning_rate=4e-3)],
+    "1 x 64, stack": [_shallow | dict(n_layer=1), dict(grow="--depth 6 --init stack")],
+    # ready, not trained yet
+    "3 x 32, 3 x 48, 6 x 48, 6 x 64, later": _ladder(0.1, 0.25, 0.5),
 }  # fmt: skip
