@@ -37,7 +37,7 @@ import torch.nn.functional as F
 
 from export import llama_config
 from grow import grow, widen
-from model import DEVICES, Config, Llama, build_model
+from model import Config, Llama, build_model, this_device
 
 try:
     import transformers
@@ -237,7 +237,7 @@ def measure(size, names, args):
                 move(arms[name], "cpu")
 
     # figures
-    peak_flops = next((f for gpu, (f, _) in DEVICES.items() if cuda and gpu in torch.cuda.get_device_name()), None)
+    _, peak_flops = this_device(args.device)
     for name, arm in out.items():
         if not math.isfinite(arm["loss"]):
             raise ValueError(f"{size} {name}: the loss is {arm['loss']}")
@@ -326,7 +326,7 @@ def main():
         torch._dynamo.config.recompile_limit = 64  # all arms compile the same code of nn.Module; beyond it they would not
         torch.compile(lambda x: x @ x + 1)(torch.ones(8, 8, device=args.device))  # what starts once is no arm's compile time
     result = {"command": " ".join(["python", *sys.argv]), "date": time.strftime("%Y-%m-%d"), "torch": torch.__version__,
-              "device": torch.cuda.get_device_name() if cuda else f"{platform.machine()}, {torch.get_num_threads()} threads",
+              "device": this_device(args.device)[0], "threads": torch.get_num_threads(),
               "python": platform.python_version(), "transformers": transformers and transformers.__version__,
               "precision": "bf16 autocast" if cuda else "fp32", "compile": args.compile, "rounds": args.rounds,
               "steps": args.steps, "sizes": {}}  # fmt: skip

@@ -15,6 +15,7 @@ import math
 import mmap
 import os
 import pickle
+import platform
 import shutil
 import struct
 import warnings
@@ -137,6 +138,18 @@ class Config:
 def ffn_width(n_embd: int) -> int:
     """Llama's feed-forward width: 8/3 n_embd rounded up to a multiple of 128 (4096 -> 11008)."""
     return 128 * -(-8 * n_embd // 384)
+
+
+def this_device(kind: str) -> tuple[str, float | None]:
+    """-> (the name of the GPU, or of the CPU and its cores; its dense bf16 FLOP/s, None where DEVICES does not say)"""
+    if kind == "cuda":
+        name = torch.cuda.get_device_name()
+        return name, next((flops for gpu, (flops, _) in DEVICES.items() if gpu in name), None)
+    name = platform.machine()
+    if os.path.exists("/proc/cpuinfo"):
+        with open("/proc/cpuinfo") as f:
+            name = next((line.split(": ")[1].strip() for line in f if line.startswith("model name")), name)
+    return f"{name}, {os.cpu_count()} cores", None
 
 
 DEVICES = {  # dense bf16 FLOP/s, bytes of memory

@@ -35,7 +35,18 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
-from model import DEVICES, Config, Generation, Llama, load_checkpoint, load_state, lock, optimizer_state, save_checkpoint, sha256
+from model import (
+    Config,
+    Generation,
+    Llama,
+    load_checkpoint,
+    load_state,
+    lock,
+    optimizer_state,
+    save_checkpoint,
+    sha256,
+    this_device,
+)
 from prepare import (
     MODEL_FILES,
     InputError,
@@ -581,7 +592,7 @@ def main() -> None:
     ahead = reader.submit(fetch, train.next, 0)
 
     # --- the loop
-    peak = next((f for name, (f, _) in DEVICES.items() if kind == "cuda" and name in torch.cuda.get_device_name()), None)
+    _, peak = this_device(kind)
     val_loss, bpb, epochs = math.nan, math.nan, train.epochs()
     first_step, lap, busy = step, time.time(), 0.0  # busy: seconds of training, without evaluation and saving
     logged = {"step": step, "busy": busy}

@@ -27,7 +27,6 @@ import hashlib
 import json
 import math
 import os
-import platform
 import runpy
 import shlex
 import statistics
@@ -43,7 +42,7 @@ import torch
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
 import train
 from grow import asked_sizes, count, parse_args, skeleton
-from model import SIZES, Config, load_checkpoint, save_checkpoint
+from model import SIZES, Config, load_checkpoint, save_checkpoint, this_device
 from prepare import read_meta, read_stage_rows
 
 # -----------------------------------------------------------------------------
@@ -129,21 +128,11 @@ def run(out, stage, threads, spec):
 def results(out, name, seed, stages):
     """The lines of a finished arm: its evaluations, and what identifies them."""
     for i, stage in enumerate(stages):
+        n = skeleton(stage["config"]).count_params()["non_embedding"]
+        how = {"grow": shlex.join(stage["grow"]), "edit": stage["edit"], "parameters": n}
         with open(f"{out}/{stage['folder']}/metrics.jsonl") as f:
             for line in filter(lambda m: "bpb" in m, map(json.loads, f)):
-                yield {"arm": name, "seed": seed, "stage": i, "folder": stage["folder"], "grow": shlex.join(stage["grow"]),
-                       "parameters": skeleton(stage["config"]).count_params()["non_embedding"]} | line  # fmt: skip
-
-
-def machine(device):
-    """The GPU's name, or the CPU's and its cores."""
-    if device != "cpu" and torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    name = platform.machine()
-    if os.path.exists("/proc/cpuinfo"):
-        with open("/proc/cpuinfo") as f:
-            name = next((line.split(": ")[1].strip() for line in f if line.startswith("model name")), name)
-    return f"{name}, {os.cpu_count()} cores"
+                yield {"arm": name, "seed": seed, "stage": i, "folder": stage["folder"]} | how | line
 
 
 # -----------------------------------------------------------------------------
@@ -279,6 +268,7 @@ def main():
                   if seed == spec["seeds"][0] or name in spec.get("deciding", spec["arms"])]  # fmt: skip
         wanted = [(name, seed, chain(name, spec, seed)) for name, seed in wanted if (name, seed) not in have]
         threads = 0 if args.jobs == 1 else max(1, os.cpu_count() // args.jobs)
+        where, _ = this_device("cuda" if spec["common"].get("device") != "cpu" and torch.cuda.is_available() else "cpu")
         todo = {stage["folder"]: stage for *_, stages in wanted for stage in stages}  # in order; a parent leaves it when done
         pool, running = ThreadPoolExecutor(args.jobs), {}
         try:
@@ -292,7 +282,7 @@ def main():
                 for name, seed, stages in [arm for arm in wanted if arm[2][-1]["folder"] not in todo]:
                     wanted.remove((name, seed, stages))
                     new = list(results(out, name, seed, stages))
-                    new[-1] |= {"date": time.strftime("%Y-%m-%d"), "machine": machine(spec["common"].get("device"))}
+                    new[-1] |= {"date": time.strftime("%Y-%m-%d"), "machine": where}
                     lines += new
                     with open(path, "a") as f:
                         f.write("".join(json.dumps(line) + "\n" for line in new))
