@@ -463,9 +463,9 @@ def main() -> None:
         model.compile(alone=not ddp and not recompute)  # in place: torch.compile(model) would rename every parameter
     if sharded:
         mesh, low = init_device_mesh(kind, (world,)), torch.bfloat16 if kind == "cuda" else None
-        policy = MixedPrecisionPolicy(param_dtype=low, reduce_dtype=low and torch.float32, cast_forward_inputs=False)
+        mixed = MixedPrecisionPolicy(param_dtype=low, reduce_dtype=low and torch.float32, cast_forward_inputs=False)
         for module in [*model.layers, model]:
-            fully_shard(module, mesh=mesh, mp_policy=policy)
+            fully_shard(module, mesh=mesh, mp_policy=mixed)
     model.materialise(where)
     optimizer = model.optimizer(weight_decay, (beta1, beta2), adam_eps)
     if ckpt:

@@ -106,9 +106,9 @@ arms = {
     "half the head_dim, random": [dict(head_dim=8, until=0.25), dict(grow="--head_dim 16")],
     "scratch 1e-3": [dict(learning_rate=1e-3)],
     "3 x 64, stack, on 0.8 of the budget": [_shallow | dict(until=0.2), _deep(until=0.8)],
-    "6 x 48, new embedding columns drawn": [_thin, _wide(edit="draw_wte")],
     "a smaller one from scratch, 3 x 64, 4e-3": [dict(n_layer=3, learning_rate=4e-3)],
     "1 x 64, stack": [_shallow | dict(n_layer=1), dict(grow="--depth 6 --init stack")],
     # ready, not trained yet
+    "6 x 48, new embedding columns drawn": [_thin, _wide(edit="draw_wte")],
     "3 x 32, 3 x 48, 6 x 48, 6 x 64, later": _ladder(0.1, 0.25, 0.5),
 }  # fmt: skip

@@ -13,7 +13,7 @@ deciding = ["scratch 4e-3", "scratch 2e-3", "stack, top"]
 common = dict(
     data="data/small98", rows="words2000", n_layer=6, n_head=4, n_embd=128, head_dim=32, ffn_dim=384, block_size=128,
     tokens_per_step=2048, batch_size=16, learning_rate=2e-3, warmup_tokens=100_000, eval_interval=200, eval_tokens=65536,
-    log_interval=100, save_interval=200, sample_tokens=0, compile=False, device="cpu",
+    eval_stages=False, log_interval=100, save_interval=200, sample_tokens=0, device="cpu",
 )  # fmt: skip
 control = "scratch"
 _4e3 = dict(learning_rate=4e-3)  # the first arms were trained so, before the controls had shown that 2e-3 is better
@@ -38,9 +38,10 @@ _ladder = [  # 2.25, 1.93 and 1.93 times the parameters
 
 def raise_gains(ckpt):
     """sqrt(d / born), to make up for the factor of RMSNorm."""
+    d, born = (ckpt["config"]["generations"][g]["n_embd"] for g in (-1, 0))
     for name, x in ckpt["model"].items():
         if "norm" in name and name.endswith(".1"):
-            x.mul_(2**0.5)
+            x.mul_((d / born) ** 0.5)
 
 
 arms = {
@@ -59,12 +60,11 @@ arms = {
     "96 wide, random": [_narrow, _wide()],
     "3 x 64, 3 x 96, 6 x 96, 6 x 128": _ladder,
     "a smaller one from scratch, 6 x 96": [_narrow | dict(until=1.0, eval_interval=800)],
-    "scratch 1e-3": [dict(learning_rate=1e-3)],
-    "copy, interleaved": [_shallow, _deep("--init copy --place interleave")],
-    "64 wide, random": [_half, _wide()],
+    # before: compile=False, eval_stages=True, which only take longer
+    "96 wide, Adam dropped": [_narrow, _wide("--fresh_optimizer")],
+    "96 wide, copy": [_narrow, _wide("--init copy")],
+    "96 wide, shared, new x 1": [_narrow, _wide(policy="shared", new_rate=1.0)],
     "96 wide, shared, new x 2": [_narrow, _wide(policy="shared", new_rate=2.0)],
-    "stack, top, shared, new x 1.3": [_shallow, _deep("--init stack", policy="shared")],
-    "64 wide, random, new gains sqrt(2)": [_half, _wide(edit="raise_gains")],
-    "copy, top": [_shallow, _deep("--init copy")],
-    "stack, interleaved": [_shallow, _deep("--init stack --place interleave")],
+    "96 wide, new gains sqrt(4/3)": [_narrow, _wide(edit="raise_gains")],
+    "64 wide, random": [_half, _wide()],
 }
