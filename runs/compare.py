@@ -191,7 +191,9 @@ def compare(spec, lines):
             grown = next(i for i, e in enumerate(next(iter(runs.values()))) if e["stage"]) - 1
             big = next((control for control in full if rate[control] == rate[name]), best)
             ideal = at(*curve(arms[big]), bpb[grown]) - flops[grown]
-            row |= {"grown_at": bpb[grown], "ideal": ideal / ends[name], "share": (row["worth"] - 1) * ends[name] / ideal}
+            row |= {"grown_at": bpb[grown], "ideal": ideal / ends[name]}
+            if row["ideal"] > 0.03:  # it is read off no better, and of easier text it would be negative
+                row["share"] = (row["worth"] - 1) / row["ideal"]
         rows.append(row)
     return sorted(rows, key=lambda row: -row.get("worth", 0)), arms
 
@@ -206,7 +208,8 @@ def table(rows):
 
     for r in rows:
         worth = f"{r['worth']:.2f} x{among(r['worths'], '.2f')}" if "worth" in r else ""
-        grown = f"{r['grown_at']:.4f} | {r['ideal']:.2f} | {r['share']:.0%}" if "share" in r else "| |"
+        share = f"{r['share']:.0%}" if "share" in r else ""
+        grown = f"{r['grown_at']:.4f} | {r['ideal']:.2f} | {share}" if "ideal" in r else "| |"
         name = f"**{r['arm']}**" if r["best"] else r["arm"]
         bpb, n = f"{r['bpb']:.4f}{among(r['values'], '.4f')}", len(r["values"])
         yield f"| {name} | {count(r['tokens'])} | {bpb} | {n} | {worth} | {grown} |"

@@ -97,12 +97,6 @@ arms = {
         [0.05, 0.12, 0.25], dict(n_layer=1), *[dict(grow=f"--depth {n} --init stack") for n in (2, 3, 6)]
     ),
     "half the ffn, random": [dict(ffn_dim=96, until=0.25), dict(grow="--ffn 192")],
-    "6,144 rows: scratch 2e-3": [dict(rows="words10000")],
-    "6,144 rows: 3 x 64, stack": [_shallow | dict(rows="words10000"), _deep()],
-    "3,456, then 6,144 rows: 3 x 64, stack": [_shallow, _deep("stack --vocab words10000")],
-    "3,456, then 6,144 rows: 3 x 64, stack, easy text first": [
-        _shallow | dict(data_mix="words5000"), _deep("stack --vocab words10000"),
-    ],
     "half the head_dim, random": [dict(head_dim=8, until=0.25), dict(grow="--head_dim 16")],
     "scratch 1e-3": [dict(learning_rate=1e-3)],
     "3 x 64, stack, on 0.8 of the budget": [_shallow | dict(until=0.2), _deep(until=0.8)],

@@ -1,0 +1,29 @@
+"""
+Is a vocabulary that grows worth anything? As ../best_size, whose sizes and settings these are, but to 6,144 rows, of which the
+small model has 3,456 or all: 8.2M tokens for the control. Control 3 is "3 x 64, stack": the same growth, with all rows before it.
+"""
+
+import os
+import runpy
+
+_spec = runpy.run_path(os.path.join(os.path.dirname(__file__), "../best_size/arms.py"))
+budget, control, _deep, _chain = (_spec[name] for name in ("budget", "control", "_deep", "_chain"))
+common = _spec["common"] | dict(rows="words10000")
+seeds = [1, 2, 3]
+deciding = ["scratch 2e-3", "3 x 64, stack", "3,456 rows, 3 x 64, stack"]
+_few, _more = dict(rows="words2000", until=0.25), "stack --vocab words10000"
+
+arms = {
+    "scratch 2e-3": [{}],
+    "scratch 2e-3, half the budget": [dict(until=0.5)],
+    "3 x 64, stack": [dict(n_layer=3, until=0.25), _deep()],
+    "3,456 rows, 3 x 64, stack": [_few | dict(n_layer=3), _deep(_more)],
+    "3,456 rows, 3 x 64, stack, easy text first": [_few | dict(n_layer=3, data_mix="words5000"), _deep(_more)],
+    "3,456 rows, 6 x 64": [_few, dict(grow="--vocab words10000")],
+    "3,456 rows, 1 x 64, 2 x 64, 3 x 64, stack": _chain(
+        [0.05, 0.12, 0.25], dict(rows="words2000", n_layer=1), *[dict(grow=f"--depth {n} --init stack") for n in (2, 3)],
+        _deep(_more),
+    ),
+    # ready, not trained yet
+    "3,456 rows, 3 x 64, stack, on 0.8 of the budget": [_few | dict(n_layer=3, until=0.2), _deep(_more, until=0.8)],
+}  # fmt: skip
