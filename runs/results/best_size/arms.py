@@ -11,7 +11,8 @@ from model import Config, init_std
 budget = 4e13
 seeds = [1, 2, 3]
 deciding = [
-    "scratch 2e-3", "a smaller one from scratch, 3 x 64", "3 x 64, stack", "2 x 64, stack", "3 x 32, 3 x 48, 6 x 48, 6 x 64",
+    "scratch 2e-3", "scratch 1e-3", "a smaller one from scratch, 3 x 64", "a smaller one from scratch, 3 x 64, 1e-3",
+    "3 x 64, stack", "3 x 64, stack, 1e-3", "2 x 64, stack", "3 x 32, 3 x 48, 6 x 48, 6 x 64",
 ]  # fmt: skip
 common = dict(
     data="data/small98", rows="words2000", n_layer=6, n_head=4, n_embd=64, head_dim=16, ffn_dim=192, block_size=128,
@@ -100,9 +101,12 @@ arms = {
     "half the head_dim, random": [dict(head_dim=8, until=0.25), dict(grow="--head_dim 16")],
     "scratch 1e-3": [dict(learning_rate=1e-3)],
     "3 x 64, stack, on 0.8 of the budget": [_shallow | dict(until=0.2), _deep(until=0.8)],
-    "a smaller one from scratch, 3 x 64, 4e-3": [dict(n_layer=3, learning_rate=4e-3)],
-    "1 x 64, stack": [_shallow | dict(n_layer=1), dict(grow="--depth 6 --init stack")],
+    "3 x 64, stack, 1e-3": [_shallow | dict(learning_rate=1e-3), _deep(learning_rate=1e-3)],
+    "scratch 1e-3, half the budget": [dict(learning_rate=1e-3, until=0.5)],
+    "scratch 5e-4": [dict(learning_rate=5e-4)],
     # ready, not trained yet
+    "a smaller one from scratch, 3 x 64, 1e-3": [dict(n_layer=3, learning_rate=1e-3)],
+    "1 x 64, stack": [_shallow | dict(n_layer=1), dict(grow="--depth 6 --init stack")],
     "6 x 48, new embedding columns drawn": [_thin, _wide(edit="draw_wte")],
     "3 x 32, 3 x 48, 6 x 48, 6 x 64, later": _ladder(0.1, 0.25, 0.5),
 }  # fmt: skip

@@ -60,7 +60,7 @@ arms = {
     "96 wide, random": [_narrow, _wide()],
     "3 x 64, 3 x 96, 6 x 96, 6 x 128": _ladder,
     "a smaller one from scratch, 6 x 96": [_narrow | dict(until=1.0, eval_interval=800)],
-    # before: compile=False, eval_stages=True, which only take longer
+    # ready, not trained yet; those before with compile=False and eval_stages=True, which only take longer
     "96 wide, Adam dropped": [_narrow, _wide("--fresh_optimizer")],
     "96 wide, copy": [_narrow, _wide("--init copy")],
     "96 wide, shared, new x 1": [_narrow, _wide(policy="shared", new_rate=1.0)],

@@ -25,5 +25,7 @@ arms = {
         _deep(_more),
     ),
     # ready, not trained yet
+    "scratch 1e-3": [dict(learning_rate=1e-3)],
+    "3,456 rows, 3 x 64, stack, 1e-3": [_few | dict(n_layer=3, learning_rate=1e-3), _deep(_more, learning_rate=1e-3)],
     "3,456 rows, 3 x 64, stack, on 0.8 of the budget": [_few | dict(n_layer=3, until=0.2), _deep(_more, until=0.8)],
 }  # fmt: skip
