@@ -749,7 +749,7 @@ def main() -> None:
         raise ValueError(f"{os.path.dirname(out)}: no such folder")
     sizes = asked_sizes(Config(**ckpt["config"]), args)
     # at equal FLOPs, of one seed, plain copies ended at 1.841 bits per byte; what keeps the function, at 1.849 (copies) and
-    # 1.861 (random layers); from scratch, 1.857: runs/results/best_size
+    # 1.861 (random layers); from scratch, at the best rate, 1.852: runs/results/best_size
     init = args.init or ("stack" if sizes.keys() == {"n_layer"} else "random")
     rows = read_stage_rows(data_of(ckpt), args.vocab, f"--vocab {args.vocab}") if args.vocab else None
     if not sizes and rows is None and not args.condense and not args.fresh_optimizer:

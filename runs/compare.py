@@ -135,6 +135,34 @@ def results(out, name, seed, stages):
                 yield {"arm": name, "seed": seed, "stage": i, "folder": stage["folder"]} | how | line
 
 
+def train_missing(spec, lines, out, path, jobs):
+    """Trains the arms that lines lack; the lines of each go to the end of lines, and of the file at path, when it is done."""
+    have = {(line["arm"], line["seed"]) for line in lines}
+    wanted = [(name, seed) for seed in spec["seeds"] for name in spec["arms"]
+              if seed == spec["seeds"][0] or name in spec.get("deciding", spec["arms"])]  # fmt: skip
+    wanted = [(name, seed, chain(name, spec, seed)) for name, seed in wanted if (name, seed) not in have]
+    threads = 0 if jobs == 1 else max(1, os.cpu_count() // jobs)
+    where, _ = this_device("cuda" if spec["common"].get("device") != "cpu" and torch.cuda.is_available() else "cpu")
+    todo = {stage["folder"]: stage for *_, stages in wanted for stage in stages}  # in order; a parent leaves it when done
+    running = {}
+    with ThreadPoolExecutor(jobs) as pool:
+        while todo:
+            for folder, stage in todo.items():
+                if len(running) < jobs and folder not in running.values() and stage["parent"] not in todo:
+                    running[pool.submit(run, out, stage, threads, spec)] = folder
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                future.result()
+                del todo[running.pop(future)]
+            for name, seed, stages in [arm for arm in wanted if arm[2][-1]["folder"] not in todo]:
+                wanted.remove((name, seed, stages))
+                new = list(results(out, name, seed, stages))
+                new[-1] |= {"date": time.strftime("%Y-%m-%d"), "machine": where}
+                lines += new
+                with open(path, "a") as f:
+                    f.write("".join(json.dumps(line) + "\n" for line in new))
+                print(f"{name}, seed {seed}: {new[-1]['bpb']:.4f} bits per byte", flush=True)
+
+
 # -----------------------------------------------------------------------------
 # what came of it
 
@@ -266,32 +294,7 @@ def main():
         with open(path) as f:
             lines = list(map(json.loads, f))
     if not args.report:
-        have = {(line["arm"], line["seed"]) for line in lines}
-        wanted = [(name, seed) for seed in spec["seeds"] for name in spec["arms"]
-                  if seed == spec["seeds"][0] or name in spec.get("deciding", spec["arms"])]  # fmt: skip
-        wanted = [(name, seed, chain(name, spec, seed)) for name, seed in wanted if (name, seed) not in have]
-        threads = 0 if args.jobs == 1 else max(1, os.cpu_count() // args.jobs)
-        where, _ = this_device("cuda" if spec["common"].get("device") != "cpu" and torch.cuda.is_available() else "cpu")
-        todo = {stage["folder"]: stage for *_, stages in wanted for stage in stages}  # in order; a parent leaves it when done
-        pool, running = ThreadPoolExecutor(args.jobs), {}
-        try:
-            while todo:
-                for folder, stage in todo.items():
-                    if len(running) < args.jobs and folder not in running.values() and stage["parent"] not in todo:
-                        running[pool.submit(run, out, stage, threads, spec)] = folder
-                for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    future.result()
-                    del todo[running.pop(future)]
-                for name, seed, stages in [arm for arm in wanted if arm[2][-1]["folder"] not in todo]:
-                    wanted.remove((name, seed, stages))
-                    new = list(results(out, name, seed, stages))
-                    new[-1] |= {"date": time.strftime("%Y-%m-%d"), "machine": where}
-                    lines += new
-                    with open(path, "a") as f:
-                        f.write("".join(json.dumps(line) + "\n" for line in new))
-                    print(f"{name}, seed {seed}: {new[-1]['bpb']:.4f} bits per byte", flush=True)
-        finally:
-            pool.shutdown(cancel_futures=True)
+        train_missing(spec, lines, out, path, args.jobs)
     if not lines:
         raise ValueError(f"{path}: nothing in it yet")
     rows, arms = compare(spec, lines)

@@ -28,6 +28,10 @@ def _deep(how="stack", **settings):
     return dict(grow=f"--double depth --init {how}", **settings)
 
 
+def _to(n_layer, **settings):
+    return dict(grow=f"--depth {n_layer} --init stack", **settings)
+
+
 def _wide(**settings):
     return dict(grow="--width 64 --heads 4 --ffn 192", **settings)
 
@@ -88,15 +92,13 @@ arms = {
     "3 x 64, halves, interleaved": [_shallow, _deep("stack --place interleave", edit="halve")],
     "3 x 64, random": [_shallow, _deep("random")],
     "3 x 64, copy": [_shallow, _deep("copy")],
-    "2 x 64, stack": [_shallow | dict(n_layer=2), dict(grow="--depth 6 --init stack")],
+    "2 x 64, stack": [_shallow | dict(n_layer=2), _to(6)],
     "3 x 64, stack, easy text first": [_shallow | dict(data_mix="words5000"), _deep()],
     "3 x 64, stack, at 10 %": [_shallow | dict(until=0.1), _deep()],
     "3 x 32, 3 x 48, 3 x 64, 6 x 64": _chain(
         [0.05, 0.12, 0.28], _32 | dict(n_layer=3), dict(grow="--width 48 --heads 3 --ffn 128"), _wide(), _deep()
     ),
-    "1 x 64, 2 x 64, 3 x 64, stack": _chain(
-        [0.05, 0.12, 0.25], dict(n_layer=1), *[dict(grow=f"--depth {n} --init stack") for n in (2, 3, 6)]
-    ),
+    "1 x 64, 2 x 64, 3 x 64, stack": _chain([0.05, 0.12, 0.25], dict(n_layer=1), _to(2), _to(3), _to(6)),
     "half the ffn, random": [dict(ffn_dim=96, until=0.25), dict(grow="--ffn 192")],
     "half the head_dim, random": [dict(head_dim=8, until=0.25), dict(grow="--head_dim 16")],
     "scratch 1e-3": [dict(learning_rate=1e-3)],
@@ -106,7 +108,7 @@ arms = {
     "scratch 5e-4": [dict(learning_rate=5e-4)],
     # ready, not trained yet
     "a smaller one from scratch, 3 x 64, 1e-3": [dict(n_layer=3, learning_rate=1e-3)],
-    "1 x 64, stack": [_shallow | dict(n_layer=1), dict(grow="--depth 6 --init stack")],
+    "1 x 64, stack": [_shallow | dict(n_layer=1), _to(6)],
     "6 x 48, new embedding columns drawn": [_thin, _wide(edit="draw_wte")],
     "3 x 32, 3 x 48, 6 x 48, 6 x 64, later": _ladder(0.1, 0.25, 0.5),
 }  # fmt: skip

@@ -7,17 +7,14 @@ $ python prepare.py --input all/ --out data/small98 --words 2000,5000,10000,all 
 easy.txt: words.txt of a run of prepare.py on its stories alone. A model has 3,456 rows, and spells 13 % of the validation text.
 """
 
-budget = 4e13
-seeds = [1, 2, 3]
+import os
+import runpy
+
+_spec = runpy.run_path(os.path.join(os.path.dirname(__file__), "../best_size/arms.py"))
+budget, seeds, control, _shallow = (_spec[name] for name in ("budget", "seeds", "control", "_shallow"))
 deciding = ["scratch 4e-3", "scratch 2e-3", "stack, top"]
-common = dict(
-    data="data/small98", rows="words2000", n_layer=6, n_head=4, n_embd=128, head_dim=32, ffn_dim=384, block_size=128,
-    tokens_per_step=2048, batch_size=16, learning_rate=2e-3, warmup_tokens=100_000, eval_interval=200, eval_tokens=65536,
-    eval_stages=False, log_interval=100, save_interval=200, sample_tokens=0, device="cpu",
-)  # fmt: skip
-control = "scratch"
+common = _spec["common"] | dict(n_embd=128, head_dim=32, ffn_dim=384, eval_interval=200, save_interval=200)
 _4e3 = dict(learning_rate=4e-3)  # the first arms were trained so, before the controls had shown that 2e-3 is better
-_shallow = dict(n_layer=3, until=0.25)
 _narrow = dict(n_head=3, n_embd=96, ffn_dim=256, until=0.25)  # 1.28 M / 1.78 without embedding and head
 _half = dict(n_head=2, n_embd=64, ffn_dim=192, until=0.25)
 

@@ -7,25 +7,24 @@ import os
 import runpy
 
 _spec = runpy.run_path(os.path.join(os.path.dirname(__file__), "../best_size/arms.py"))
-budget, control, _deep, _chain = (_spec[name] for name in ("budget", "control", "_deep", "_chain"))
+budget, seeds, control = (_spec[name] for name in ("budget", "seeds", "control"))
+_shallow, _chain, _deep, _to = (_spec[name] for name in ("_shallow", "_chain", "_deep", "_to"))
 common = _spec["common"] | dict(rows="words10000")
-seeds = [1, 2, 3]
 deciding = ["scratch 2e-3", "3 x 64, stack", "3,456 rows, 3 x 64, stack"]
-_few, _more = dict(rows="words2000", until=0.25), "stack --vocab words10000"
+_few, _more = _shallow | dict(rows="words2000"), "stack --vocab words10000"
 
 arms = {
     "scratch 2e-3": [{}],
     "scratch 2e-3, half the budget": [dict(until=0.5)],
-    "3 x 64, stack": [dict(n_layer=3, until=0.25), _deep()],
-    "3,456 rows, 3 x 64, stack": [_few | dict(n_layer=3), _deep(_more)],
-    "3,456 rows, 3 x 64, stack, easy text first": [_few | dict(n_layer=3, data_mix="words5000"), _deep(_more)],
-    "3,456 rows, 6 x 64": [_few, dict(grow="--vocab words10000")],
+    "3 x 64, stack": [_shallow, _deep()],
+    "3,456 rows, 3 x 64, stack": [_few, _deep(_more)],
+    "3,456 rows, 3 x 64, stack, easy text first": [_few | dict(data_mix="words5000"), _deep(_more)],
+    "3,456 rows, 6 x 64": [_few | dict(n_layer=6), dict(grow="--vocab words10000")],
     "3,456 rows, 1 x 64, 2 x 64, 3 x 64, stack": _chain(
-        [0.05, 0.12, 0.25], dict(rows="words2000", n_layer=1), *[dict(grow=f"--depth {n} --init stack") for n in (2, 3)],
-        _deep(_more),
+        [0.05, 0.12, 0.25], dict(rows="words2000", n_layer=1), _to(2), _to(3), _deep(_more)
     ),
     # ready, not trained yet
     "scratch 1e-3": [dict(learning_rate=1e-3)],
-    "3,456 rows, 3 x 64, stack, 1e-3": [_few | dict(n_layer=3, learning_rate=1e-3), _deep(_more, learning_rate=1e-3)],
-    "3,456 rows, 3 x 64, stack, on 0.8 of the budget": [_few | dict(n_layer=3, until=0.2), _deep(_more, until=0.8)],
+    "3,456 rows, 3 x 64, stack, 1e-3": [_few | dict(learning_rate=1e-3), _deep(_more, learning_rate=1e-3)],
+    "3,456 rows, 3 x 64, stack, on 0.8 of the budget": [_few | dict(until=0.2), _deep(_more, until=0.8)],
 }  # fmt: skip
