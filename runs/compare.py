@@ -244,22 +244,24 @@ def table(rows):
 
 
 def picture(rows, arms, path):
-    """Bits per byte over FLOPs, and the final ones of every seed."""
+    """Bits per byte over FLOPs, and the final ones of every seed; in colour, the arms with the most seeds."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
     fig, (ax, last) = plt.subplots(1, 2, figsize=(11, max(4.5, 0.22 * len(rows))), dpi=150, width_ratios=(3, 2))
+    most = max(len(row["values"]) for row in rows)
     for i, row in enumerate(rows):
         x, y = curve(arms[row["arm"]])
-        style = dict(color="k", lw=1.2) if row["best"] else dict(color=f"C{i % 10}", lw=1)
-        ax.plot(x, y, **style)
+        color = "k" if row["best"] else f"C{i % 10}" if len(row["values"]) == most else "0.8"
+        style = dict(color=color, zorder=1 if color == "0.8" else 2)
+        ax.plot(x, y, lw=1, **style)
         for j, (a, b) in enumerate(zip(x, x[1:])):
             if a == b:  # an evaluation before and one after the growth
-                ax.plot(x[j], y[j], "v", color=style["color"], ms=5)
-        last.plot(row["values"], [i] * len(row["values"]), ".", color=style["color"])
-        last.plot(row["bpb"], i, "|", color=style["color"], ms=12)
+                ax.plot(x[j], y[j], "v", ms=5, **style)
+        last.plot(row["values"], [i] * len(row["values"]), ".", **style)
+        last.plot(row["bpb"], i, "|", ms=12, **style)
     low = min(min(row["values"]) for row in rows)
     ax.set_ylim(low * 0.99, low * 1.5)
     ax.set_xlabel("training FLOPs, all stages summed")

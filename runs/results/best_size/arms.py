@@ -42,7 +42,7 @@ def _ladder(*untils):
 
 
 def _chain(untils, *stages):
-    return [stage | dict(until=until) for stage, until in zip(stages, [*untils, 1.0])]
+    return [stage | dict(until=until) for stage, until in zip(stages, [*untils, 1.0])]  # of the budget, if not given
 
 
 def draw_wte(ckpt):
@@ -106,9 +106,11 @@ arms = {
     "3 x 64, stack, 1e-3": [_shallow | dict(learning_rate=1e-3), _deep(learning_rate=1e-3)],
     "scratch 1e-3, half the budget": [dict(learning_rate=1e-3, until=0.5)],
     "scratch 5e-4": [dict(learning_rate=5e-4)],
-    # ready, not trained yet
+    "3 x 64, stack, interleaved": [_shallow, _deep("stack --place interleave")],
     "a smaller one from scratch, 3 x 64, 1e-3": [dict(n_layer=3, learning_rate=1e-3)],
-    "1 x 64, stack": [_shallow | dict(n_layer=1), _to(6)],
     "6 x 48, new embedding columns drawn": [_thin, _wide(edit="draw_wte")],
+    "3 x 32, 3 x 48, 6 x 48, 6 x 64, on 0.9 of the budget": _ladder(0.045, 0.11, 0.25, 0.9),
+    # ready, not trained yet
+    "1 x 64, stack": [_shallow | dict(n_layer=1), _to(6)],
     "3 x 32, 3 x 48, 6 x 48, 6 x 64, later": _ladder(0.1, 0.25, 0.5),
 }  # fmt: skip

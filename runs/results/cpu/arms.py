@@ -12,7 +12,7 @@ import runpy
 
 _spec = runpy.run_path(os.path.join(os.path.dirname(__file__), "../best_size/arms.py"))
 budget, seeds, control, _shallow = (_spec[name] for name in ("budget", "seeds", "control", "_shallow"))
-deciding = ["scratch 4e-3", "scratch 2e-3", "stack, top"]
+deciding = ["scratch 4e-3", "scratch 2e-3", "stack, top", "64 wide, random"]
 common = _spec["common"] | dict(n_embd=128, head_dim=32, ffn_dim=384, eval_interval=200, save_interval=200)
 _4e3 = dict(learning_rate=4e-3)  # the first arms were trained so, before the controls had shown that 2e-3 is better
 _narrow = dict(n_head=3, n_embd=96, ffn_dim=256, until=0.25)  # 1.28 M / 1.78 without embedding and head
@@ -57,11 +57,13 @@ arms = {
     "96 wide, random": [_narrow, _wide()],
     "3 x 64, 3 x 96, 6 x 96, 6 x 128": _ladder,
     "a smaller one from scratch, 6 x 96": [_narrow | dict(until=1.0, eval_interval=800)],
-    # ready, not trained yet; those before with compile=False and eval_stages=True, which only take longer
+    # those before with compile=False and eval_stages=True, which only take longer, on another machine
+    "96 wide, random, once more": [_narrow, _wide()],
+    "64 wide, random": [_half, _wide()],
     "96 wide, Adam dropped": [_narrow, _wide("--fresh_optimizer")],
     "96 wide, copy": [_narrow, _wide("--init copy")],
     "96 wide, shared, new x 1": [_narrow, _wide(policy="shared", new_rate=1.0)],
+    "96 wide, shared, new x 1.3": [_narrow, _wide(policy="shared")],
     "96 wide, shared, new x 2": [_narrow, _wide(policy="shared", new_rate=2.0)],
     "96 wide, new gains sqrt(4/3)": [_narrow, _wide(edit="raise_gains")],
-    "64 wide, random": [_half, _wide()],
 }

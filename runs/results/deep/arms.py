@@ -14,11 +14,14 @@ deciding = ["scratch 2e-3", "3 x 64, 6 x 64, stack"]
 common = _spec["common"] | dict(n_layer=12)
 
 arms = {
-    "scratch 2e-3": [{}],
-    "3 x 64, 6 x 64, stack": [dict(n_layer=3, until=0.08), _to(6, until=0.25), _to(12)],
-    "6 x 64, stack": [dict(n_layer=6, until=0.25), _to(12)],
-    "3 x 64, stack": [dict(n_layer=3, until=0.25), _to(12)],
-    "a smaller one from scratch, 6 x 64": [dict(n_layer=6)],
-    "scratch 2e-3, half the budget": [dict(until=0.5)],
     "scratch 1e-3": [dict(learning_rate=1e-3)],
-}
+    "scratch 2e-3": [{}],
+    "1, 2, 3, 6 x 64, stack": [
+        dict(n_layer=1, until=0.02), _to(2, until=0.05), _to(3, until=0.12), _to(6, until=0.25), _to(12)
+    ],
+    "3 x 64, 6 x 64, stack": [dict(n_layer=3, until=0.08), _to(6, until=0.25), _to(12)],
+    "3 x 64, stack": [dict(n_layer=3, until=0.25), _to(12)],
+    "6 x 64, stack": [dict(n_layer=6, until=0.25), _to(12)],
+    "a smaller one from scratch, 6 x 64": [dict(n_layer=6)],
+    "scratch 1e-3, half the budget": [dict(learning_rate=1e-3, until=0.5)],
+}  # fmt: skip

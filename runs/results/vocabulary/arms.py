@@ -23,8 +23,9 @@ arms = {
     "3,456 rows, 1 x 64, 2 x 64, 3 x 64, stack": _chain(
         [0.05, 0.12, 0.25], dict(rows="words2000", n_layer=1), _to(2), _to(3), _deep(_more)
     ),
-    # ready, not trained yet
     "scratch 1e-3": [dict(learning_rate=1e-3)],
+    "scratch 4e-3": [dict(learning_rate=4e-3)],
     "3,456 rows, 3 x 64, stack, 1e-3": [_few | dict(learning_rate=1e-3), _deep(_more, learning_rate=1e-3)],
+    # ready, not trained yet
     "3,456 rows, 3 x 64, stack, on 0.8 of the budget": [_few | dict(until=0.2), _deep(_more, until=0.8)],
 }  # fmt: skip
