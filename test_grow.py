@@ -2129,6 +2129,7 @@ def test_plan(tmp_path):
         assert 2 * (counted[1] - counted[0]) == pytest.approx(planned, rel=0.01)
     printed = ok("grow.py", "--plan", os.path.join(HERE, "config"), "--device", "h200", "--count", 8)
     assert len(re.findall(r"^stage\d ", printed, re.M)) == 9 and "6,738,415,616" in printed
+    assert re.findall(r"^stage[01] .* (\d+)%", printed, re.M) == ["0", "23"]  # stage 1 is grown at 1.59 of 1.59 + 5.36
     assert float(re.search(r"all: .*?, (\S+) FLOPs", printed)[1]) == pytest.approx(4.01e21, rel=0.01)  # as config/stage8.py says
     assert "--device tpu: one of h200" in run("grow.py", "--plan", "config", "--device", "tpu")[0]
     (tmp_path / "stage0.py").write_text("n_layer = 2\n")

@@ -103,7 +103,7 @@ warmup_tokens = 0  # of the generation born with this stage; 0: 100 steps
 horizon_tokens = 0  # on the ledger, where the schedule of that generation ends; 0: with this stage
 decay_share = 0.2  # wsd: the last part of the way to the horizon, in which the rate falls
 floor = 0.0  # the share of the peak at which the rate ends
-policy = "own"  # 'own': every generation follows its own schedule; 'shared': see rates()
+policy = "own"  # 'own': every generation follows its own schedule; 'shared': see rates(). Equal so far: runs/results
 new_rate = 1.3  # shared: the youngest generation's rate, as a multiple of the others'
 # evaluation, logging, saving
 eval_interval = 250  # steps; 0: at the end only

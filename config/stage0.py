@@ -15,6 +15,8 @@ measured:
   horizon        of every generation: the end of the ladder. wsd lets rates fall in the last fifth of a generation's
                  life, for generation 0 from 104G tokens on, when the last growth, at 69G, is past: nothing anneals
                  before it grows. For figures on the way: train.py --branch=decay
+  growths        twice by width, then by depth, and so on: the order made no difference at 0.3M parameters
+                 (runs/results/best_size)
   vocabulary     all rows from the start. Rows that grow with depth were worth 10 % of the FLOPs at 0.3M parameters
                  (runs/results/vocabulary), but need text in stages: prepare.py --words, then rows = "words2000" here,
                  and --vocab in _grow of a stage that follows
