@@ -10,7 +10,7 @@ import runpy
 _spec = runpy.run_path(os.path.join(os.path.dirname(__file__), "../best_size/arms.py"))
 seeds, control, _to = (_spec[name] for name in ("seeds", "control", "_to"))
 budget = 8e13
-deciding = ["scratch 2e-3", "3 x 64, 6 x 64, stack"]
+deciding = ["scratch 1e-3", "3 x 64, 6 x 64, stack"]
 common = _spec["common"] | dict(n_layer=12)
 
 arms = {
@@ -22,6 +22,6 @@ arms = {
     "3 x 64, 6 x 64, stack": [dict(n_layer=3, until=0.08), _to(6, until=0.25), _to(12)],
     "3 x 64, stack": [dict(n_layer=3, until=0.25), _to(12)],
     "6 x 64, stack": [dict(n_layer=6, until=0.25), _to(12)],
-    "a smaller one from scratch, 6 x 64": [dict(n_layer=6)],
+    "a smaller one from scratch, 6 x 64, 1e-3": [dict(n_layer=6, learning_rate=1e-3)],
     "scratch 1e-3, half the budget": [dict(learning_rate=1e-3, until=0.5)],
 }  # fmt: skip
