@@ -20,8 +20,11 @@ arms = {
         dict(n_layer=1, until=0.02), _to(2, until=0.05), _to(3, until=0.12), _to(6, until=0.25), _to(12)
     ],
     "3 x 64, 6 x 64, stack": [dict(n_layer=3, until=0.08), _to(6, until=0.25), _to(12)],
-    "3 x 64, stack": [dict(n_layer=3, until=0.25), _to(12)],
-    "6 x 64, stack": [dict(n_layer=6, until=0.25), _to(12)],
     "a smaller one from scratch, 6 x 64, 1e-3": [dict(n_layer=6, learning_rate=1e-3)],
     "scratch 1e-3, half the budget": [dict(learning_rate=1e-3, until=0.5)],
+    # ready, not trained yet
+    "scratch 5e-4": [dict(learning_rate=5e-4)],
+    "6 x 64, stack": [dict(n_layer=6, until=0.25), _to(12)],
+    "3 x 64, stack": [dict(n_layer=3, until=0.25), _to(12)],
+    "a smaller one from scratch, 6 x 64": [dict(n_layer=6)],
 }  # fmt: skip
