@@ -42,7 +42,7 @@ def _ladder(*untils):
 
 
 def _chain(untils, *stages):
-    return [stage | dict(until=until) for stage, until in zip(stages, [*untils, 1.0])]  # of the budget, if not given
+    return [stage | dict(until=until) for stage, until in zip(stages, [*untils, 1.0])]  # the last may be given, too
 
 
 def draw_wte(ckpt):

@@ -11,7 +11,8 @@ import os
 import runpy
 
 _spec = runpy.run_path(os.path.join(os.path.dirname(__file__), "../best_size/arms.py"))
-budget, seeds, control, _shallow = (_spec[name] for name in ("budget", "seeds", "control", "_shallow"))
+budget, seeds, control = (_spec[name] for name in ("budget", "seeds", "control"))
+_shallow, _chain, _deep = (_spec[name] for name in ("_shallow", "_chain", "_deep"))
 deciding = ["scratch 4e-3", "scratch 2e-3", "stack, top", "64 wide, random"]
 common = _spec["common"] | dict(n_embd=128, head_dim=32, ffn_dim=384, eval_interval=200, save_interval=200)
 _4e3 = dict(learning_rate=4e-3)  # the first arms were trained so, before the controls had shown that 2e-3 is better
@@ -19,18 +20,12 @@ _narrow = dict(n_head=3, n_embd=96, ffn_dim=256, until=0.25)  # 1.28 M / 1.78 wi
 _half = dict(n_head=2, n_embd=64, ffn_dim=192, until=0.25)
 
 
-def _deep(how, **settings):
-    return dict(grow=f"--double depth {how}", **settings)
-
-
 def _wide(how="", **settings):
     return dict(grow=f"--width 128 --heads 4 --ffn 384 {how}", **settings)
 
 
-_ladder = [  # 2.25, 1.93 and 1.93 times the parameters
-    _half | dict(n_layer=3, until=0.05), dict(grow="--width 96 --heads 3 --ffn 256", until=0.12),
-    dict(grow="--double depth --init stack", until=0.28), _wide(),
-]  # fmt: skip
+# 2.25, 1.93 and 1.93 times the parameters
+_ladder = _chain([0.05, 0.12, 0.28], _half | dict(n_layer=3), dict(grow="--width 96 --heads 3 --ffn 256"), _deep(), _wide())
 
 
 def raise_gains(ckpt):
@@ -43,16 +38,16 @@ def raise_gains(ckpt):
 
 arms = {
     "scratch 4e-3": [_4e3],
-    "stack, top, 4e-3": [_shallow | _4e3, _deep("--init stack", **_4e3)],
+    "stack, top, 4e-3": [_shallow | _4e3, _deep("stack", **_4e3)],
     "scratch 4e-3, half the budget": [_4e3 | dict(until=0.5)],
-    "random, top, 4e-3": [_shallow | _4e3, _deep("--init random", **_4e3)],
-    "copy, interleaved, 4e-3": [_shallow | _4e3, _deep("--init copy --place interleave", **_4e3)],
+    "random, top, 4e-3": [_shallow | _4e3, _deep("random", **_4e3)],
+    "copy, interleaved, 4e-3": [_shallow | _4e3, _deep("copy --place interleave", **_4e3)],
     "scratch 8e-3": [dict(learning_rate=8e-3)],
     "96 wide, random, 4e-3": [_narrow | _4e3, _wide(**_4e3)],
     "scratch 2e-3": [{}],
-    "stack, top": [_shallow, _deep("--init stack")],
+    "stack, top": [_shallow, _deep("stack")],
     "scratch 2e-3, half the budget": [dict(until=0.5)],
-    "random, top": [_shallow, _deep("--init random")],
+    "random, top": [_shallow, _deep("random")],
     "64 wide, clone": [_half, _wide("--init clone")],
     "96 wide, random": [_narrow, _wide()],
     "3 x 64, 3 x 96, 6 x 96, 6 x 128": _ladder,
