@@ -12,6 +12,7 @@ $ python bench.py --sizes cpu --no-compile --rounds 3 --steps 2  # seconds, on a
 | grown        | model.py: the same shape, after three growths (grow.py: width, depth, width)
 | plain        | the same Llama in torch's own modules, as in a nanoGPT; below
 | transformers | LlamaForCausalLM, where transformers is installed
+| bfloat16     | babel in bf16 autocast on a CPU, as train.py --dtype=bfloat16; only where --arms names it
 
 All have as many parameters, read the same batch and go through one train_step: fused AdamW, on CUDA bf16 autocast over
 fp32 weights. They take turns: in each round every arm makes a few steps, so that a drifting clock drifts for all. Ratios
@@ -52,8 +53,8 @@ SIZES = {  # the shape; sequences x tokens a step on a GPU of 80 GB
     "350M": (dict(n_layer=24, n_embd=1024, n_head=8, head_dim=128), 16, 1024),
     "1.3B": (dict(n_layer=24, n_embd=2048, n_head=16, head_dim=128), 4, 2048),
 }
-ARMS = ("babel", "grown", "plain", "transformers")
-RATIOS = (("grown", "babel"), ("babel", "plain"), ("babel", "transformers"))  # of tokens/s
+ARMS = ("babel", "grown", "plain", "transformers", "bfloat16")
+RATIOS = (("grown", "babel"), ("babel", "plain"), ("babel", "transformers"), ("bfloat16", "babel"))  # of tokens/s
 
 # -----------------------------------------------------------------------------
 # the plain reference
@@ -137,9 +138,9 @@ def compile_model(model):
 
 
 def build(name, cfg, device, compile=False):
-    """An arm: {'model', 'params', 'optimizer', 'loss': a function of x and y}."""
-    if name in ("babel", "grown"):
-        model = (Llama if name == "babel" else grown)(cfg).to(device)
+    """An arm: {'model', 'params', 'optimizer', 'loss': a function of x and y, 'autocast'}."""
+    if name in ("babel", "grown", "bfloat16"):
+        model = (grown if name == "grown" else Llama)(cfg).to(device)
         optimizer = model.optimizer(weight_decay=0.1)
     else:
         with torch.device(device):
@@ -157,7 +158,8 @@ def build(name, cfg, device, compile=False):
         compile_model(model)
     # with shift_labels transformers' loss is that of the other arms; its own shift drops a token
     loss = (lambda x, y: model(input_ids=x, labels=y, shift_labels=y).loss) if name == "transformers" else model
-    return {"model": model, "params": params, "optimizer": optimizer, "loss": loss}
+    autocast = torch.autocast(device, torch.bfloat16, enabled=device == "cuda" or name == "bfloat16")
+    return {"model": model, "params": params, "optimizer": optimizer, "loss": loss, "autocast": autocast}
 
 
 def move(arm, device):
@@ -175,7 +177,7 @@ def move(arm, device):
 
 def train_step(arm, x, y):
     """One step, the same for every arm. Nothing in it waits for the device."""
-    with torch.autocast("cuda", torch.bfloat16, enabled=x.is_cuda):
+    with arm["autocast"]:
         loss = arm["loss"](x, y)
     loss.backward()
     nn.utils.clip_grad_norm_(arm["params"], 1.0)
@@ -286,7 +288,7 @@ def report(size, result):
 def parse_args():
     p = argparse.ArgumentParser(description="The speed of a training step: grown, not grown, plain, transformers.")
     p.add_argument("--sizes", nargs="+", metavar="SIZE", help=f"of {', '.join(SIZES)} (default: all for CUDA, two for a CPU)")
-    p.add_argument("--arms", nargs="+", metavar="ARM", default=ARMS, help=f"of {', '.join(ARMS)} (default: all)")
+    p.add_argument("--arms", nargs="+", metavar="ARM", default=ARMS[:4], help=f"of {', '.join(ARMS)} (default: the first four)")
     p.add_argument("--rounds", type=int, default=5, help="turns of every arm (default: 5)")
     p.add_argument("--steps", type=int, default=10, help="timed steps a turn (default: 10)")
     p.add_argument("--batch", type=int, help="sequences a step (default: the size's; 2 on a CPU)")
@@ -318,6 +320,8 @@ def main():
         print("transformers is not installed: its arm is left out", file=sys.stderr)
     if not names or args.profile and args.profile not in names:
         raise ValueError(f"--profile {args.profile}: no such arm is run" if names else "no arm is left")
+    if cuda and "bfloat16" in names:
+        raise ValueError("--arms bfloat16 is for a CPU: on CUDA all arms are in bf16")
 
     torch.set_float32_matmul_precision("high" if cuda else "highest")  # as train.py
     if args.compile:

@@ -117,13 +117,15 @@ wandb_project = "babel"
 wandb_name = ""  # default: out_dir
 # system
 device = ""  # default: cuda, then mps, then cpu
+dtype = ""  # of products and activations, by autocast: 'bfloat16', the default on cuda, or 'float32'; a CPU with AMX gains, too
 shard = False  # parameters, gradients and Adam's state over all processes (FSDP2); checkpoints are folders
 recompute = False  # keep no activations inside blocks for the backward pass: less memory, a third more FLOPs
 compile = True
 
 DEFAULTS = {k: v for k, v in globals().items() if k[0] != "_" and type(v) in (bool, int, float, str, list)}
 KINDS = {"data_mix": (str, dict)}  # settings of more than one type
-CHOICES = {"branch": ("", "decay"), "schedule": ("wsd", "cosine"), "policy": ("own", "shared")}
+CHOICES = {"branch": ("", "decay"), "schedule": ("wsd", "cosine"), "policy": ("own", "shared"),
+           "dtype": ("", "float32", "bfloat16")}  # fmt: skip
 
 
 def configure(args: list[str]) -> dict:
@@ -356,7 +358,8 @@ def main() -> None:
         # of their own for every restart: torch 2.13 would find the dead processes' addresses, and wait for them
         addresses = dist.PrefixStore(f"restart {restarts}", next(dist.rendezvous("env://"))[0])
         dist.init_process_group("nccl" if kind == "cuda" else "gloo", store=addresses, rank=rank, world_size=world)
-    autocast = torch.autocast("cuda", torch.bfloat16, enabled=kind == "cuda")
+    bf16 = dtype == "bfloat16" or not dtype and kind == "cuda"
+    autocast = torch.autocast(kind, torch.bfloat16, enabled=bf16)
     say = show if master else lambda *a, **k: None
 
     def everywhere(x):
@@ -455,6 +458,8 @@ def main() -> None:
 
     # --- model and optimizer; memory is taken only when it is known which shard of a parameter is this process's
     sharded = shard and ddp
+    # the CPU's switch, too: there, in bf16, short sequences are faster in plain products, 128 tokens in 2.3 ms instead of 5.2
+    torch.backends.cuda.enable_flash_sdp(not (bf16 and kind == "cpu" and block_size <= 128))
     with torch.device("meta"):
         model = Llama(cfg)
     for block in model.layers:
@@ -462,7 +467,7 @@ def main() -> None:
     if compile:
         model.compile(alone=not ddp and not recompute)  # in place: torch.compile(model) would rename every parameter
     if sharded:
-        mesh, low = init_device_mesh(kind, (world,)), torch.bfloat16 if kind == "cuda" else None
+        mesh, low = init_device_mesh(kind, (world,)), torch.bfloat16 if bf16 else None
         mixed = MixedPrecisionPolicy(param_dtype=low, reduce_dtype=low and torch.float32, cast_forward_inputs=False)
         for module in [*model.layers, model]:
             fully_shard(module, mesh=mesh, mp_policy=mixed)
