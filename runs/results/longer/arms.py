@@ -10,7 +10,7 @@ _spec = runpy.run_path(os.path.join(os.path.dirname(__file__), "../cpu/arms.py")
 seeds, control, _chain, _deep, _wide = (_spec[name] for name in ("seeds", "control", "_chain", "_deep", "_wide"))
 _half, _narrow, _ladder = (_spec[name] for name in ("_half", "_narrow", "_ladder"))
 budget = 1.2e14
-deciding = []
+deciding = ["scratch 2e-3", "3 x 64, 3 x 96, 6 x 96, 6 x 128"]
 common = _spec["common"] | dict(dtype="bfloat16", eval_interval=400, save_interval=400)
 
 arms = {

@@ -26,7 +26,6 @@ arms = {
     "scratch 1e-3": [dict(learning_rate=1e-3)],
     "scratch 4e-3": [dict(learning_rate=4e-3)],
     "3,456 rows, 3 x 64, stack, 1e-3": [_few | dict(learning_rate=1e-3), _deep(_more, learning_rate=1e-3)],
-    # ready, not trained yet
     "a smaller one from scratch, 3 x 64": [dict(n_layer=3)],
     "3,456 rows, 3 x 64, stack, on 0.8 of the budget": [_few | dict(until=0.2), _deep(_more, until=0.8)],
 }  # fmt: skip
