@@ -22,4 +22,6 @@ arms = {
     "a smaller one from scratch, 6 x 96": [_narrow | dict(until=1.0)],
     "scratch 4e-3": [dict(learning_rate=4e-3)],
     "scratch 2e-3, half the budget": [dict(until=0.5)],
+    # ready, not trained yet
+    "a smaller one from scratch, 6 x 64, 1e-3": [dict(n_head=4, n_embd=64, head_dim=16, ffn_dim=192, learning_rate=1e-3)],
 }
