@@ -36,9 +36,10 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
+from checkpoint import build_model
 from export import llama_config
 from grow import grow, widen
-from model import Config, Llama, build_model, this_device
+from model import Config, Llama, this_device
 
 try:
     import transformers

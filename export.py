@@ -33,9 +33,10 @@ import numpy as np
 import sentencepiece
 import torch
 
+from checkpoint import load_checkpoint, remove, seal, unwritten
+from data import MODEL_FILES, Tokenizer, load_tokenizer, one_line
 from grow import Unmade, assembled, make, skeleton
-from model import SCALING, Config, load_checkpoint, remove, rope_places, row_ids, seal, unwritten
-from prepare import MODEL_FILES, InputError, Tokenizer, load_tokenizer, one_line
+from model import SCALING, Config, rope_places, row_ids
 
 DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 SHARD = 5 * 10**9  # bytes a file, as Hugging Face has it
@@ -472,5 +473,5 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
-    except (ValueError, OSError, InputError) as e:
+    except (ValueError, OSError) as e:
         sys.exit(f"export.py: {e}")

@@ -48,6 +48,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from checkpoint import allocate_checkpoint, build_model, load_checkpoint, lock, remove, seal, sha256
+from data import read_meta, read_spelling, read_stage_rows, speller
 from model import (
     CHUNK,
     DEVICES,
@@ -57,19 +59,11 @@ from model import (
     Generation,
     Llama,
     Plan,
-    allocate_checkpoint,
-    build_model,
     concatenate,
     ffn_width,
     init_std,
-    load_checkpoint,
-    lock,
-    remove,
     row_ids,
-    seal,
-    sha256,
 )
-from prepare import read_meta, read_spelling, read_stage_rows, speller
 
 ZERO = {  # (tensor, axis grown): why the new slab is zero
     ("wte", "n_embd"): "writes the new residual dimensions",

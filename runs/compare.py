@@ -41,9 +41,10 @@ import torch
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
 import train
+from checkpoint import load_checkpoint, save_checkpoint
+from data import read_meta, read_stage_rows
 from grow import asked_sizes, count, parse_args, skeleton
-from model import SIZES, Config, load_checkpoint, save_checkpoint, this_device
-from prepare import read_meta, read_stage_rows
+from model import SIZES, Config, this_device
 
 # -----------------------------------------------------------------------------
 # what is to be trained

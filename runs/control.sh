@@ -16,7 +16,8 @@ shift 2
 # the settings of the ladder's last stage, its sizes, and as many steps as the ladder's FLOPs buy
 settings=$("$PYTHON" - "$ladder" <<'PY'
 import sys
-from model import Config, load_checkpoint
+from checkpoint import load_checkpoint
+from model import Config
 from train import DEFAULTS
 
 try:

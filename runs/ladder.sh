@@ -16,7 +16,7 @@ trap stop INT TERM
 train() { "$PYTHON" -m torch.distributed.run --standalone --nproc_per_node="$NPROC" train.py "$@" & child=$!; wait "$child"; }
 value() { "$PYTHON" -c 'import runpy, sys; print(runpy.run_path(sys.argv[1]).get(sys.argv[2], ""))' "$1" "$2"; }
 finished() {  # whether the checkpoint has read all of its stage: train.py leaves with 0 also where it was stopped
-  "$PYTHON" -c 'import sys; from model import load_checkpoint as load; c = load(sys.argv[1], whole=False, verify=False)
+  "$PYTHON" -c 'import sys; from checkpoint import load_checkpoint as load; c = load(sys.argv[1], whole=False, verify=False)
 sys.exit(c["step"] < c["settings"]["max_steps"])' "$1"
 }
 

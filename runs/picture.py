@@ -24,8 +24,9 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
+from checkpoint import load_checkpoint
 from grow import count, skeleton
-from model import Config, load_checkpoint
+from model import Config
 
 STYLE = {
     "font.size": 8,

@@ -32,7 +32,7 @@ import sentencepiece
 import torch
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
-from model import load_checkpoint, lock, sha256
+from checkpoint import load_checkpoint, lock, sha256
 
 ROOT = sys.path[0]
 TRAIN = {  # a model so small that it is saved many times a second

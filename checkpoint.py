@@ -1,0 +1,332 @@
+"""
+Checkpoints: tensors and plain values only, so that loading one never runs code.
+
+A checkpoint is a dict, ckpt.pt, that torch.save wrote:
+
+    config     Config.plain(): the sizes and the generations
+    model      {slab: tensor}, and row_of where the model has rows for part of the vocabulary
+    optimizer  {slab: {'step', 'exp_avg', 'exp_avg_sq'}}; slabs without an entry start fresh
+    ledger     tokens, FLOPs and seconds of all stages so far, and which sequences were read
+    lineage    how it grew, a dict a growth
+    step, settings, tokenizer, ...  of the run that wrote it
+
+Where parameters are sharded it is a folder: torch.distributed.checkpoint's files, and rest.pt with what is not sharded.
+"""
+
+import fcntl
+import hashlib
+import io
+import mmap
+import os
+import pickle
+import shutil
+import struct
+import warnings
+import zipfile
+import zlib
+from typing import BinaryIO
+
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.tensor import DTensor
+from torch.serialization import set_default_mmap_options, skip_data
+
+from model import Config, Llama, put
+
+
+def optimizer_state(model: Llama, optimizer: torch.optim.Optimizer) -> dict[str, dict]:
+    """{parameter name: {'step', 'exp_avg', 'exp_avg_sq'}}: by name, so that it survives growth."""
+    return {name: dict(optimizer.state[p]) for name, p in model.named_parameters() if p in optimizer.state}
+
+
+@torch.no_grad()
+def load_state(model: Llama, optimizer: torch.optim.Optimizer, ckpt: dict) -> None:
+    """A checkpoint's parameters and Adam state into a model, of which each process may have a shard, and its optimizer.
+    Parameters without a state start fresh. ValueError where the tensors are not those of the model."""
+    params, state = model.state_dict(), {}
+    for name, p in model.named_parameters():
+        if name in ckpt["optimizer"]:
+            s = {key: torch.zeros_like(p) for key in ("exp_avg", "exp_avg_sq")}
+            counted = p.device if optimizer.defaults["fused"] else "cpu"
+            state[name] = optimizer.state[p] = s | {"step": torch.zeros((), device=counted)}
+    for name, x in ckpt["model"].items():
+        if name not in params or x.shape != params[name].shape:
+            raise ValueError(f"the checkpoint's tensors are not those of its config: {name}, {list(x.shape)}")
+    missing = params.keys() - ckpt["model"].keys() or ckpt["optimizer"].keys() - state.keys()
+    if missing:
+        raise ValueError(f"the checkpoint's tensors are not those of its config: {missing.pop()}")
+    if "folder" in ckpt:
+        return read_folder(ckpt["folder"], {"model": params, "optimizer": state})
+    for name, p in params.items():
+        put(p, ckpt["model"][name])
+    for name, s in state.items():
+        for key, place in s.items():
+            put(place, ckpt["optimizer"][name][key])
+
+
+def save_checkpoint(path: str, ckpt: dict, keep: str = "") -> None:
+    """Writes aside, syncs, renames: whatever happens on the way, a complete checkpoint, old or new, stays. With
+    `keep`, the one that was at `path` moves there.
+
+    Where parameters are sharded, all processes call it, and it makes a folder: torch.distributed.checkpoint's files, and
+    rest.pt with what is not sharded."""
+    aside, master = f"{path}.tmp", processes()[0] == 0
+    if master:
+        remove(aside)  # what a save left that was killed
+    if any(isinstance(x, DTensor) for x in ckpt["model"].values()):
+        dist.barrier()
+        try:
+            dcp.save({key: ckpt[key] for key in ("model", "optimizer")}, checkpoint_id=aside)
+        except CheckpointException as e:
+            raise unwritten(aside, first(e)) from None
+        ckpt = {key: x for key, x in ckpt.items() if key not in ("model", "optimizer")}
+        ckpt |= {"metadata_sha256": sha256(f"{aside}/.metadata") if master else ""}
+        into = f"{aside}/rest.pt"
+    else:
+        into = aside
+    if master:
+        try:
+            with open(into, "wb") as f:
+                torch.save(ckpt, f)
+                f.flush()
+                os.fsync(f.fileno())
+        except (RuntimeError, OSError) as e:
+            remove(into)
+            raise unwritten(into, e) from None
+        if keep and os.path.exists(path):
+            remove(keep)
+            os.replace(path, keep)
+        elif os.path.isdir(path) or os.path.isdir(aside):
+            remove(path)  # a folder can't be replaced at one go
+        os.replace(aside, path)
+
+
+def unwritten(path: str, e: BaseException) -> OSError:
+    """The error to raise where e came of writing to path."""
+    return OSError(f"{path}: can't be written ({reason(e)}); is the disk full?")
+
+
+def first(e: CheckpointException) -> BaseException:
+    """The first of the errors, of all processes at once, of torch.distributed.checkpoint."""
+    error = next(iter(e.failures.values()))
+    return error[0] if isinstance(error, tuple) else error
+
+
+def reason(e: BaseException) -> str:
+    """What an error says, in one line."""
+    return (getattr(e, "strerror", None) or str(e) or type(e).__name__).splitlines()[0][:100]
+
+
+def processes() -> tuple[int, int]:
+    """(this process's number, how many there are)"""
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+
+
+def lock(path: str) -> BinaryIO:
+    """The file at path, opened, made if need be, and locked: the kernel unlocks it when this process ends, however it ends.
+    ValueError where another has it. On a file system without locks, nothing is locked."""
+    f = open(path, "ab")
+    try:
+        fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise ValueError(f"{path} is locked: another process writes there; wait for it, or write elsewhere") from None
+    except OSError:
+        pass
+    return f
+
+
+def sha256(path: str) -> str:
+    """A file's sha256, in hex."""
+    with open(path, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def remove(path: str) -> None:
+    """Removes a file, or a folder with all that is in it, if there is one."""
+    if os.path.isdir(path):
+        shutil.rmtree(path)
+    elif os.path.exists(path):
+        os.remove(path)
+
+
+def allocate_checkpoint(path: str, ckpt: dict) -> tuple[dict, dict]:
+    """Writes the checkpoint without its tensors' bytes, which are zero then -> (it loaded, each tensor a view of the file:
+    what is written into it is written to the file; the same tree, with each tensor's offset in the file instead). When all is
+    written, call seal. What has a shape and a dtype counts as a tensor."""
+
+    def tree(x, of_tensor):
+        if isinstance(x, dict):
+            return {key: tree(value, of_tensor) for key, value in x.items()}
+        if isinstance(x, list):
+            return [tree(value, of_tensor) for value in x]
+        return of_tensor(x) if hasattr(x, "shape") else x
+
+    with FakeTensorMode():
+        fake = tree(ckpt, lambda x: torch.empty(x.shape, dtype=x.dtype))
+    try:
+        with skip_data(materialize_fake_tensors=True):
+            torch.save(fake, path)
+        if hasattr(os, "posix_fallocate"):  # or a full disk would kill the process when it writes
+            with open(path, "r+b") as f:
+                os.posix_fallocate(f.fileno(), 0, os.path.getsize(path))
+    except (RuntimeError, OSError) as e:  # torch's own when a write fails is a RuntimeError
+        raise unwritten(path, e) from None
+    with FakeTensorMode():
+        offsets = tree(torch.load(path, weights_only=True), lambda x: x.untyped_storage()._checkpoint_offset)
+    with set_default_mmap_options(mmap.MAP_SHARED):
+        return torch.load(path, map_location="cpu", mmap=True, weights_only=True), offsets
+
+
+def seal(path: str) -> None:
+    """Finishes a file that allocate_checkpoint began: the CRC-32 of every record goes where a zip has it, behind the record and
+    in the directory, 16 bytes into its entry; and all is on the disk then."""
+    with zipfile.ZipFile(path) as z:
+        records, at = z.infolist(), z.start_dir
+    with open(path, "r+b") as f, mmap.mmap(f.fileno(), 0) as m, memoryview(m) as view:
+        for r in records:
+            start = r.header_offset + 30 + sum(struct.unpack_from("<HH", m, r.header_offset + 26))  # its name, padding
+            crc = zlib.crc32(view[start : start + r.file_size])
+            struct.pack_into("<I", m, start + r.file_size + 4, crc)
+            struct.pack_into("<I", m, at + 16, crc)
+            at += 46 + sum(struct.unpack_from("<HHH", m, at + 28))  # its name, sizes above 4 GB, comment
+        m.flush()
+        os.fsync(f.fileno())
+
+
+def damaged(f: str | BinaryIO) -> str | None:
+    """The first record of f, a file that torch.save wrote, that is not what it was, None if all are. Its CRC-32 tells, of which
+    torch.load takes no notice."""
+    with zipfile.ZipFile(f) as z:
+        return z.testzip()
+
+
+def load_checkpoint(path: str, whole: bool = True, verify: bool = True) -> dict:
+    """A checkpoint, memory-mapped. Anything else is a ValueError of one line.
+
+    A folder, as sharded training writes, is first made one file, whole.pt in it; or with whole=False, its tensors have no
+    data, and load_state reads them. verify: look for flipped bits, in all of it, at up to 3 GB/s; of several processes, each
+    looks at its share."""
+    if not os.path.exists(path):
+        raise ValueError(f"{path}: no such checkpoint")
+    if os.path.isdir(path):
+        return load_folder(path, whole, verify)
+    try:
+        record = damaged(path) if verify and processes()[0] == 0 else None
+        ckpt = None if record else torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    except pickle.UnpicklingError:
+        raise ValueError(f"{path}: not loaded, since it holds more than tensors and plain values, and could run code") from None
+    except Exception as e:
+        raise ValueError(f"{path}: truncated, or not a checkpoint ({reason(e)})") from None
+    if record:
+        raise ValueError(f"{path}: damaged: {record} is not what was saved; use the one before, ckpt.prev.pt, or a copy")
+    return checked(path, ckpt)
+
+
+def checked(path: str, ckpt: object) -> dict:
+    """The checkpoint that was at path. ValueError where it is something else."""
+    if not isinstance(ckpt, dict) or not {"config", "model", "optimizer", "ledger", "lineage"} <= ckpt.keys():
+        raise ValueError(f"{path}: not a Babel checkpoint; train.py and grow.py write them")
+    try:
+        Config(**ckpt["config"])
+    except (TypeError, ValueError) as e:
+        raise ValueError(f"{path}: not a Babel checkpoint: its config is none ({e})") from None
+    return ckpt
+
+
+def copy_tensors(place: dict | list, tree: dict | list) -> None:
+    """Copies the tensors of nested dicts and lists into those of others like them."""
+    for key, x in tree.items() if isinstance(tree, dict) else enumerate(tree):
+        if isinstance(x, (dict, list)):
+            copy_tensors(place[key], x)
+        elif isinstance(x, torch.Tensor):
+            place[key].copy_(x)
+
+
+class Metadata(pickle.Unpickler):
+    """What torch.distributed.checkpoint pickles beside the tensors, read before it does: a pickle can run any code."""
+
+    def find_class(self, module: str, name: str) -> object:
+        own = ("torch.distributed.checkpoint.metadata", "torch.distributed.checkpoint.filesystem")
+        few = ("torch.Size", "torch.serialization._get_layout", "pathlib.PosixPath", "pathlib.WindowsPath")
+        dtype = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
+        if dtype or f"{module}.{name}" in few or module in own and "." not in name:
+            return super().find_class(module, name)
+        raise pickle.UnpicklingError(f"it names {module}.{name}")
+
+
+def load_folder(path: str, whole: bool, verify: bool) -> dict:
+    """load_checkpoint of a folder."""
+    if whole and os.path.exists(f"{path}/whole.pt"):
+        return load_checkpoint(f"{path}/whole.pt", verify=verify)
+    if not os.path.exists(f"{path}/rest.pt") or not os.path.exists(f"{path}/.metadata"):
+        raise ValueError(f"{path}: not a checkpoint, or an incomplete one: use the one before, ckpt.prev.pt")
+    try:
+        with open(f"{path}/.metadata", "rb") as f:
+            metadata = Metadata(f).load()
+    except Exception as e:
+        raise ValueError(f"{path}/.metadata: broken, or not what train.py wrote ({reason(e)})") from None
+    try:
+        ckpt = torch.load(f"{path}/rest.pt", weights_only=True) | {"model": {}, "optimizer": {}}
+        known = ckpt.pop("metadata_sha256", None)
+        if verify:
+            verify_folder(path, metadata, known)
+    except Exception as e:
+        raise ValueError(f"{path}: damaged ({reason(e)}); use the one before, ckpt.prev.pt, or a copy") from None
+    checked(f"{path}/rest.pt", ckpt)
+    for key, where in metadata.planner_data.items():  # ("model", name) or ("optimizer", name, "step")
+        stored = metadata.state_dict_metadata[key]
+        tree = ckpt[where[0]]
+        for part in where[1:-1]:
+            tree = tree.setdefault(part, {})
+        tree[where[-1]] = torch.empty(stored.size, dtype=stored.properties.dtype, device="meta")
+    if not whole:
+        return ckpt | {"folder": path}
+    aside = f"{path}/whole.{os.getpid()}"
+    try:
+        made, _ = allocate_checkpoint(aside, ckpt)
+        rest = torch.load(f"{path}/rest.pt", weights_only=True)
+        copy_tensors(made, rest)
+        with warnings.catch_warnings(action="ignore"):  # that it is loaded by a single process
+            read_folder(path, {key: made[key] for key in ("model", "optimizer")}, no_dist=True)
+        seal(aside)
+        os.replace(aside, f"{path}/whole.pt")
+    finally:
+        remove(aside)
+    return load_checkpoint(f"{path}/whole.pt", verify=False)
+
+
+def read_folder(path: str, into: dict, **options: bool) -> None:
+    """Reads a folder's tensors into those of the nested dicts `into`."""
+    try:
+        dcp.load(into, checkpoint_id=path, **options)
+    except CheckpointException as e:
+        raise ValueError(f"{path}: damaged ({reason(first(e))}); use the one before, ckpt.prev.pt, or a copy") from None
+
+
+def verify_folder(path: str, metadata: dcp.Metadata, metadata_sha256: str | None) -> None:
+    """ValueError where a file of a folder is damaged. torch.distributed.checkpoint's hold what torch.save wrote, a tensor's
+    shard after another."""
+    if metadata_sha256 not in (None, sha256(f"{path}/.metadata")):
+        raise ValueError(".metadata is not what was saved")
+    parts = sorted({("rest.pt", 0, -1)} | {(s.relative_path, s.offset, s.length) for s in metadata.storage_data.values()})
+    rank, world = processes()
+    for name, offset, length in parts[rank::world]:
+        with open(f"{path}/{name}", "rb") as f:
+            f.seek(offset)
+            if damaged(io.BytesIO(f.read(length))):
+                raise ValueError(f"{name} is not what was saved")
+
+
+def build_model(ckpt: dict, assign: bool = False) -> Llama:
+    """The model of a checkpoint, on the CPU. assign: its parameters are the checkpoint's tensors, which stay on the disk
+    if they are there."""
+    with torch.device("meta" if assign else "cpu"):
+        model = Llama(Config(**ckpt["config"]))
+    try:
+        model.load_state_dict(ckpt["model"], assign=assign)
+    except RuntimeError as e:
+        raise ValueError(f"the checkpoint's tensors are not those of its config ({str(e).splitlines()[1].strip()})") from None
+    return model
