@@ -226,13 +226,38 @@ def load_checkpoint(path: str, whole: bool = True, verify: bool = True) -> dict:
 
 
 def checked(path: str, ckpt: object) -> dict:
-    """The checkpoint that was at path. ValueError where it is something else."""
+    """Return the checkpoint that was at path, as this version has it. Raise ValueError where it is something else."""
     if not isinstance(ckpt, dict) or not {"config", "model", "optimizer", "ledger", "lineage"} <= ckpt.keys():
         raise ValueError(f"{path}: not a Babel checkpoint; train.py and grow.py write them")
     try:
+        ckpt = converted(ckpt)
         Config(**ckpt["config"])
-    except (TypeError, ValueError) as e:
+    except (TypeError, ValueError, KeyError, AttributeError) as e:
         raise ValueError(f"{path}: not a Babel checkpoint: its config is none ({e})") from None
+    return ckpt
+
+
+def converted(ckpt: dict) -> dict:
+    """Return a checkpoint as this version writes it. Older ones had no schedule; each generation had a horizon of its
+    own, and a rate of 0 until it was trained."""
+    ckpt = {"settings": {}, "branch": None} | ckpt
+    if "schedule" in ckpt:
+        return ckpt
+    generations = [dict(g) for g in ckpt["config"]["generations"]]
+    horizons = [g.pop("horizon", 0) for g in generations]
+    for g in generations:
+        g["learning_rate"] = g.get("learning_rate") or None
+        g.setdefault("warm_start", g.get("birth", 0))
+    settings, tokens, schedule = ckpt["settings"], ckpt["ledger"]["tokens"], None
+    trained = [(g, horizon) for g, horizon in zip(generations, horizons) if g["learning_rate"]]
+    if trained:
+        horizon = max(horizons)
+        schedule = {"start": 0, "decay_from": round(horizon * (1 - settings.get("decay_share", 0.2))), "horizon": horizon}
+        schedule |= {"shape": settings.get("schedule", "wsd"), "floor": settings.get("floor", 0.0), "at": tokens}
+        schedule["rates"] = [g["learning_rate"] * (tokens < end) for g, end in trained]
+    ckpt |= {"config": ckpt["config"] | {"generations": generations}, "schedule": schedule}
+    if settings.get("branch") != "decay":
+        ckpt["branch"] = None
     return ckpt
 
 

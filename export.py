@@ -410,7 +410,7 @@ def read_llama(folder: str, out: str, block_size: int | None = None) -> None:
     name = os.path.basename(os.path.realpath(folder))
     ledger = {"tokens": 0, "flops": 0, "seconds": 0.0, "dealt": 0, "read": {}, "from": name}
     ckpt = {"config": cfg.plain(), "model": babel_tensors(cfg, open_safetensors(folder), folder), "optimizer": {}}
-    ckpt |= {"ledger": ledger, "lineage": [], "step": 0, "settings": {}, "tokenizer": tokenizer}
+    ckpt |= {"ledger": ledger, "lineage": [], "step": 0, "settings": {}, "tokenizer": tokenizer, "schedule": None, "branch": None}
     os.makedirs(os.path.dirname(out) or ".", exist_ok=True)
     aside = f"{out}.{os.getpid()}"
     try:

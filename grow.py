@@ -389,7 +389,7 @@ def plan_clone(ckpt: dict, seed: int, noise: float = 10**-0.5, **sizes: int) -> 
         return values | {name: k * values[name] for name in TILED}
 
     generations = [times(vars(g)) for g in old.generations]
-    generations[-1] |= {"learning_rate": 0.0, "warmup": 0, "horizon": 0}  # train.py gives it the next stage's
+    generations[-1] |= {"learning_rate": None, "warmup": 0}  # train.py gives it the next stage's
     born_at = {"layer_born": [k * born for born in old.layer_born], "n_fused": len(generations)}
     cfg = Config(**times(vars(old)) | {"generations": generations} | born_at)
     weights, state, born, dtype = ungrown(ckpt), {}, [], ckpt["model"]["wte.0"].dtype
@@ -496,7 +496,7 @@ def condense(ckpt: dict, keep: int, path: str = "") -> tuple[dict, list[str]]:
                 state[f"{name}.{i - m + 1}"] = dict(ckpt["optimizer"][f"{name}.{i}"])
     notes = []
     fused = cfg.generations[old.n_fused - 1 : n_fused]
-    if len({(g.learning_rate, g.warmup, g.horizon, g.birth if g.warmup else 0) for g in fused}) > 1:
+    if len({(g.learning_rate, g.warmup, g.warm_start if g.warmup else 0) for g in fused}) > 1:
         notes.append(f"the fused generations had schedules of their own: all follow generation {n_fused - 1}'s from now on")
     if len(steps) > 1:
         notes.append(f"their Adam step counts differ ({min(steps)} to {max(steps)}): the largest is kept, which shifts the bias"

@@ -26,7 +26,7 @@ from torch.utils.checkpoint import checkpoint
 
 @dataclass
 class Generation:
-    """The sizes the model had from one growth to the next, and the schedule of the parameters born with them."""
+    """The sizes the model had from one growth to the next, and the rates of the parameters born with them."""
 
     n_head: int
     n_kv_head: int
@@ -35,9 +35,10 @@ class Generation:
     ffn_dim: int
     vocab_size: int
     birth: int = 0  # tokens the model had read when this generation was born
-    learning_rate: float = 0.0  # peak; 0 until train.py trains the generation for the first time
-    warmup: int = 0  # tokens from birth to the peak
-    horizon: int = 0  # tokens, counted from generation 0's birth, at which the schedule ends
+    learning_rate: float | None = None  # the peak; None until train.py trains the generation for the first time
+    warmup: int = 0  # tokens in which the rate climbs to the peak,
+    warm_start: int = 0  # from so many tokens on the ledger on: birth, or where a later stage warms it up again,
+    warm_share: float = 0.0  # and from this share of it
 
     @property
     def pairs(self) -> int:  # RoPE turns a head's dimensions in pairs

@@ -512,26 +512,6 @@ def test_counts_and_optimizer_groups():
 # learning rates and data
 
 
-def test_rates(monkeypatch):
-    old = Generation(4, 4, 64, 16, 128, 97, birth=0, learning_rate=1.0, warmup=100, horizon=10000)
-    young = dataclasses.replace(old, birth=2000, learning_rate=0.5, warmup=200, horizon=6000)
-    both = [old, young]
-    assert train.rates([old], 50) == [0.5] and train.rates([old], 5000) == [1.0]
-    assert train.rates(both, 2100) == [1.0, 0.25] and train.rates(both, 3000) == [1.0, 0.5]
-    assert train.rates(both, 5600) == pytest.approx([1.0, 0.25]) and train.rates(both, 9000) == pytest.approx([0.5, 0.0])
-    monkeypatch.setattr(train, "policy", "shared")
-    assert train.rates(both, 2100) == pytest.approx([0.5, 0.5 * 1.3 / 2]) and train.rates(both, 3000) == pytest.approx(
-        [0.5, 0.65]
-    )
-    third = dataclasses.replace(young, birth=4000)
-    assert train.rates([*both, third], 4500) == pytest.approx([0.5, 0.5, 0.65])  # only the youngest is multiplied
-    monkeypatch.setattr(train, "policy", "own")
-    monkeypatch.setattr(train, "schedule", "cosine")
-    monkeypatch.setattr(train, "floor", 0.1)
-    assert train.rates(both, 5050) == pytest.approx([0.55, 0.5 * (0.1 + 0.9 * (1 + np.cos(np.pi * 2850 / 3800)) / 2)])
-    assert train.rates(both, 20000) == pytest.approx([0.1, 0.05])
-
-
 @pytest.fixture
 def shard(tmp_path):
     """Makes a shard whose tokens are their own positions."""
@@ -2017,11 +1997,11 @@ def test_bad_input_to_train(stage, tmp_path, data):
         ([b, f"--init_from={tmp_path / 'short.pt'}"], "short.pt: truncated, or not a checkpoint"),
         ([b, f"--init_from={tmp_path / 'other.pt'}"], "other.pt: not a Babel checkpoint"),
         ([b, f"--init_from={tmp_path / 'a/ckpt.pt'}", "--n_embd=64"], "n_embd = 64, but"),
-        (["--resume", "--learning_rate=1e-3"], "the youngest generation was born with 0.01 and keeps it"),
+        (["--resume", "--learning_rate=1e-3"], "learning_rate = 0.001, but this stage began with 0.01 and keeps it"),
         ([b, "--tokens_per_step=1000"], "tokens_per_step = 1000 is no multiple of block_size 64 x 1 processes"),
         ([b, "--n_head=3", "--n_kv_head=2"], "n_head = 3 is not a multiple of n_kv_head = 2"),
         ([b, "--head_dim=15"], "head_dim = 15 is odd"),
-        ([b, "--n_embd=0"], "n_embd = 0: must be positive"),
+        ([b, "--n_embd=0"], "n_embd = 0, expected above 0"),
         ([b, "--vocab_size=100"], "vocab_size = 100, but the tokenizer"),
         ([b, "--block_size=8192"], "block_size = 8192: at most 4096"),
         ([b, "--freeze=[1]"], "freeze = [1]: no generation 1"),

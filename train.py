@@ -5,25 +5,33 @@ $ python train.py config/tiny0.py                                   # one proces
 $ torchrun --nproc_per_node=8 train.py config/stage0.py             # eight GPUs
 $ python train.py config/tiny0.py --max_steps=500 --seed=2          # any setting below, in a file or here
 $ python train.py config/tiny0.py --resume                          # go on after a stop
-$ torchrun --nproc_per_node=8 --max-restarts=9 train.py config/stage8.py --shard    # too big for one GPU; goes on by itself
+$ torchrun --nproc_per_node=8 --max-restarts=9 train.py config/stage8.py --shard    # too big for one GPU
 $ python train.py config/tiny0.py --branch=decay                    # decay a copy to zero, to report; the trunk stays
 """
 
 import ast
+import contextlib
 import dataclasses
 import difflib
+import functools
 import gc
 import json
 import math
 import os
+import re
 import resource
 import runpy
 import shutil
 import signal
 import sys
 import time
+import uuid
 import warnings
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -81,7 +89,7 @@ rope_theta = 10000.0
 norm_eps = 1e-5
 tied = False
 # optimizer
-learning_rate = 1e-3  # peak of the generation born with this stage; older ones keep what they were born with
+learning_rate = 1e-3  # peak of the youngest generation; older ones keep theirs, but never above it
 weight_decay = 0.1  # of matrices
 beta1 = 0.9
 beta2 = 0.95
@@ -90,54 +98,70 @@ grad_clip = 1.0  # 0: off
 freeze = []  # generations that are not trained
 # schedule, in tokens
 schedule = "wsd"  # warmup-stable-decay, or 'cosine'
-warmup_tokens = 0  # of the generation born with this stage; 0: 100 steps
-horizon_tokens = 0  # on the ledger, where the schedule of that generation ends; 0: with this stage
-decay_share = 0.2  # wsd: the last part of the way to the horizon, in which the rate falls
-floor = 0.0  # the share of the peak at which the rate ends
-policy = "own"  # 'own': every generation follows its own schedule; 'shared': see rates(). Equal so far: runs/results
+warmup_tokens = 0  # of what is new, and of what was decayed before; 0: 100 steps, at most a tenth of the stage
+horizon_tokens = 0  # on the ledger, where all rates end: the ladder's last token. 0: with this stage
+decay_share = 0.2  # wsd: the last part of the way to the horizon, in which all rates fall
+floor = 0.0  # the share of the peak at which the rates end
+policy = "own"  # 'own': a peak a generation; 'shared': one peak for all. See rates(). Equal so far: runs/results
 new_rate = 1.3  # shared: the youngest generation's rate, as a multiple of the others'
 # evaluation, logging, saving
 eval_interval = 250  # steps; 0: at the end only
 eval_tokens = 262144  # of a validation shard, spread evenly over it
 eval_stages = True  # in a folder with stages: on the text of each, too
-sample_tokens = 64  # written at an evaluation, after the first 16 of the validation text; 0: none, and no tokenizer needed
-log_interval = 10
+sample_tokens = 64  # written at an evaluation, after the first 16 of the validation text; 0: none
+log_interval = 10  # steps; 0: at the end only
 save_interval = 1000  # steps; 0: at the end only
 wandb = False
 wandb_project = "babel"
 wandb_name = ""  # default: out_dir
 # system
 device = ""  # default: cuda, then mps, then cpu
-dtype = ""  # of products and activations, by autocast: 'bfloat16', the default on cuda, or 'float32'; a CPU with AMX gains, too
+dtype = ""  # of products and activations, by autocast: 'bfloat16', the default on cuda, or 'float32'
 shard = False  # parameters, gradients and Adam's state over all processes (FSDP2); checkpoints are folders
 recompute = False  # keep no activations inside blocks for the backward pass: less memory, a third more FLOPs
 compile = True
 
 DEFAULTS = {k: v for k, v in globals().items() if k[0] != "_" and type(v) in (bool, int, float, str, list)}
 KINDS = {"data_mix": (str, dict)}  # settings of more than one type
-CHOICES = {"branch": ("", "decay"), "schedule": ("wsd", "cosine"), "policy": ("own", "shared"),
-           "dtype": ("", "float32", "bfloat16")}  # fmt: skip
+CHOICES = {
+    "branch": ("", "decay"),
+    "schedule": ("wsd", "cosine"),
+    "policy": ("own", "shared"),
+    "device": ("", "cuda", "mps", "cpu"),
+    "dtype": ("", "float32", "bfloat16"),
+}
+# numbers that must be above 0, and those that lie between 0 and 1; all others are 0 or more
+ABOVE_ZERO = """tokens_per_step batch_size max_steps n_layer n_head n_embd head_dim block_size rope_theta norm_eps
+    learning_rate adam_eps new_rate eval_tokens""".split()
+SHARES = ("review", "beta1", "beta2", "decay_share", "floor")
+
+
+def check_setting(key: str, value: object, where: str) -> object:
+    """Return the value of a setting, in the setting's type. Raise ValueError if it can't be one; `where` it was given
+    begins the message."""
+    if key not in DEFAULTS:
+        near = difflib.get_close_matches(key, DEFAULTS, 1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ValueError(f"{where}: no setting is called {key}{hint}")
+    kind = type(DEFAULTS[key])
+    if {kind, type(value)} == {int, float} and math.isfinite(value) and value == kind(value):
+        value = kind(value)  # 1e6 for an int, 1 for a float
+    if type(value) not in KINDS.get(key, (kind,)):
+        raise ValueError(f"{where}: {key} = {value!r} is {type(value).__name__}, expected {kind.__name__}")
+    if value not in CHOICES.get(key, (value,)):
+        raise ValueError(f"{where}: {key} = {value!r}, expected one of {CHOICES[key]}")
+    if kind in (int, float):
+        low, high = ("above 0" if key in ABOVE_ZERO else "0 or more"), (", and at most 1" if key in SHARES else "")
+        fits = math.isfinite(value) and value >= 0 and not (key in ABOVE_ZERO and value == 0)
+        if not fits or key in SHARES and value > 1:
+            raise ValueError(f"{where}: {key} = {value}, expected {low}{high}")
+    return value
 
 
 def configure(args: list[str]) -> dict:
-    """Command-line arguments, config files and --key=value, -> {setting: value} of those that they give; the later
-    wins. ValueError names the bad one."""
-    given = {}
-
-    def put(key, value, where):
-        if key not in DEFAULTS:
-            near = difflib.get_close_matches(key, DEFAULTS, 1)
-            raise ValueError(f"{where}: no setting is called {key}" + (f"; did you mean {near[0]}?" if near else ""))
-        kind = type(DEFAULTS[key])
-        if {kind, type(value)} == {int, float} and value == kind(value):  # 1e6 for an int, 1 for a float
-            value = kind(value)
-        if type(value) not in KINDS.get(key, (kind,)):
-            raise ValueError(f"{where}: {key} = {value!r} is {type(value).__name__}, expected {kind.__name__}")
-        if value not in CHOICES.get(key, (value,)):
-            raise ValueError(f"{where}: {key} = {value!r}, expected one of {CHOICES[key]}")
-        given[key] = value
-
-    args = list(args)
+    """Read command-line arguments, config files and --key=value, and return {setting: value} of those that they give;
+    the later wins. Raise a ValueError that names the bad one."""
+    given, args = {}, list(args)
     while args:
         arg = args.pop(0)
         if not arg.startswith("--"):
@@ -149,7 +173,7 @@ def configure(args: list[str]) -> dict:
                 raise ValueError(f"{arg}: {type(e).__name__}: {e}") from None
             for key, value in values.items():
                 if key[0] != "_" and type(value) is not type(os):  # imports and _private names are the file's own
-                    put(key, value, arg)
+                    given[key] = check_setting(key, value, arg)
             continue
         key, equals, text = arg[2:].partition("=")
         kind = type(DEFAULTS.get(key))
@@ -159,7 +183,7 @@ def configure(args: list[str]) -> dict:
             value = text if kind is str and text[:1] != "{" else ast.literal_eval(text)
         except (ValueError, SyntaxError):
             value = text
-        put(key, value, f"--{key}")
+        given[key] = check_setting(key, value, f"--{key}")
     return given
 
 
@@ -167,38 +191,104 @@ def configure(args: list[str]) -> dict:
 # learning rates
 
 
-def height(g: Generation, tokens: float) -> float:
-    """The rate of generation g at `tokens` on the ledger, as a share of its peak."""
-    t, whole = tokens - g.birth, g.horizon - g.birth
-    if t < g.warmup:
-        return t / g.warmup
-    if schedule == "cosine":
-        x = (t - g.warmup) / max(1, whole - g.warmup)
-        return floor + (1 - floor) * (1 + math.cos(math.pi * min(1.0, x))) / 2
-    x = (t - whole * (1 - decay_share)) / max(1, whole * decay_share)
-    return 1 - (1 - floor) * min(1.0, max(0.0, x))
+@dataclass
+class Clock:
+    """When the rates of all generations fall, in tokens on the ledger. With shape 'wsd' they fall from decay_from on,
+    with 'cosine' from the end of their warmup, or that of the clock's start; at the horizon they are floor x peak."""
+
+    start: int
+    decay_from: int
+    horizon: int
+    shape: str = "wsd"
+    floor: float = 0.0
 
 
-def rates(generations: list[Generation], tokens: float) -> list[float]:
-    """The learning rate of every generation at `tokens` on the ledger.
+def stage_clock(was: Clock | None, now: int, end: int, told: int, like: Clock, share: float) -> Clock:
+    """Return the clock of a stage that stands at `now` and ends at `end` tokens.
 
-    own: each has its own peak, warmup and horizon, counted from its birth. shared: all have the peak and the horizon
-    of the youngest, on generation 0's clock; the youngest alone warms up, to new_rate times the others' rate
-    (SPARKLING, arXiv 2602.02472). generation 0 alone: the same."""
-    if policy == "own" or len(generations) == 1:
-        return [g.learning_rate * height(g, tokens) for g in generations]
-    young = generations[-1]
-    clock = dataclasses.replace(generations[0], horizon=young.horizon)
-    lr = young.learning_rate * height(clock, tokens)
-    warmed = min(1.0, (tokens - young.birth) / max(1, young.warmup))
-    return [lr] * (len(generations) - 1) + [lr * new_rate * warmed]
+    told: where the whole ladder ends, 0 if nobody said so. Then all stages are on one clock, from token 0 to there;
+    else a stage has one of its own. was: that of a stage which is resumed. like: has shape and floor. share: of the way
+    to the horizon, the last part, in which the rates fall."""
+    start, horizon = was.start if was else 0 if told else now, told or end
+    decay_from = round(horizon - share * (horizon - start))
+    if was and decay_from < now <= was.decay_from:  # it became shorter: begin to fall now, and don't jump
+        decay_from = now
+    return dataclasses.replace(like, start=start, decay_from=decay_from, horizon=horizon)
+
+
+def warmed(g: Generation, tokens: float) -> float:
+    """The share of its peak up to which a generation is warmed up at `tokens` on the ledger."""
+    if tokens >= g.warm_start + g.warmup:
+        return 1.0
+    return g.warm_share + (1 - g.warm_share) * max(0.0, tokens - g.warm_start) / g.warmup
+
+
+def fall(clock: Clock, begin: float, tokens: float) -> float:
+    """The share of its peak that the clock leaves to a generation; begin: where its cosine begins."""
+    if clock.shape == "cosine":
+        x = (tokens - begin) / max(1, clock.horizon - begin)
+        return clock.floor + (1 - clock.floor) * (1 + math.cos(math.pi * min(1.0, max(0.0, x)))) / 2
+    x = (tokens - clock.decay_from) / max(1, clock.horizon - clock.decay_from)
+    return 1 - (1 - clock.floor) * min(1.0, max(0.0, x))
+
+
+def peaks(generations: list[Generation], policy: str, new_rate: float, n_fused: int) -> list[float]:
+    """Return the peak rate of every generation.
+
+    own: a generation has the peak that it was born with, but never more than the youngest. shared: all have the
+    youngest's, and the youngest itself new_rate times that (SPARKLING, arXiv 2602.02472), unless it is fused with the
+    older ones: of n_fused generations, the parameters follow the last."""
+    young = generations[-1].learning_rate
+    if policy == "own":
+        return [min(g.learning_rate, young) for g in generations]
+    multiple = new_rate if len(generations) > n_fused else 1.0
+    return [young] * (len(generations) - 1) + [young * multiple]
+
+
+def rates(
+    generations: list[Generation],
+    tokens: float,
+    clock: Clock,
+    policy: str = "own",
+    new_rate: float = 1.3,
+    n_fused: int = 1,
+) -> list[float]:
+    """Return the learning rate of every generation at `tokens` on the ledger: its peak (see peaks), times how far it is
+    warmed up since its birth, times what the clock leaves, on which all fall together."""
+    out = []
+    for g, peak in zip(generations, peaks(generations, policy, new_rate, n_fused)):
+        oldest = g if policy == "own" else generations[0]
+        begin = max(oldest.birth, clock.start) + oldest.warmup
+        out.append(peak * warmed(g, tokens) * fall(clock, begin, tokens))
+    return out
+
+
+def begin_stage(generations: list[Generation], now: int, peak: float, new_peak: bool, warmup: int) -> list[Generation]:
+    """Give the generations that were never trained their birth, peak and warmup, and return them. Where there is none,
+    the youngest takes the peak if that is new_peak."""
+    fresh = [g for g in generations if g.learning_rate is None]
+    for g in fresh:
+        g.birth = g.warm_start = now
+        g.learning_rate, g.warmup, g.warm_share = peak, warmup, 0.0
+    if new_peak and not fresh:
+        generations[-1].learning_rate = peak
+    return fresh
+
+
+def warm_again(old: list[Generation], last: list[float], due: list[float], at: float, now: int, warmup: int) -> None:
+    """Let the rates of old generations climb over `warmup` tokens from `now` on where they would jump: where the last
+    rate, which was set at `at` tokens, lies below the one that is due there by the clock of the stage that begins."""
+    for g, was, rate in zip(old, last, due):
+        if was < 0.99 * rate:
+            share = was / rate * warmed(g, at)
+            g.warm_start, g.warm_share, g.warmup = now, share, warmup
 
 
 @torch.no_grad()
 def squares(optimizer: torch.optim.Optimizer, n: int) -> torch.Tensor:
-    """(3, n): for each of n generations, the sums of squares of its gradient and of the update that the step just taken made
-    to its parameters, decay included, and their number; of sharded ones, of this process's part. The update is read off
-    Adam's state: no copy of the parameters is needed."""
+    """Return (3, n): for each of n generations the sum of squares of its gradient, that of the update that the step just
+    taken made to its parameters, decay included, and their number; of sharded ones, of this process's part. The update
+    is read off Adam's state: no copy of the parameters is needed."""
     gradient, update, size = totals = torch.zeros(3, n, dtype=torch.float64)
     for group in optimizer.param_groups:
         (b1, b2), lr, g = group["betas"], group["lr"], group["generation"]
@@ -206,7 +296,8 @@ def squares(optimizer: torch.optim.Optimizer, n: int) -> torch.Tensor:
             size[g] += local(p).numel()
             if p.grad is not None:  # it is not frozen
                 s = {key: local(x) for key, x in optimizer.state[p].items()}
-                adam = s["exp_avg"] / (1 - b1 ** s["step"]) / ((s["exp_avg_sq"] / (1 - b2 ** s["step"])).sqrt() + group["eps"])
+                second = (s["exp_avg_sq"] / (1 - b2 ** s["step"])).sqrt() + group["eps"]
+                adam = s["exp_avg"] / (1 - b1 ** s["step"]) / second
                 before = (local(p) + lr * adam) / (1 - lr * group["weight_decay"])
                 update[g] += (before - local(p)).square().sum().cpu()
                 gradient[g] += local(p.grad).square().sum().cpu()
@@ -219,79 +310,171 @@ def local(x: torch.Tensor) -> torch.Tensor:
 
 
 # -----------------------------------------------------------------------------
+# what the loop calls
+
+
+def everywhere(x: torch.Tensor, where: str) -> torch.Tensor:
+    """Return the sum of a tensor over all processes, on the CPU. where: this process's device."""
+    if dist.is_initialized():
+        x = x.to(where)
+        dist.all_reduce(x)
+    return x.cpu()
+
+
+class Reader:
+    """This process's micro-batches of a mixture, one made ahead by a thread. The processes read, at each step, the
+    sequences from `number` on, world * per_process of them."""
+
+    def __init__(self, mixture: Mixture, spelled: Callable, sizes: tuple[int, int], ranks: tuple[int, int], pin: bool):
+        """sizes: (sequences a micro-batch, micro-batches a step); ranks: (this process, how many there are)."""
+        self.mixture, self.spelled, self.pin = mixture, spelled, pin
+        (self.micro, self.accumulation), (self.rank, self.world) = sizes, ranks
+        self.number, self.m, self.thread = mixture.next, 0, ThreadPoolExecutor(1)
+        self.ahead = self.thread.submit(self.make)
+
+    def make(self) -> torch.Tensor:
+        """Return micro-batch m of the step that begins with sequence `number`: (micro, block_size + 1)."""
+        first = self.number + (self.m * self.world + self.rank) * self.micro
+        rows = [self.mixture.sequence(first + j, self.spelled) for j in range(self.micro)]
+        batch = torch.from_numpy(np.stack(rows).astype(np.int64))
+        return batch.pin_memory() if self.pin else batch
+
+    def next(self) -> torch.Tensor:
+        """Return the next micro-batch, and begin to make the one after it."""
+        batch = self.ahead.result()
+        self.m += 1
+        if self.m == self.accumulation:
+            self.m, self.number = 0, self.number + self.micro * self.accumulation * self.world
+        self.ahead = self.thread.submit(self.make)
+        return batch
+
+
+@torch.no_grad()
+def evaluate(
+    model: Llama,
+    ids: np.ndarray,
+    batch_size: int,
+    ranks: tuple[int, int],
+    where: str,
+    autocast: contextlib.AbstractContextManager,
+    bytes_of: Callable[[np.ndarray, np.ndarray], int],
+) -> tuple[float, float]:
+    """Return (loss in nats a token, bits per byte) of a text's token ids, read in windows of the model's block_size, of
+    which the last may be shorter. bytes_of(targets, inputs) counts the bytes that targets stand for."""
+    block_size, (rank, world) = model.cfg.block_size, ranks
+    total = torch.zeros(3, dtype=torch.float64)  # nats, tokens, bytes
+    n_full = (len(ids) - 1) // block_size
+    batches = [range(i, min(i + batch_size, n_full)) for i in range(0, n_full, batch_size)]
+    if (len(ids) - 1) % block_size:
+        batches.append(range(n_full, n_full + 1))
+    for i in range(rank, -(-len(batches) // world) * world, world):  # the same number for all: sharded, it must be
+        windows = batches[i % len(batches)]
+        part = np.stack([ids[j * block_size : (j + 1) * block_size + 1] for j in windows]).astype(np.int64)
+        x, y = part[:, :-1], part[:, 1:]  # (windows, T) each
+        # a shape that training does not have would be compiled for any shape, and then training, too
+        stance = "default" if x.shape == (batch_size, block_size) else "force_eager"
+        with autocast, torch.compiler.set_stance(stance):
+            loss = model(torch.from_numpy(x).to(where), torch.from_numpy(y).to(where)).item()
+        if i < len(batches):
+            total += torch.tensor([loss * y.size, y.size, bytes_of(y, x)], dtype=torch.float64)
+    nats, tokens, n_bytes = everywhere(total, where).tolist()
+    return nats / tokens, nats / max(1.0, n_bytes) / math.log(2)
+
+
+def continuation(
+    model: Llama, start: np.ndarray, n_new: int, seed: int, where: str, autocast: contextlib.AbstractContextManager
+) -> list[int]:
+    """Return the ids `start` and how the model goes on, by the same draws every time. A token is a forward of its own,
+    which assembles and reads all weights; sharded, all processes gather them, so all call it."""
+    idx = torch.from_numpy(start.astype(np.int64))[None].to(where)  # (1, T)
+    rng = torch.Generator(where).manual_seed(seed)
+    with autocast, torch.compiler.set_stance("force_eager"):  # compiled, it would be compiled for every length again
+        return torch.cat([idx, *model.generate(idx, n_new, temperature=0.8, rng=rng)], 1)[0].tolist()
+
+
+class Log:
+    """metrics.jsonl, a line a record, and wandb if there is a run of it."""
+
+    def __init__(self, path: str, run: object = None) -> None:
+        self.file, self.run = open(path, "a"), run
+
+    def record(self, step: int, ledger: dict, **values: object) -> None:
+        """Write one line: the step, where the ledger stands, and the values."""
+        stand = {"step": step, "tokens": ledger["tokens"], "flops": ledger["flops"], "seconds": round(ledger["seconds"], 3)}
+        values = stand | values
+        self.file.write(json.dumps(values) + "\n")
+        self.file.flush()
+        if self.run:
+            flat = {f"{k}/{i}": x for k, v in values.items() if isinstance(v, list) for i, x in enumerate(v)}
+            self.run.log({k: v for k, v in values.items() if not isinstance(v, list)} | flat, step=step)
+
+
+def on_signals() -> list[int]:
+    """Return a list that SIGTERM and SIGINT add to, so that the step is finished and all processes stop together. A
+    second one kills."""
+    came = []
+
+    def note(number: int, _: object) -> None:
+        came.append(number)
+        signal.signal(number, signal.SIG_DFL)
+
+    signal.signal(signal.SIGTERM, note)
+    signal.signal(signal.SIGINT, note)
+    return came
+
+
+# -----------------------------------------------------------------------------
 
 
 def main() -> None:
     given = configure(sys.argv[1:])
     globals().update(given)
 
-    # --- processes and device
-    ddp, restarts = "RANK" in os.environ, int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
+    # processes: one, or as many as torchrun started, each with its device
+    ddp = "RANK" in os.environ
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    master = rank == 0
-    kind = device or ("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
-    where = kind
-    if kind == "cuda":
-        where = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
-        torch.cuda.set_device(where)
-        torch.set_float32_matmul_precision("high")  # TF32 where autocast leaves fp32
+    master, ranks = rank == 0, (rank, world)
+    kind, where = find_device(device)
     if ddp:
-        # of their own for every restart: torch 2.13 would find the dead processes' addresses, and wait for them
-        addresses = dist.PrefixStore(f"restart {restarts}", next(dist.rendezvous("env://"))[0])
-        dist.init_process_group("nccl" if kind == "cuda" else "gloo", store=addresses, rank=rank, world_size=world)
+        join(ranks, "nccl" if kind == "cuda" else "gloo")
     bf16 = dtype == "bfloat16" or not dtype and kind == "cuda"
     autocast = torch.autocast(kind, torch.bfloat16, enabled=bf16)
     say = show if master else lambda *a, **k: None
 
-    def everywhere(x):
-        """The sum of a tensor over all processes."""
-        if ddp:
-            x = x.to(where)
-            dist.all_reduce(x)
-        return x.cpu()
+    # where to start: one run at a time writes into the folder, and goes on only where it is told to
+    globals()["out_dir"] = tidy(out_dir)
+    folder = f"{out_dir}-{branch}" if branch else out_dir
+    trunk = init_from or (last_checkpoint(out_dir) if branch else "")
+    held, globals()["resume"], source = claim_for_all(folder, trunk, resume, ranks)  # held: until this process ends
+    ckpt = load_checkpoint(source, whole=False) if source else None
+    if ckpt and "block_size" not in given:
+        globals()["block_size"] = min(ckpt["config"]["block_size"], PAGE)
+    if block_size > PAGE:
+        raise ValueError(f"block_size = {block_size}: at most {PAGE}, or raise PAGE in data.py")
 
-    # --- data
+    # text: what is trained on, and what is evaluated on, of which all processes verify their share
     meta = read_meta(data)
     shares = shares_of(meta, data_mix, review)
     shards = [Shard(data, split, meta, block_size, seed) for split in shares]
     val_sets = {
         split.removesuffix(".val"): Shard(data, split, meta, block_size, seed)
         for split, s in meta["splits"].items()
-        if (split == "val" or eval_stages and split.endswith(".val")) and s["tokens"]
+        if split == "val" or eval_stages and split.endswith(".val") and s["tokens"] > 1
     }
-    token_bytes, its_tokenizer = np.fromfile(f"{data}/token_bytes.bin", np.uint16), read_tokenizer(meta)
-    if len(token_bytes) != meta["vocab_size"]:
-        raise ValueError(f"{data}/token_bytes.bin: {len(token_bytes)} entries for {meta['vocab_size']} tokens; prepare it again")
-
-    # --- checkpoint: where to start
-    folder, source = f"{out_dir}-{branch}" if branch else out_dir, init_from
-    if master:  # one run at a time writes there
-        os.makedirs(folder, exist_ok=True)
-        held = lock(f"{folder}/.lock")  # noqa: F841
-    last = f"{out_dir}/ckpt.pt" if os.path.exists(f"{out_dir}/ckpt.pt") else f"{out_dir}/ckpt.prev.pt"
-    if branch:
-        source, last = init_from or last, f"{folder}/ckpt.pt"
-    if restarts and os.path.exists(last):
-        globals()["resume"] = True  # torchrun --max-restarts starts again after a failure
-    if resume:
-        source = last
-    elif os.path.exists(last):
-        raise ValueError(f"{last} exists: go on with --resume, or give another out_dir")
-    ckpt = load_checkpoint(source, whole=False) if source else None
+    for text, least in [(text, PAGE + 1) for text in shards] + [(val_sets["val"], 2)]:
+        if len(text.tokens) < least:
+            raise ValueError(f"{text.path}: too little text: {len(text.tokens)} tokens, and {least} are needed")
     for text in [*val_sets.values(), *(shards if check_data and not resume else [])][rank::world]:
         text.verify()
+    token_bytes, its_tokenizer = read_token_bytes(data, meta), read_tokenizer(data, meta)
 
-    # --- model
+    # the model's config: the checkpoint's, or that of the settings
     shape = {f.name: globals()[f.name] for f in dataclasses.fields(Config) if f.name in DEFAULTS}
     if ckpt:
-        has = ckpt["config"] | {"vocab_size": ckpt["config"]["n_tokens"] or ckpt["config"]["vocab_size"]}
-        for key in given.keys() & shape.keys() - {"block_size"}:
-            if given[key] and given[key] != has[key]:
-                raise ValueError(f"{key} = {given[key]}, but {source} has {has[key]}: grow.py changes sizes")
+        check_sizes({key: given[key] for key in given.keys() & shape.keys()}, ckpt["config"], source)
         if ckpt["tokenizer"]["sha256"] != meta["tokenizer"]["sha256"]:
-            raise ValueError(f"{data} has the tokenizer {meta['tokenizer']['name']}, not the one that {source} was trained with")
-        if "block_size" not in given:
-            globals()["block_size"] = ckpt["config"]["block_size"]
+            name = meta["tokenizer"]["name"]
+            raise ValueError(f"{data} has the tokenizer {name}, not the one that {source} was trained with")
         cfg = Config(**ckpt["config"] | {"block_size": block_size})
         ledger, step = dict(ckpt["ledger"]), ckpt["step"] if resume else 0
     else:
@@ -303,45 +486,62 @@ def main() -> None:
             shape |= {"vocab_size": len(ids), "n_tokens": meta["vocab_size"]}
         cfg = Config(**shape)
         ledger, step = {"tokens": 0, "flops": 0, "seconds": 0.0, "dealt": 0, "read": {}}, 0
-    tokenizer = Tokenizer.from_dict(its_tokenizer) if sample_tokens else None
-    flops_per_token = cfg.flops_per_token()
-    if block_size > PAGE:
-        raise ValueError(f"block_size = {block_size}: at most {PAGE}, or raise PAGE in train.py")
-    for text, least in [(text, PAGE + 1) for text in shards] + [(val_sets["val"], block_size + 1)]:
-        if len(text.tokens) < least:
-            raise ValueError(f"{text.path}: too little text: {len(text.tokens)} tokens, and at least {least} are needed")
-    for text in shards:
-        text.block_size = block_size
     train = Mixture(shards, list(shares.values()), ledger["read"], ledger["dealt"])
+    flops_per_token = cfg.flops_per_token()
 
-    # --- batch: tokens a step -> sequences a process -> accumulation
+    # the batch: tokens a step -> sequences a process -> accumulation
     per_process, rest = divmod(tokens_per_step, block_size * world)
     if rest or not per_process:
         raise ValueError(f"tokens_per_step = {tokens_per_step} is no multiple of block_size {block_size} x {world} processes")
     micro = max(b for b in range(1, min(batch_size, per_process) + 1) if per_process % b == 0)
     accumulation = per_process // micro
 
-    # --- schedules: a generation never trained before is born now
-    start = (
-        ckpt["branch"] if branch and resume else {"tokens": ledger["tokens"], "length": branch_tokens or ledger["tokens"] // 10}
-    )
-    last_step = -(-start["length"] // tokens_per_step) if branch else max_steps
-    end = ledger["tokens"] + (last_step - step) * tokens_per_step
-    newest = {"learning_rate": learning_rate, "warmup": warmup_tokens or 100 * tokens_per_step, "horizon": horizon_tokens or end}
-    for g in cfg.generations:
-        if not g.learning_rate:
-            g.birth = ledger["tokens"]
-            vars(g).update(newest)
-    for key, name in {"learning_rate": "learning_rate", "warmup_tokens": "warmup", "horizon_tokens": "horizon"}.items():
-        kept = getattr(cfg.generations[-1], name)
-        if given.get(key, 0) not in (0, kept):
-            raise ValueError(f"{key} = {given[key]}, but the youngest generation was born with {kept} and keeps it")
-    if cfg.generations[-1].horizon <= ledger["tokens"] and not branch and step < last_step:
-        raise ValueError(f"the rates ended at {cfg.generations[-1].horizon} tokens, and {ledger['tokens']} are read: grow first")
+    # the rates: of a branch, which decays those that its trunk had
+    was, before, now, notes = ckpt and ckpt["schedule"], ckpt["settings"] if ckpt else {}, ledger["tokens"], []
+    how = dict(policy=policy, new_rate=new_rate, n_fused=cfg.n_fused)
+    told, off = 0, None
+    if branch:
+        off = ckpt["branch"] if resume else branch_off(ckpt, source, branch_tokens)
+        last_step = step + max(0, -(-(off["tokens"] + off["length"] - now) // tokens_per_step))
+        end, clock = now + (last_step - step) * tokens_per_step, as_clock(was)
 
-    # --- model and optimizer; memory is taken only when it is known which shard of a parameter is this process's
+    # or of a stage: on the ladder's clock where somebody told its end, else on one of its own
+    else:
+        last_step, end = max_steps, now + max(0, max_steps - step) * tokens_per_step
+        earlier = before.get("horizon_tokens", 0)
+        told = horizon_tokens or (earlier if earlier >= end else 0)
+        if told and floor == 0 and end > told + tokens_per_step:
+            raise ValueError(
+                f"horizon_tokens = {told}: the rates end there, and the stage at {end}: raise it, lower max_steps, or "
+                "leave it out: then they end with the stage"
+            )
+        if earlier and not told:
+            notes.append(f"the ladder's end, {earlier:,} tokens, is past: this stage has a schedule of its own")
+        globals()["horizon_tokens"] = told  # for the stages after this one
+
+        # a stage that is resumed as it was keeps its schedule to the bit
+        changed = [key for key in ("decay_share", "schedule", "floor") if resume and before[key] != globals()[key]]
+        if resume and was["horizon"] == (told or end) and not changed:
+            clock = as_clock(was)
+        else:
+            like = Clock(0, 0, 0, schedule, floor)
+            clock = stage_clock(as_clock(was) if resume else None, now, end, told, like, decay_share)
+
+        # what is new gets its peak, and what was decayed climbs back to its own
+        for key in {"learning_rate", "warmup_tokens"} & given.keys() if resume else ():
+            if given[key] != before[key]:
+                raise ValueError(f"{key} = {given[key]}, but this stage began with {before[key]} and keeps it")
+        warmup = warmup_tokens or min(100 * tokens_per_step, (end - now) // 10)
+        new_peak = "learning_rate" in given and not resume
+        fresh = begin_stage(cfg.generations, now, learning_rate, new_peak, warmup)
+        if was and (as_clock(was) != clock or new_peak or ckpt["branch"]):
+            due = rates(cfg.generations, was["at"], clock, **how)
+            warm_again(cfg.generations[: len(cfg.generations) - len(fresh)], was["rates"], due, was["at"], now, warmup)
+        notes += warnings_of(cfg.generations, clock, now, end, freeze)
+
+    # the model and its optimizer: memory is taken when it is known which part of a parameter is this process's
     sharded = shard and ddp
-    # the CPU's switch, too: there, in bf16, short sequences are faster in plain products, 128 tokens in 2.3 ms instead of 5.2
+    # the CPU's switch, too: there, in bf16, 128 tokens take 2.3 ms in plain products, and 5.2 in the fused one
     torch.backends.cuda.enable_flash_sdp(not (bf16 and kind == "cpu" and block_size <= 128))
     with torch.device("meta"):
         model = Llama(cfg)
@@ -350,10 +550,7 @@ def main() -> None:
     if compile:
         model.compile(alone=not ddp and not recompute)  # in place: torch.compile(model) would rename every parameter
     if sharded:
-        mesh, low = init_device_mesh(kind, (world,)), torch.bfloat16 if bf16 else None
-        mixed = MixedPrecisionPolicy(param_dtype=low, reduce_dtype=low and torch.float32, cast_forward_inputs=False)
-        for module in [*model.layers, model]:
-            fully_shard(module, mesh=mesh, mp_policy=mixed)
+        shard_model(model, kind, world, bf16)
     model.materialise(where)
     optimizer = model.optimizer(weight_decay, (beta1, beta2), adam_eps)
     if ckpt:
@@ -362,162 +559,100 @@ def main() -> None:
         model.init_weights(seed)
         if rows:
             model.row_of[torch.from_numpy(ids)] = torch.arange(len(ids), device=where)
-    ids = model.token_ids().cpu()
-    spelled = speller(ids, meta["vocab_size"], lambda: read_spelling(data))
-    absent = {name: 1 - np.isin(spread(text.tokens, eval_tokens), ids).mean() for name, text in val_sets.items()}
-
-    # --- what is trained, and DDP
-    unknown = set(freeze) - {group["generation"] for group in optimizer.param_groups}
-    if unknown:
-        raise ValueError(f"freeze = {freeze}: no generation {unknown.pop()}")
-    for group in optimizer.param_groups:
-        for p in group["params"]:
-            p.requires_grad_(group["generation"] not in freeze)
-    trained = [p for p in model.parameters() if p.requires_grad]
-    if not trained:
-        raise ValueError(f"freeze = {freeze}: nothing is left to train")
-    warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated")  # torch 2.11 does not have its successor
+    trained = freeze_generations(optimizer, freeze)
     ddp_model = model
     if ddp and not sharded:  # gradients in DDP's own buckets: 4 bytes a parameter less
+        warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated")  # torch 2.11 lacks its successor
         ddp_model = DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
 
-    # --- what is about to happen
+    # text as the model reads it: tokens without a row are spelled
+    ids = model.token_ids().cpu()
+    spelled = speller(ids, meta["vocab_size"], lambda: read_spelling(data))
+    val_ids = {name: spread(text.tokens, eval_tokens) for name, text in val_sets.items()}
+    absent = {name: 1 - np.isin(tokens, ids).mean() for name, tokens in val_ids.items()}
+    start_ids = spelled(val_sets["val"].tokens[:16])
+    bytes_of = functools.partial(count_bytes, token_bytes=token_bytes, bos=meta["bos"], dummy_prefix=meta["dummy_prefix"])
+    tokenizer = Tokenizer.from_dict(its_tokenizer) if sample_tokens else None
+
+    # what is about to happen
     n = model.count_params()
-    say(f"{source or 'from scratch'}: {cfg.n_layer} x {cfg.n_embd}, {n['total']:,} parameters, "
-        f"{n['non_embedding']:,} without embedding and head")  # fmt: skip
+    say(
+        f"{source or 'from scratch'}: {cfg.n_layer} x {cfg.n_embd}, {n['total']:,} parameters, "
+        f"{n['non_embedding']:,} without embedding and head"
+    )
+    n_trained = sum(p.numel() for p in trained)
+    least = (4 * n["total"] + 12 * n_trained) / (world if sharded else 1)
+    say(f"memory: {least / 1e9:.2f} GB for weights, gradients and Adam's moments, a process; activations come on top")
     say(f"{tokens_per_step:,} tokens a step = {world} processes x {accumulation} accumulated x {micro} sequences x {block_size}")
-    for g, gen in enumerate(cfg.generations):
-        if g in n["generations"]:
-            say(f"generation {g}: {n['generations'][g]:,} parameters, born at {gen.birth:,} tokens, peak rate "
-                f"{gen.learning_rate:.2e} after {gen.warmup:,} tokens, until {gen.horizon:,}"
-                + ", frozen" * (g in freeze))  # fmt: skip
+    for g in sorted(n["generations"]):
+        peak = peaks(cfg.generations, **how)[g]
+        say(f"generation {g}: {n['generations'][g]:,} parameters, " + describe(cfg.generations[g], peak, now, g in freeze))
+    if branch:
+        say(f"all rates fall from where they are to 0, from {off['tokens']:,} to {end:,} tokens")
+    else:
+        say(describe_clock(clock, end, bool(told)))
+    left_out = [s["name"] for s in meta.get("stages", []) if 0 < s["tokens"] <= PAGE and f"{s['name']}.train" not in shares]
+    if left_out and data_mix == "natural":
+        notes.append(f"too little text to be read: {', '.join(left_out)} (less than {PAGE + 1} tokens)")
     if model.row_of is not None:
         say("spelled in byte tokens: " + ", ".join(f"{share:.2%} of {name}" for name, share in absent.items()))
     if resume:
-        was = {k: v for k, v in ckpt["settings"].items() if k in DEFAULTS.keys() - {"resume", "stop_at"} and v != globals()[k]}
-        say(f"resumed at step {step}" + "".join(f"; {k} {v} -> {globals()[k]}" for k, v in was.items()))
+        kept = {k: v for k, v in before.items() if k in DEFAULTS.keys() - {"resume", "stop_at"} and v != globals()[k]}
+        say(f"resumed at step {step}" + "".join(f"; {k} {v} -> {globals()[k]}" for k, v in kept.items()))
+    for note in notes:
+        say(f"note: {note}")
+
+    # the log
+    settings = {k: globals()[k] for k in DEFAULTS}
     if master:
         keep_metrics(f"{folder}/metrics.jsonl", step if resume else -1)
-    metrics = open(f"{folder}/metrics.jsonl" if master else os.devnull, "a")
-    run = start_wandb() if wandb and master else None
+    run = start_wandb(wandb_project, wandb_name or out_dir, settings) if wandb and master else None
+    log = Log(f"{folder}/metrics.jsonl" if master else os.devnull, run)
 
-    def record(**values):
-        """One line of metrics.jsonl, and of wandb."""
-        values = {
-            "step": step,
-            "tokens": ledger["tokens"],
-            "flops": ledger["flops"],
-            "seconds": round(ledger["seconds"], 3),
-        } | values
-        metrics.write(json.dumps(values) + "\n")
-        metrics.flush()
-        if run:
-            flat = {f"{k}/{i}": x for k, v in values.items() if isinstance(v, list) for i, x in enumerate(v)}
-            run.log({k: v for k, v in values.items() if not isinstance(v, list)} | flat, step=step)
-
-    def save():
-        """Writes folder/ckpt.pt; the one before becomes ckpt.prev.pt."""
-        if master or sharded:
-            settings = {k: globals()[k] for k in DEFAULTS}
-            ledger["dealt"] = train.next
-            ledger["read"].update(train.read())
-            state = {"config": cfg.plain(), "model": model.state_dict(), "optimizer": optimizer_state(model, optimizer)}
-            state |= {"ledger": ledger, "lineage": ckpt["lineage"] if ckpt else [], "step": step, "settings": settings}
-            state |= {"tokenizer": ckpt["tokenizer"] if ckpt else its_tokenizer, "branch": start}
-            save_checkpoint(f"{folder}/ckpt.pt", state, keep=f"{folder}/ckpt.prev.pt")
-        if ddp:
-            dist.barrier()
-
-    @torch.no_grad()
-    def evaluate(shard):
-        """(loss in nats a token, bits per byte) on eval_tokens of a validation shard, the same text whatever rows and
-        block_size the model has, in windows of block_size of which the last may be shorter."""
-        ids = spelled(spread(shard.tokens, eval_tokens)).astype(np.int64)
-        total = torch.zeros(3, dtype=torch.float64)  # nats, tokens, bytes
-        n_full = (len(ids) - 1) // block_size
-        batches = [range(i, min(i + micro, n_full)) for i in range(0, n_full, micro)] + [range(n_full, n_full + 1)]
-        batches = [b for b in batches if len(ids) - 1 > b[0] * block_size]
-        for i in range(rank, -(-len(batches) // world) * world, world):  # all processes the same number: sharded, they must
-            part = np.stack([ids[j * block_size : (j + 1) * block_size + 1] for j in batches[i % len(batches)]])
-            x, y = part[:, :-1], part[:, 1:]
-            # a shape that training does not have would be compiled for any shape, and then training, too
-            with autocast, torch.compiler.set_stance("default" if x.shape == (micro, block_size) else "force_eager"):
-                loss = model(torch.from_numpy(x).to(where), torch.from_numpy(y).to(where)).item()
-            if i < len(batches):
-                n_bytes = count_bytes(y, x, token_bytes, meta["bos"], meta["dummy_prefix"])
-                total += torch.tensor([loss * y.size, y.size, n_bytes], dtype=torch.float64)
-        nats, tokens, n_bytes = everywhere(total).tolist()
-        return nats / tokens, nats / n_bytes / math.log(2)
-
-    def sample():
-        """The beginning of the validation text and how the model goes on, by the same draws every time. A token is a forward
-        of its own, which assembles and reads all weights; sharded, all processes gather them, so all call it."""
-        start = torch.from_numpy(spelled(val_sets["val"].tokens[:16]).astype(np.int64))[None].to(where)  # (1, T)
-        rng = torch.Generator(where).manual_seed(seed)
-        with autocast, torch.compiler.set_stance("force_eager"):  # compiled, it would be compiled for every length again
-            ids = torch.cat([start, *model.generate(start, sample_tokens, temperature=0.8, rng=rng)], 1)[0].tolist()
-        text = tokenizer.decode(i for i in ids if i < len(token_bytes) and token_bytes[i])  # ids that stand for text
-        return "".join(c if c.isprintable() or c == "\n" else " " for c in text)  # the model may write control characters
-
-    # --- signals: a flag, so that the step is finished and all processes stop together; a second one kills
-    stopping = []
-
-    def stop(number, _):
-        stopping.append(number)
-        signal.signal(number, signal.SIG_DFL)
-
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, stop)
-
-    # --- batches: the processes read sequences number .. + per_process * world between them
-    def fetch(number, m):
-        """Micro-batch m of the step that begins with sequence `number`: (micro, block_size + 1)"""
-        first = number + (m * world + rank) * micro
-        batch = torch.from_numpy(np.stack([train.sequence(first + j, spelled) for j in range(micro)]).astype(np.int64))
-        return batch.pin_memory() if kind == "cuda" else batch
-
-    reader = ThreadPoolExecutor(1)  # one batch ahead
-    ahead = reader.submit(fetch, train.next, 0)
-
-    # --- the loop
+    # the loop; busy: seconds of training, without evaluation and saving
+    stopping = on_signals()
+    reader = Reader(train, spelled, (micro, accumulation), ranks, pin=kind == "cuda")
     _, peak = this_device(kind)
-    val_loss, bpb, epochs = math.nan, math.nan, train.epochs()
-    first_step, lap, busy = step, time.time(), 0.0  # busy: seconds of training, without evaluation and saving
+    val_loss, bpb, epochs, lr, at = math.nan, math.nan, train.epochs(), was and was["rates"], was and was["at"]
+    first_step, lap, busy = step, time.time(), 0.0
     logged = {"step": step, "busy": busy}
     gc.collect()
     gc.freeze()
     gc.disable()  # it would run in the middle of a step, at another time in every process; a step makes no cycles
     while True:
+        # evaluate, and write a sample
         if step >= last_step or eval_interval and step % eval_interval == 0:
             gc.collect()
-            results = {name: evaluate(text) for name, text in val_sets.items()}
+            results = {
+                name: evaluate(model, spelled(tokens), micro, ranks, where, autocast, bytes_of)
+                for name, tokens in val_ids.items()
+            }
             val_loss, bpb = results.pop("val")
-            by_stage = {f"bpb_{name}": stage_bpb for name, (_, stage_bpb) in results.items()}
-            say(f"step {step}: val loss {val_loss:.4f}, {bpb:.4f} bits per byte"
-                + "".join(f", {name} {b:.4f}" for name, (_, b) in results.items()))  # fmt: skip
-            record(val_loss=val_loss, bpb=bpb, **by_stage)
+            by_stage = "".join(f", {name} {b:.4f}" for name, (_, b) in results.items())
+            say(f"step {step}: val loss {val_loss:.4f}, {bpb:.4f} bits per byte{by_stage}")
+            log.record(step, ledger, val_loss=val_loss, bpb=bpb, **{f"bpb_{name}": b for name, (_, b) in results.items()})
             if sample_tokens and (master or sharded) and math.isfinite(val_loss):
-                text = sample()
+                text = printable(tokenizer, token_bytes, continuation(model, start_ids, sample_tokens, seed, where, autocast))
                 say("\n".join(f"    {line}" for line in text.splitlines() if line.strip()))
-                record(sample=text)
+                log.record(step, ledger, sample=text)
             lap = time.time()
         if step >= last_step:
             break
 
         # rates at the middle of the step, so that neither the first nor the last is lost on zero
-        middle = ledger["tokens"] + tokens_per_step / 2
-        lr = rates(cfg.generations, start["tokens"] if branch else middle)
+        at = ledger["tokens"] + tokens_per_step / 2
         if branch:
-            lr = [r * (1 - (middle - start["tokens"]) / (last_step * tokens_per_step)) for r in lr]
+            lr = [r * (1 - (at - off["tokens"]) / (end - off["tokens"])) for r in off["rates"]]
+        else:
+            lr = rates(cfg.generations, at, clock, **how)
         for group in optimizer.param_groups:
             group["lr"] = lr[group["generation"]]
 
         # forward and backward
-        optimizer.zero_grad()  # not model.zero_grad(): after an evaluation, FSDP2's model still has the gathered parameters
+        optimizer.zero_grad()  # not model.zero_grad(): after an evaluation, FSDP2 still has the gathered parameters
         loss = torch.zeros((), device=where)
         for m in range(accumulation):
-            batch, last = ahead.result().to(where, non_blocking=True), m == accumulation - 1
-            ahead = reader.submit(fetch, train.next + last * per_process * world, 0 if last else m + 1)
+            batch, last = reader.next().to(where, non_blocking=True), m == accumulation - 1
             if sharded:
                 model.set_requires_gradient_sync(last)
             elif ddp:
@@ -526,12 +661,16 @@ def main() -> None:
                 part = ddp_model(batch[:, :-1], batch[:, 1:]) / accumulation  # (micro, block_size) each
             part.backward()
             loss += part.detach()
+
+        # update; a gradient that is not finite is so on all processes alike, since gradients are averaged
         norm = torch.nn.utils.clip_grad_norm_(trained, grad_clip or math.inf)
         norm = norm.full_tensor() if sharded else norm
-        if not math.isfinite(norm):  # on all processes alike, since gradients are averaged; the only wait for the GPU
+        if not math.isfinite(norm):  # the only wait for the GPU
             good = [c for c in (f"{folder}/ckpt.pt", f"{folder}/ckpt.prev.pt", source) if c and os.path.exists(c)]
-            raise ValueError(f"step {step}: loss {loss.item():.4g}, gradient norm {norm.item():.4g}, rates {lr}; nothing saved; "
-                             f"last good checkpoint: {good[0] if good else 'none'}")  # fmt: skip
+            raise ValueError(
+                f"step {step}: loss {loss.item():.4g}, gradient norm {norm.item():.4g}, rates {lr}; nothing saved; "
+                f"last good checkpoint: {good[0] if good else 'none'}"
+            )
         optimizer.step()
 
         # the ledger
@@ -539,63 +678,298 @@ def main() -> None:
         train.next += per_process * world
         ledger["tokens"] += tokens_per_step
         ledger["flops"] += tokens_per_step * flops_per_token
-        now = time.time()
-        ledger["seconds"] += now - lap
-        busy += now - lap
-        lap = now
+        passed = time.time() - lap
+        ledger["seconds"] += passed
+        busy += passed
+        lap = time.time()
         read_before, epochs = epochs, train.epochs()
-        for text, before, times in zip(shards, read_before, epochs):
-            if times > before:
+        for text, once, times in zip(shards, read_before, epochs):
+            if times > once:
                 say(f"step {step}: {text.path} has been read {times} times, and is dealt anew")
 
         # logging
-        if step % log_interval == 0 or step == last_step:
-            loss = everywhere(loss).item() / world
+        if log_interval and step % log_interval == 0 or step == last_step:
+            loss = everywhere(loss, where).item() / world
             sums = squares(optimizer, len(cfg.generations))
-            gradient, update, size = everywhere(sums) if sharded else sums
+            gradient, update, size = everywhere(sums, where) if sharded else sums
             share = gradient / gradient.sum().clamp(min=1e-30)  # clipping scales all alike
             norms = (norm.item() * share.sqrt()).tolist()
             moved = (update / size.clamp(min=1)).sqrt().tolist()
-            speed = (step - logged["step"]) * tokens_per_step / (busy - logged["busy"])
+            speed = (step - logged["step"]) * tokens_per_step / max(1e-9, busy - logged["busy"])
             mfu = speed * flops_per_token / (peak * world) if peak else None
             left = (last_step - step) * busy / (step - first_step)
             logged = {"step": step, "busy": busy}
-            say(f"step {step}/{last_step} {step / last_step:.0%} | loss {loss:.4f} | {left / 60:.0f} min left | "
-                f"{speed:,.0f} tokens/s" + (f", MFU {mfu:.1%}" if mfu else "") + f" | norm {norm:.2f} | "
-                + " ".join(f"g{g} {lr[g]:.1e} moves {moved[g]:.1e}" for g in sorted(n["generations"])),
-                progress=True)  # fmt: skip
-            record(loss=loss, norm=norm.item(), lr=lr, grad_norm=norms, update_rms=moved, tokens_per_second=speed, mfu=mfu)
+            by_generation = " ".join(f"g{g} {lr[g]:.1e} moves {moved[g]:.1e}" for g in sorted(n["generations"]))
+            say(
+                f"step {step}/{last_step} {step / last_step:.0%} | loss {loss:.4f} | {left / 60:.0f} min left | "
+                f"{speed:,.0f} tokens/s{f', MFU {mfu:.1%}' if mfu else ''} | norm {norm:.2f} | {by_generation}",
+                progress=True,
+            )
+            values = dict(loss=loss, norm=norm.item(), lr=lr, grad_norm=norms, update_rms=moved)
+            log.record(step, ledger, **values, tokens_per_second=speed, mfu=mfu)
 
-        # saving, and stopping when asked to
-        halt = everywhere(torch.tensor(float(bool(stopping)))).item() > 0 or step == stop_at
+        # save, and stop when asked to
+        asked = everywhere(torch.tensor(float(bool(stopping))), where).item() > 0
+        halt = asked or step == stop_at
         if halt or step >= last_step or save_interval and step % save_interval == 0:
-            save()
+            ledger["dealt"] = train.next
+            ledger["read"].update(train.read())
+            if master or sharded:
+                state = {key: ckpt[key] for key in ("lineage", "tokenizer", "origin") if ckpt and key in ckpt}
+                state = {"lineage": [], "tokenizer": its_tokenizer} | state
+                state |= {"config": cfg.plain(), "model": model.state_dict()}
+                state |= {"optimizer": optimizer_state(model, optimizer), "ledger": ledger, "step": step}
+                state |= {"settings": settings, "branch": off, "schedule": vars(clock) | {"rates": lr, "at": at}}
+                save_checkpoint(f"{folder}/ckpt.pt", state, keep=f"{folder}/ckpt.prev.pt")
+            if ddp:
+                dist.barrier()
         if halt and step < last_step:
             say(f"stopped at step {step}, saved in {folder}/ckpt.pt; go on with --resume")
             break
         lap = time.time()
 
-    # --- summary, for grep
+    # summary, for grep
     end_progress()
-    peak_memory = torch.cuda.max_memory_allocated() if kind == "cuda" else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    peak_memory *= 1024 if kind != "cuda" and sys.platform == "linux" else 1
-    summary = {"step": step, "tokens": ledger["tokens"], "flops": f"{ledger['flops']:.4g}", "seconds": f"{ledger['seconds']:.1f}",
-               "parameters": n["total"], "spelled": f"{absent['val']:.4f}", "val_loss": f"{val_loss:.4f}", "bpb": f"{bpb:.4f}",
-               "peak_memory_MiB": f"{peak_memory / 2**20:.0f}", "checkpoint": f"{folder}/ckpt.pt"}  # fmt: skip
+    summary = {
+        "step": step,
+        "tokens": ledger["tokens"],
+        "flops": f"{ledger['flops']:.4g}",
+        "seconds": f"{ledger['seconds']:.1f}",
+        "parameters": n["total"],
+        "spelled": f"{absent['val']:.4f}",
+        "val_loss": f"{val_loss:.4f}",
+        "bpb": f"{bpb:.4f}",
+        "peak_memory_MiB": f"{peak_memory(kind) / 2**20:.0f}",
+        "checkpoint": f"{folder}/ckpt.pt",
+    }
     for key, value in summary.items():
         say(f"{key}: {value}")
     if run:
         run.finish()
     if ddp:
-        time.sleep(0.2)  # gloo's thread wants the GIL for the last tensors, and what comes next waits for it with the GIL held
+        time.sleep(0.2)  # gloo's thread wants the GIL for the last tensors; what comes next waits for it with the GIL
         dist.destroy_process_group()
+
+
+# -----------------------------------------------------------------------------
+# the paragraphs of main that are longer than a page
+
+
+def find_device(asked: str) -> tuple[str, str]:
+    """Return (the kind of device, this process's own), and make it torch's. Raise ValueError where it is not there."""
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    kind = asked or next(kind for kind, is_there in there.items() if is_there)
+    if not there[kind]:
+        found = ", ".join(name for name, is_there in there.items() if is_there)
+        raise ValueError(f"device = {kind}: torch finds none here, only {found}")
+    if kind != "cuda":
+        return kind, kind
+    where = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+    torch.cuda.set_device(where)
+    torch.set_float32_matmul_precision("high")  # TF32 where autocast leaves fp32
+    return kind, where
+
+
+def join(ranks: tuple[int, int], backend: str) -> None:
+    """Join the process group of all processes that torchrun started."""
+    (rank, world), store = ranks, next(dist.rendezvous("env://"))[0]
+    # of their own for every attempt: torch 2.13 would find the dead processes' addresses, and wait for them
+    addresses = dist.PrefixStore(agree_on_attempt(store, rank, world), store)
+    dist.init_process_group(backend, store=addresses, rank=rank, world_size=world)
+
+
+def agree_on_attempt(store: dist.Store, rank: int, world: int) -> str:
+    """Return a name that all processes of this attempt share, and no process of an earlier attempt.
+
+    torchrun gives none: each node's agent counts its own restarts, and the store has what dead processes wrote.
+    So rank 0 draws the name, and the others ask for it with a word that is as new. Rank 0 answers until all have
+    heard the name. Until it begins, the others listen for another name, that of a rank 0 that was started again."""
+    word = uuid.uuid4().hex
+    if rank == 0:
+        deaf = range(1, world)
+        while deaf:
+            for other in deaf:
+                asked = store.get(f"asked by {other}").decode()  # by a dead process perhaps: then nobody hears it
+                store.set(f"answer to {asked}", word)
+            time.sleep(0.1)
+            deaf = [other for other in deaf if not store.check([f"{word} heard by {other}"])]
+        store.set(f"{word} begins", "")
+        return word
+    store.set(f"asked by {rank}", word)
+    while True:
+        attempt = store.get(f"answer to {word}").decode()
+        store.set(f"{attempt} heard by {rank}", "")
+        if store.check([f"{attempt} begins"]):
+            return attempt
+        time.sleep(0.1)
+
+
+def agent() -> str:
+    """Return what identifies the torchrun process that started this one: the folder that it drew for its logs. It
+    is the same after a restart and another in every launch. Return "" where there is none."""
+    path = os.environ.get("TORCHELASTIC_ERROR_FILE", "") if "RANK" in os.environ else ""
+    match = re.fullmatch(r"(.+)/attempt_\d+/\d+/error\.json", path)
+    return match[1] if match else ""
+
+
+def tidy(folder: str) -> str:
+    """Return the folder's path with a last part that a name can be made of: b for b/ and b/., its name for a dot."""
+    path = Path(folder)
+    return str(path.resolve() if path.name in ("", "..") else path)
+
+
+def last_checkpoint(folder: str) -> str:
+    """Return the path of the last complete checkpoint: ckpt.pt, or ckpt.prev.pt where a kill left only that."""
+    paths = [f"{folder}/ckpt.pt", f"{folder}/ckpt.prev.pt"]
+    return next(filter(os.path.exists, paths), paths[0])
+
+
+def claim(folder: str, trunk: str, resume: bool, launch: list[str]) -> tuple[BinaryIO, bool, str]:
+    """Lock the folder for this run, and return (the lock, whether it is resumed, the checkpoint to begin with, or "").
+
+    .lock names the agents of torchrun that train there. If one of them started this process too, the run is this
+    launch's own and goes on by itself. trunk: the checkpoint that a run begins with which is not resumed. Raise
+    ValueError if another process has the lock, or if there is a checkpoint of another launch and no --resume."""
+    os.makedirs(folder, exist_ok=True)
+    held = lock(f"{folder}/.lock")
+    last = last_checkpoint(folder)
+    exists = os.path.exists(last)
+    with open(f"{folder}/.lock") as f:
+        known = f.read().splitlines()
+    ours = not set(known).isdisjoint(launch)
+    if exists and not ours and not resume:
+        raise ValueError(f"{last} exists: go on with --resume, or give another out_dir")
+    if not ours:
+        held.truncate(0)
+    held.write("".join(f"{name}\n" for name in launch if not ours or name not in known).encode())
+    held.flush()
+    os.fsync(held.fileno())  # for the node that may have rank 0 after a restart
+    resumed = resume or exists
+    return held, resumed, last if resumed else trunk
+
+
+def claim_for_all(folder: str, trunk: str, resume: bool, ranks: tuple[int, int]) -> tuple[BinaryIO | None, bool, str]:
+    """claim, for all processes: rank 0 decides, since on another node the folder may look older."""
+    (rank, world), launch, found = ranks, [agent()], [None]
+    if dist.is_initialized():
+        launch = [None] * world
+        dist.all_gather_object(launch, agent())
+    held = None
+    if rank == 0:
+        try:
+            held, *found[0] = claim(folder, trunk, resume, sorted(set(launch) - {""}))
+        except (ValueError, OSError) as e:
+            found[0] = e
+    if dist.is_initialized():
+        dist.broadcast_object_list(found)
+    if isinstance(found[0], Exception):
+        raise found[0]
+    return held, *found[0]
+
+
+def check_sizes(asked: dict, has: dict, source: str) -> None:
+    """Raise ValueError where sizes were asked for that the checkpoint's config has not."""
+    has = has | {"vocab_size": has["n_tokens"] or has["vocab_size"]}
+    for key, value in asked.items():
+        if key != "block_size" and value and value != has[key]:
+            raise ValueError(f"{key} = {value}, but {source} has {has[key]}: grow.py changes sizes")
+
+
+def as_clock(schedule: dict) -> Clock:
+    """Return the Clock of a checkpoint's schedule."""
+    return Clock(**{f.name: schedule[f.name] for f in dataclasses.fields(Clock)})
+
+
+def branch_off(ckpt: dict, source: str, length: int) -> dict:
+    """Return {'tokens', 'length', 'rates'}: where a branch begins, how long it is, and the rates that it decays. Raise
+    ValueError where there is nothing to decay."""
+    tokens, was = ckpt["ledger"]["tokens"], ckpt["schedule"]
+    length = length or tokens // 10
+    if not was or len(was["rates"]) < len(ckpt["config"]["generations"]):
+        raise ValueError(f"{source}: part of it was never trained: train it, then branch off")
+    if ckpt["branch"] or was["floor"] == 0 and tokens >= was["horizon"]:
+        raise ValueError(f"{source}: its rates have ended, so that nothing is left to decay: branch off earlier")
+    return {"tokens": tokens, "length": length, "rates": was["rates"]}
+
+
+def warnings_of(generations: list[Generation], clock: Clock, now: int, end: int, freeze: list[int]) -> list[str]:
+    """Return what a user should know of the rates before a stage from `now` to `end` tokens begins."""
+    notes, peak_ends = [], min(end, clock.decay_from if clock.shape == "wsd" else clock.horizon)
+    for i, g in enumerate(generations):
+        if i not in freeze and now < g.warm_start + g.warmup > peak_ends:
+            notes.append(
+                f"generation {i} never reaches its peak: its warmup ends at {g.warm_start + g.warmup:,} tokens, and "
+                f"the rates fall, or the stage ends, from {peak_ends:,} on; see warmup_tokens"
+            )
+    if clock.horizon < end:
+        notes.append(f"from {clock.horizon:,} tokens on, all rates are {clock.floor:.0%} of their peaks, the floor")
+    return notes
+
+
+def describe(g: Generation, peak: float, now: int, frozen: bool) -> str:
+    """Say when a generation was born, and what its rates will be."""
+    text = f"born at {g.birth:,} tokens, peak rate {peak:.2e}"
+    if frozen:
+        return text + ", frozen"
+    if g.warm_start + g.warmup <= now:
+        return text
+    again = f" again, from {g.warm_share:.0%}" if g.warm_start > g.birth else ""
+    return text + f", warmed up{again} until {g.warm_start + g.warmup:,}"
+
+
+def describe_clock(clock: Clock, end: int, told: bool) -> str:
+    """Say when all rates fall."""
+    how = "along a cosine" if clock.shape == "cosine" else f"from {clock.decay_from:,} tokens on"
+    to = f"to {clock.floor:.0%} of their peaks" if clock.floor else "to 0"
+    what = "the end of this stage"
+    if told:
+        what = "the ladder's end" + (f"; this stage ends at {end:,}" if end < clock.horizon else "")
+    return f"rates fall {how}, {to} at {clock.horizon:,}, {what}"
+
+
+def shard_model(model: Llama, kind: str, world: int, bf16: bool) -> None:
+    """Spread a model's parameters over all processes (FSDP2), block by block."""
+    mesh, low = init_device_mesh(kind, (world,)), torch.bfloat16 if bf16 else None
+    mixed = MixedPrecisionPolicy(param_dtype=low, reduce_dtype=low and torch.float32, cast_forward_inputs=False)
+    for module in [*model.layers, model]:
+        fully_shard(module, mesh=mesh, mp_policy=mixed)
+
+
+def freeze_generations(optimizer: torch.optim.Optimizer, freeze: list[int]) -> list[torch.nn.Parameter]:
+    """Take the gradients from the parameters of generations, and return those that are trained. Raise ValueError where
+    there is no such generation, or nothing is left."""
+    unknown = set(freeze) - {group["generation"] for group in optimizer.param_groups}
+    if unknown:
+        raise ValueError(f"freeze = {freeze}: no generation {unknown.pop()}")
+    trained = []
+    for group in optimizer.param_groups:
+        for p in group["params"]:
+            p.requires_grad_(group["generation"] not in freeze)
+            trained += [p] if p.requires_grad else []
+    if not trained:
+        raise ValueError(f"freeze = {freeze}: nothing is left to train")
+    return trained
+
+
+def printable(tokenizer: Tokenizer, token_bytes: np.ndarray, ids: list[int]) -> str:
+    """Return the text of ids, of those that stand for text; a space for each control character."""
+    text = tokenizer.decode(i for i in ids if i < len(token_bytes) and token_bytes[i])
+    return "".join(c if c.isprintable() or c == "\n" else " " for c in text)
+
+
+def peak_memory(kind: str) -> float:
+    """Return the most bytes that this process had: of the GPU's memory, or of its own."""
+    if kind == "cuda":
+        return torch.cuda.max_memory_allocated()
+    unit = 1024 if sys.platform == "linux" else 1
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 progress_line = ""  # what a terminal shows at its bottom
 
 
 def show(line: str, progress: bool = False) -> None:
-    """Prints a line. On a terminal, one of progress takes the place of the one before, and all others go above it."""
+    """Print a line. On a terminal, one of progress takes the place of the one before, and all others go above it."""
     global progress_line
     encoding = sys.stdout.encoding or "utf-8"
     line = line.encode(encoding, "replace").decode(encoding)  # of a model's text, it may lack characters
@@ -603,22 +977,33 @@ def show(line: str, progress: bool = False) -> None:
         return print(line)
     if progress:
         progress_line = line[: shutil.get_terminal_size().columns - 1]
-    print("\r\033[K" + (progress_line if progress else f"{line}\n{progress_line}"), end="", flush=True)  # \033[K: clear
+    shown = progress_line if progress else f"{line}\n{progress_line}"
+    print("\r\033[K" + shown, end="", flush=True)  # \033[K: clear
 
 
 def end_progress() -> None:
-    """Leaves the line of progress: what comes next, an error too, begins a new one."""
+    """Leave the line of progress: what comes next, an error too, begins a new one."""
     global progress_line
-    print(end="\n" * bool(progress_line))
+    print(end="\n" if progress_line else "")
     progress_line = ""
 
 
-def read_tokenizer(meta: dict) -> dict:
-    """The tokenizer as a checkpoint carries it: meta's entry and, unless it is tiktoken's, the model file's bytes. ValueError
-    where the file is not the one that the text was prepared with."""
+def read_token_bytes(folder: str, meta: dict) -> np.ndarray:
+    """Return (vocab_size,) how many bytes of text each token stands for. Raise ValueError where the file is damaged."""
+    token_bytes = np.fromfile(f"{folder}/token_bytes.bin", np.uint16)
+    if len(token_bytes) != meta["vocab_size"]:
+        raise ValueError(
+            f"{folder}/token_bytes.bin: {len(token_bytes)} entries for {meta['vocab_size']} tokens; prepare it again"
+        )
+    return token_bytes
+
+
+def read_tokenizer(folder: str, meta: dict) -> dict:
+    """Return the tokenizer as a checkpoint carries it: meta's entry and, unless it is tiktoken's, the model file's bytes.
+    Raise ValueError where the file is not the one that the text was prepared with."""
     tokenizer = dict(meta["tokenizer"])
     if tokenizer["kind"] in MODEL_FILES:
-        path = f"{data}/{MODEL_FILES[tokenizer['kind']]}"
+        path = f"{folder}/{MODEL_FILES[tokenizer['kind']]}"
         if sha256(path) != tokenizer["sha256"]:
             raise ValueError(f"{path}: not the one that the text was prepared with; prepare it again")
         tokenizer["model"] = torch.from_numpy(np.fromfile(path, np.uint8))
@@ -626,7 +1011,7 @@ def read_tokenizer(meta: dict) -> dict:
 
 
 def keep_metrics(path: str, step: int) -> None:
-    """Drops the lines of metrics.jsonl that a run resumed at `step` writes again."""
+    """Drop the lines of metrics.jsonl that a run resumed at `step` writes again."""
     if os.path.isfile(path):
         with open(path) as f:
             lines = [line for line in f if line.endswith("\n")]  # a kill may have cut the last one
@@ -638,12 +1023,13 @@ def keep_metrics(path: str, step: int) -> None:
         os.replace(f"{path}.tmp", path)
 
 
-def start_wandb():
-    """A wandb run, or None and one line where wandb can't start; the training goes on without it."""
+def start_wandb(project: str, name: str, settings: dict) -> object:
+    """Return a wandb run, or None, and say so in a line, where wandb can't start; the training goes on without it."""
     try:
         import wandb
 
-        return wandb.init(project=wandb_project, name=wandb_name or out_dir, config={k: globals()[k] for k in DEFAULTS})
+        patience = wandb.Settings(init_timeout=20, login_timeout=20)  # seconds; its own 90 and more hold up the training
+        return wandb.init(project=project, name=name, config=settings, settings=patience)
     except Exception as e:
         print(f"wandb: {str(e).splitlines()[0]}; going on without it (WANDB_MODE=offline logs to disk)")
 

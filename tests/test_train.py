@@ -1,0 +1,315 @@
+"""train.py: settings, rates, where a stage starts, and what it says."""
+
+import dataclasses
+import re
+
+import numpy as np
+import pytest
+import torch
+
+import train
+from checkpoint import load_checkpoint, save_checkpoint
+from model import Config, Generation
+from test_grow import metrics, ok, run, same, weights
+from train import Clock, rates, stage_clock, warm_again, warmed
+
+BASE = [
+    *("--n_layer=2", "--n_head=2", "--n_embd=32", "--head_dim=16", "--block_size=64", "--tokens_per_step=512"),
+    *("--batch_size=4", "--max_steps=20", "--learning_rate=1e-2", "--warmup_tokens=2048", "--eval_interval=0"),
+    *("--eval_tokens=2048", "--log_interval=1", "--compile=False", "--device=cpu", "--sample_tokens=0"),
+]
+
+
+@pytest.fixture
+def base(data):
+    """Arguments of 20 steps of 512 tokens, with nothing said of a ladder."""
+    return [f"--data={data}", *BASE]
+
+
+def lr(folder, generation=0):
+    """The rates of a generation, step by step."""
+    return [values[generation] for values in metrics(folder, "lr").values()]
+
+
+def expected(peak, n=20, warm=4, fall=4, low=0.0):
+    """The rates of n steps: up from low x peak in `warm` steps, flat, and down to 0 in the last `fall`."""
+    middle = np.arange(n) + 0.5
+    up = np.minimum(1, low + (1 - low) * middle / warm)
+    return (peak * up * np.minimum(1, (n - middle) / fall)).tolist()
+
+
+# -----------------------------------------------------------------------------
+# rates as a function
+
+
+OLD = Generation(4, 4, 64, 16, 128, 97, birth=0, learning_rate=0.5, warmup=100)
+YOUNG = dataclasses.replace(OLD, birth=2000, warm_start=2000, learning_rate=1.0, warmup=200)
+CLOCK = Clock(0, 8000, 10000)
+
+
+def test_rates_of_a_generation_climb_stay_and_fall():
+    assert [rates([OLD], t, CLOCK) for t in (50, 5000, 9000, 10000, 20000)] == [[0.25], [0.5], [0.25], [0.0], [0.0]]
+
+
+def test_a_generation_keeps_its_peak_and_all_fall_together():
+    both = [OLD, YOUNG]
+    assert [rates(both, t, CLOCK) for t in (2100, 3000)] == [[0.5, 0.5], [0.5, 1.0]]
+    assert rates(both, 9000, CLOCK) == [0.25, 0.5] and rates(both, 10000, CLOCK) == [0.0, 0.0]
+
+
+def test_what_was_learnt_is_never_faster_than_what_is_new():
+    slow = dataclasses.replace(YOUNG, learning_rate=0.1)
+    assert rates([OLD, slow], 5000, CLOCK) == [0.1, 0.1]
+
+
+def test_shared_gives_the_multiple_to_the_youngest_alone():
+    shared = dict(policy="shared", new_rate=1.3)
+    assert rates([OLD, YOUNG], 2100, CLOCK, **shared) == pytest.approx([1.0, 1.3 / 2])
+    third = dataclasses.replace(YOUNG, birth=4000, warm_start=4000)
+    assert rates([OLD, YOUNG, third], 5000, CLOCK, **shared) == pytest.approx([1.0, 1.0, 1.3])
+    assert rates([OLD], 5000, CLOCK, **shared) == [0.5]
+
+
+def test_a_condensed_model_has_no_multiple():
+    shared = dict(policy="shared", new_rate=1.3)
+    assert rates([OLD, YOUNG], 5000, CLOCK, n_fused=2, **shared)[-1] == 1.0
+    assert rates([OLD, YOUNG, YOUNG], 5000, CLOCK, n_fused=2, **shared)[-2:] == [1.0, 1.3]
+
+
+def test_cosine_counts_from_the_end_of_a_warmup_and_ends_at_the_floor():
+    cosine = Clock(0, 0, 10000, "cosine", 0.1)
+    half = 0.1 + 0.9 * (1 + np.cos(np.pi * 2850 / 7800)) / 2
+    assert rates([OLD, YOUNG], 5050, cosine) == pytest.approx([0.5 * 0.55, half])
+    assert rates([OLD, YOUNG], 20000, cosine) == pytest.approx([0.05, 0.1])
+
+
+def test_rates_are_never_negative_or_above_the_peak():
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        start, decay_from, horizon = np.sort(rng.integers(0, 5000, 3)).tolist()
+        clock = Clock(start, decay_from, horizon, rng.choice(["wsd", "cosine"]), rng.choice([0.0, 0.1]))
+        g = dataclasses.replace(OLD, warm_start=int(rng.integers(0, 5000)), warmup=int(rng.integers(0, 3000)))
+        for t in rng.integers(0, 9000, 20):
+            assert 0 <= rates([g, YOUNG], int(t), clock)[0] <= 0.5
+
+
+def test_a_stage_has_a_clock_of_its_own_unless_the_ladders_end_is_told():
+    like = Clock(0, 0, 0)
+    assert stage_clock(None, 1000, 2000, 0, like, 0.2) == Clock(1000, 1800, 2000)
+    assert stage_clock(None, 1000, 2000, 9000, like, 0.2) == Clock(0, 7200, 9000)
+    # resumed: longer, shorter, and shorter than where the fall would have begun
+    was = Clock(1000, 1800, 2000)
+    assert stage_clock(was, 1500, 3000, 0, like, 0.2) == Clock(1000, 2600, 3000)
+    assert stage_clock(was, 1500, 1600, 0, like, 0.2) == Clock(1000, 1500, 1600)
+
+
+def test_rates_climb_back_where_they_would_jump():
+    old = [dataclasses.replace(OLD), dataclasses.replace(YOUNG)]
+    warm_again(old, last=[0.05, 1.0], due=[0.5, 1.0], at=9950, now=10000, warmup=400)
+    assert (old[0].warm_start, old[0].warmup, old[0].warm_share) == (10000, 400, pytest.approx(0.1))
+    assert warmed(old[0], 10200) == pytest.approx(0.55) and old[1] == YOUNG
+
+
+# -----------------------------------------------------------------------------
+# from the outside: train, grow, train on
+
+
+@pytest.mark.parametrize("policy", ["own", "shared"])
+def test_train_grow_train_on_without_a_setting(base, tmp_path, policy):
+    base = [*base, f"--policy={policy}"]
+    printed = ok("train.py", *base, f"--out_dir={tmp_path / 'a'}")
+    assert lr(tmp_path / "a") == pytest.approx(expected(1e-2))
+    assert "rates fall from 8,192 tokens on, to 0 at 10,240, the end of this stage" in printed
+    ok("grow.py", "--in", tmp_path / "a/ckpt.pt", "--double", "width")
+    grown = [*base, "--n_embd=64", "--n_head=4", f"--init_from={tmp_path / 'a/grown.pt'}", f"--out_dir={tmp_path / 'b'}"]
+    printed = ok("train.py", *grown)
+    times = 1.3 if policy == "shared" else 1
+    assert lr(tmp_path / "b", 0) == pytest.approx(expected(1e-2, low=0.125))  # where the last step left it
+    assert lr(tmp_path / "b", 1) == pytest.approx(expected(times * 1e-2))
+    assert "warmed up again, from 12% until 12,288" in printed
+    ok("train.py", *grown[:-1], f"--out_dir={tmp_path / 'c'}", "--stop_at=7")
+    ok("train.py", *grown[:-1], f"--out_dir={tmp_path / 'c'}", "--resume")
+    assert same(weights(tmp_path / "b"), weights(tmp_path / "c"))
+
+
+def test_a_grown_run_that_had_not_decayed_goes_on_at_its_rate(base, tmp_path):
+    ok("train.py", *base, f"--out_dir={tmp_path / 'a'}", "--stop_at=12")
+    ok("grow.py", "--in", tmp_path / "a/ckpt.pt", "--double", "ffn")
+    ok("train.py", *base, f"--init_from={tmp_path / 'a/grown.pt'}", f"--out_dir={tmp_path / 'b'}", "--ffn_dim=0")
+    assert lr(tmp_path / "b", 0) == pytest.approx(expected(1e-2, low=1.0))
+
+
+def test_a_told_ladder_is_one_schedule(base, tmp_path):
+    base = [*base, "--horizon_tokens=20480"]
+    printed = ok("train.py", *base, f"--out_dir={tmp_path / 'a'}")
+    assert "to 0 at 20,480, the ladder's end; this stage ends at 10,240" in printed
+    ok("grow.py", "--in", tmp_path / "a/ckpt.pt", "--double", "width")
+    untold = [*base[:-1], "--n_embd=64", "--n_head=4", f"--init_from={tmp_path / 'a/grown.pt'}"]
+    ok("train.py", *untold, f"--out_dir={tmp_path / 'b'}")
+    both = lr(tmp_path / "a") + lr(tmp_path / "b")
+    assert both == pytest.approx(expected(1e-2, n=40, fall=8))
+    # the stage after the ladder's end is one of its own, and says so
+    printed = ok("train.py", *untold[:-1], f"--init_from={tmp_path / 'b/ckpt.pt'}", f"--out_dir={tmp_path / 'c'}")
+    assert "the ladder's end, 20,480 tokens, is past" in printed
+    assert lr(tmp_path / "c")[4:] == pytest.approx(expected(1e-2)[4:])
+
+
+def test_training_on_without_growing_takes_the_rate_that_is_given(base, tmp_path):
+    ok("train.py", *base, f"--out_dir={tmp_path / 'a'}")
+    on = [*base, f"--init_from={tmp_path / 'a/ckpt.pt'}", f"--out_dir={tmp_path / 'b'}", "--learning_rate=3e-3"]
+    ok("train.py", *on)
+    assert lr(tmp_path / "b") == pytest.approx(expected(3e-3, low=0.00125 / 0.003))
+
+
+def test_growing_a_branch_warms_it_up_again(base, tmp_path):
+    ok("train.py", *base, f"--out_dir={tmp_path / 'a'}", "--horizon_tokens=1e6")
+    ok("train.py", *base, f"--out_dir={tmp_path / 'a'}", "--branch=decay", "--branch_tokens=4096")
+    ok("grow.py", "--in", tmp_path / "a-decay/ckpt.pt", "--double", "ffn")
+    ok("train.py", *base, f"--init_from={tmp_path / 'a-decay/grown.pt'}", f"--out_dir={tmp_path / 'b'}")
+    assert lr(tmp_path / "b", 0)[:5] == pytest.approx(expected(1e-2, n=999, low=1 / 16)[:5])
+    assert lr(tmp_path / "b", 1)[:5] == pytest.approx(expected(1e-2, n=999)[:5])
+
+
+def test_growing_the_vocabulary_alone_or_condensing_keeps_rates_sensible(base, tmp_path):
+    base = [*base, "--policy=shared"]
+    ok("train.py", *base, f"--out_dir={tmp_path / 'a'}")
+    ok("grow.py", "--in", tmp_path / "a/ckpt.pt", "--double", "ffn", "--condense", 1)
+    ok("train.py", *base, f"--init_from={tmp_path / 'a/grown.pt'}", f"--out_dir={tmp_path / 'b'}")
+    used = {group for group in lr(tmp_path / "b", 1)}
+    assert max(used) == pytest.approx(1e-2)  # not 1.3 times that: all is one slab, old and new
+
+
+# -----------------------------------------------------------------------------
+# a stage whose length changes on the way
+
+
+@pytest.mark.parametrize(
+    "options, steps",
+    [
+        (["--max_steps=40"], 40),
+        (["--max_steps=16"], 16),
+        (["--tokens_per_step=1024"], 20),
+        (["--tokens_per_step=256"], 20),
+    ],
+)
+def test_a_resumed_stage_of_another_length_ends_at_its_end(base, tmp_path, options, steps):
+    ok("train.py", *base, f"--out_dir={tmp_path / 'a'}", "--stop_at=12")
+    printed = ok("train.py", *base, f"--out_dir={tmp_path / 'a'}", "--resume", *options)
+    got = lr(tmp_path / "a")
+    assert len(got) == steps and all(0 < rate <= 1e-2 for rate in got)
+    assert got[-1] < 0.3e-2 and max(np.abs(np.diff(got[4:]))) < 0.4e-2  # it decays, and never jumps
+    assert "rates fall from" in printed and "the end of this stage" in printed
+
+
+def test_a_finished_stage_that_is_made_longer_climbs_back(base, tmp_path):
+    ok("train.py", *base, f"--out_dir={tmp_path / 'a'}")
+    printed = ok("train.py", *base, f"--out_dir={tmp_path / 'a'}", "--resume", "--max_steps=40")
+    got = lr(tmp_path / "a")[20:]
+    assert got[:12] == pytest.approx(expected(1e-2, n=99, low=0.125)[:12]) and got[-1] < 0.2e-2
+    assert "warmed up again, from 12%" in printed
+
+
+def test_a_branch_ends_at_zero_whatever_a_step_is(base, tmp_path):
+    out = f"--out_dir={tmp_path / 'a'}"
+    ok("train.py", *base, out, "--horizon_tokens=1e6")
+    branch = ["--branch=decay", "--branch_tokens=10240"]
+    ok("train.py", *base, out, *branch, "--stop_at=10")
+    for name, tokens in (("b", 256), ("c", 1024), ("d", 512)):
+        (tmp_path / f"{name}-decay").mkdir()
+        save_checkpoint(f"{tmp_path}/{name}-decay/ckpt.pt", load_checkpoint(tmp_path / "a-decay/ckpt.pt"))
+        ok("train.py", *base, f"--out_dir={tmp_path / name}", *branch, "--resume", f"--tokens_per_step={tokens}")
+        got = lr(tmp_path / f"{name}-decay")
+        assert len(got) == 5120 // tokens and all(0 < rate < 0.5e-2 for rate in got) and got[-1] < 0.06e-2
+        assert np.diff(got) == pytest.approx([-1e-2 * tokens / 10240] * (len(got) - 1))
+
+
+def test_what_has_ended_has_no_branch(base, tmp_path):
+    out = f"--out_dir={tmp_path / 'a'}"
+    ok("train.py", *base, out)
+    error, _ = run("train.py", *base, out, "--branch=decay")
+    assert "a/ckpt.pt: its rates have ended, so that nothing is left to decay: branch off earlier" in error
+    ok("grow.py", "--in", tmp_path / "a/ckpt.pt", "--double", "ffn")
+    grown = f"--init_from={tmp_path / 'a/grown.pt'}"
+    error, _ = run("train.py", *base, f"--out_dir={tmp_path / 'b'}", "--branch=decay", grown)
+    assert "grown.pt: part of it was never trained: train it, then branch off" in error
+    assert not (tmp_path / "b-decay/ckpt.pt").exists()
+
+
+@pytest.mark.parametrize("steps", [20, 60, 110])
+def test_the_default_warmup_ends_and_is_followed_without_a_jump(base, tmp_path, steps):
+    options = [*base, "--warmup_tokens=0", f"--max_steps={steps}", "--max_steps=20" if steps < 20 else "--seed=1"]
+    ok("train.py", *options, f"--out_dir={tmp_path / 'a'}")
+    assert lr(tmp_path / "a") == pytest.approx(expected(1e-2, steps, warm=steps / 10, fall=steps / 5))
+
+
+def test_a_warmup_that_is_too_long_is_said_and_never_jumps(base, tmp_path):
+    printed = ok("train.py", *base, "--warmup_tokens=9216", f"--out_dir={tmp_path / 'a'}")
+    assert "generation 0 never reaches its peak" in printed
+    got = np.array(lr(tmp_path / "a"))
+    assert np.abs(np.diff(got)).max() < 0.25e-2 and got[-1] < 0.2e-2
+
+
+def test_a_horizon_before_the_end_is_refused_or_said(base, tmp_path):
+    out = f"--out_dir={tmp_path / 'a'}"
+    error, _ = run("train.py", *base, out, "--horizon_tokens=5120")
+    assert "horizon_tokens = 5120: the rates end there, and the stage at 10240" in error
+    printed = ok("train.py", *base, out, "--horizon_tokens=5120", "--floor=0.1")
+    assert "from 5,120 tokens on, all rates are 10% of their peaks, the floor" in printed
+    assert lr(tmp_path / "a")[10:] == pytest.approx([1e-3] * 10)
+
+
+def test_checkpoints_of_older_versions_go_on(base, tmp_path):
+    ok("train.py", *base, f"--out_dir={tmp_path / 'a'}")
+    new = load_checkpoint(tmp_path / "a/ckpt.pt")
+    old = {key: value for key, value in new.items() if key != "schedule"}
+    (g,) = new["config"]["generations"]
+    g = {key: value for key, value in g.items() if not key.startswith("warm_")} | {"horizon": 10240}
+    save_checkpoint(f"{tmp_path}/old.pt", old | {"config": old["config"] | {"generations": [g]}})
+    read = load_checkpoint(tmp_path / "old.pt")
+    assert Config(**read["config"]) == Config(**new["config"]) and (read["schedule"]["horizon"], read["schedule"]["rates"]) == (
+        10240,
+        [0.0],
+    )
+    ok("grow.py", "--in", tmp_path / "old.pt", "--double", "ffn")
+    ok("train.py", *base, f"--init_from={tmp_path / 'grown.pt'}", f"--out_dir={tmp_path / 'b'}")
+    assert lr(tmp_path / "b") == pytest.approx(expected(1e-2))
+
+
+# -----------------------------------------------------------------------------
+# settings
+
+
+@pytest.mark.parametrize(
+    "setting, expects",
+    [
+        *((f"{name}=-1", "0 or more") for name in ("grad_clip", "eval_interval", "save_interval", "log_interval")),
+        *((f"{name}=-1", "0 or more") for name in ("weight_decay", "warmup_tokens", "horizon_tokens", "branch_tokens")),
+        *((f"{name}=-1", "0 or more") for name in ("stop_at", "seed", "sample_tokens", "vocab_size", "n_kv_head")),
+        *((f"{name}=-0.01", "above 0") for name in ("learning_rate", "adam_eps", "new_rate", "norm_eps")),
+        *((f"{name}=0", "above 0") for name in ("learning_rate", "max_steps", "batch_size", "tokens_per_step")),
+        *((f"{name}=0", "above 0") for name in ("eval_tokens", "block_size", "n_layer", "rope_theta")),
+        *((f"{name}=1.5", "0 or more, and at most 1") for name in ("review", "decay_share", "floor", "beta1", "beta2")),
+        ("learning_rate=1e999", "above 0"),
+        ("device=gpu", "one of ('', 'cuda', 'mps', 'cpu')"),
+    ],
+)
+def test_numbers_of_the_wrong_sign_are_refused(setting, expects):
+    with pytest.raises(ValueError, match=re.escape(f"--{setting.split('=')[0]}: ") + ".*expected " + re.escape(expects)):
+        train.configure([f"--{setting}"])
+
+
+def test_intervals_of_zero_mean_at_the_end_only(base, tmp_path):
+    zero = ["--log_interval=0", "--eval_interval=0", "--save_interval=0", "--max_steps=3"]
+    printed = ok("train.py", *base, *zero, f"--out_dir={tmp_path / 'a'}")
+    assert printed.count("| loss") == 1 and "step 3/3" in printed and list(metrics(tmp_path / "a", "bpb")) == [3]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is CUDA")
+def test_a_device_that_is_not_there_is_named(base, tmp_path):
+    error, _ = run("train.py", *base, f"--out_dir={tmp_path / 'a'}", "--device=cuda")
+    assert error == "train.py: device = cuda: torch finds none here, only cpu"
+
+
+def test_memory_is_told_before_the_training(base, tmp_path):
+    printed = ok("train.py", *base, f"--out_dir={tmp_path / 'a'}", "--max_steps=1")
+    assert re.search(r"memory: 0\.00 GB for weights, gradients and Adam's moments", printed)
