@@ -3,7 +3,6 @@ The tests: bash runs/test.sh, or python -m pytest -q test_grow.py. They make the
 """
 
 import contextlib
-import dataclasses
 import functools
 import gc
 import gzip
@@ -50,7 +49,7 @@ from checkpoint import (
 )
 from data import DEAL, PAGE, Mixture, Shard
 from grow import compare, condense, grow, make, memory, nearest_size, plan_clone, skeleton
-from model import Config, Generation, KVCache, Llama
+from model import Config, KVCache, Llama
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 
