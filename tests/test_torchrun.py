@@ -1,0 +1,183 @@
+"""train.py under torchrun: what is killed and started again, on one node and on two."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+from checkpoint import load_checkpoint
+from test_grow import HERE, metrics, near, ok, torchrun, weights
+
+# train.py, in which PLAN says what happens to a process: {(start, rank): (step, act)}, counted from 1 and step 0
+# before all; a rank's starts are counted in a file. 'wait' hangs until torchrun asks the process to end.
+SCRIPT = """
+import os, signal, sys, time, torch
+rank, starts = os.environ["RANK"], os.path.dirname(os.path.abspath(__file__)) + "/starts" + os.environ["RANK"]
+open(starts, "a").write("x")
+when, act = PLAN.get((os.path.getsize(starts), int(rank)), (None, None))
+clip, steps = torch.nn.utils.clip_grad_norm_, []
+def at(step):
+    if step != when:
+        return
+    while act == "wait" and signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:  # the handler goes when it was called
+        time.sleep(0.05)
+    if act == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+def clipped(*args):
+    steps.append(1)
+    at(len(steps))
+    return clip(*args)
+torch.nn.utils.clip_grad_norm_ = clipped
+at(0)
+import train
+try:
+    train.main()
+except (ValueError, OSError) as e:
+    sys.exit(f"train.py: {e}")
+"""
+
+
+def write_script(tmp_path, plan):
+    (tmp_path / "planned.py").write_text(SCRIPT.replace("PLAN", repr(plan)))
+    return tmp_path / "planned.py"
+
+
+def agrees(one, folder, tolerance=1e-4):
+    """The run in `folder` logged what the one without a kill did, each step once, and ended with its weights."""
+    a, b = metrics(one, "loss"), metrics(folder, "loss")
+    assert list(a) == list(b) and max(abs(a[k] - b[k]) for k in a) < tolerance
+    assert near(weights(one), weights(folder), tolerance)
+
+
+def two_agents(script, args, *options, rendezvous="c10d", limit=120):
+    """Run the script on two nodes, which are two torchruns here -> what each printed. Both must end well in time."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    where = [f"--rdzv_backend={rendezvous}", f"--rdzv_endpoint=127.0.0.1:{port}", "--local_addr=127.0.0.1"]
+    if rendezvous == "static":
+        where = ["--master_addr=127.0.0.1", f"--master_port={port}"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc_per_node=1", *where, *options]
+    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "PYTHONPATH": HERE}
+    env["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = "5"
+    agents, printed, end = [], [], time.time() + limit
+    for node in range(2):
+        number = [f"--node_rank={node}"] if rendezvous == "static" else []
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        agents.append(subprocess.Popen([*command, *number, str(script), *map(str, args)], env=env, **pipes))
+    try:
+        for agent in agents:
+            printed.append(agent.communicate(timeout=max(1, end - time.time()))[0])
+    finally:
+        for agent in agents:
+            agent.send_signal(signal.SIGTERM)
+        for agent in agents:
+            agent.communicate()
+    assert [agent.returncode for agent in agents] == [0, 0], printed
+    return printed
+
+
+@pytest.mark.parametrize("options, left", [([], "a/ckpt.pt"), (["--branch=decay"], "a-decay/ckpt.prev.pt")])
+def test_torchrun_does_not_resume_what_another_launch_started(stage, tmp_path, options, left):
+    """Refused, it is started again, and refused again."""
+    ok("train.py", *stage, "--stop_at=4", "--save_interval=2")
+    if options:
+        ok("train.py", *stage, *options, "--branch_tokens=2048", "--save_interval=2")
+    folder = tmp_path / left.split("/")[0]
+    os.remove(folder / ("ckpt.pt" if "prev" in left else "ckpt.prev.pt"))
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    script = write_script(tmp_path, {})
+    done = torchrun(1, [*stage, *options, "--seed=7"], "--max-restarts=1", script=script)
+    assert done.returncode != 0
+    assert done.stderr.count(f"train.py: {tmp_path / left} exists: go on with --resume, or give another out_dir") == 2
+    assert "resumed" not in done.stdout and before == {path: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_torchrun_starts_again_what_had_no_checkpoint_yet(grown_run, tmp_path):
+    stage, one = grown_run
+    script = write_script(tmp_path, {(1, 1): (2, "kill")})
+    done = torchrun(2, [*stage, f"--out_dir={tmp_path / 'b'}"], "--max-restarts=1", script=script)
+    assert done.returncode == 0 and "resumed" not in done.stdout, done.stderr
+    agrees(one, tmp_path / "b")
+
+
+def test_torchrun_goes_on_when_both_are_killed_and_when_one_is_killed_again(grown_run, tmp_path):
+    stage, one = grown_run
+    script = write_script(tmp_path, {(1, 0): (5, "kill"), (1, 1): (5, "kill"), (2, 0): (6, "kill")})
+    args = [*stage, f"--out_dir={tmp_path / 'b'}", "--save_interval=3"]
+    done = torchrun(2, args, "--max-restarts=2", script=script)
+    assert done.returncode == 0, done.stderr
+    assert "resumed at step 3" in done.stdout and "resumed at step 6" in done.stdout
+    agrees(one, tmp_path / "b")
+
+
+def test_torchrun_does_not_take_back_a_run_that_another_took_over(stage, tmp_path):
+    """Killed at step 5; before it is started again, somebody ends the run by hand."""
+    script = write_script(tmp_path, {(1, 0): (5, "kill")})
+    by_hand = [sys.executable, os.path.join(HERE, "train.py"), *map(str, stage), "--resume"]
+    text = script.read_text().replace(
+        "at(0)",
+        f"""
+import subprocess
+if os.path.getsize(starts) == 2:
+    plain = {{k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE")}}
+    subprocess.run({by_hand}, check=True, env=plain)
+""",
+    )
+    script.write_text(text)
+    done = torchrun(1, [*stage, "--save_interval=3", "--max_steps=50"], "--max-restarts=1", script=script)
+    assert done.returncode != 0 and "a/ckpt.pt exists: go on with --resume" in done.stderr
+    assert load_checkpoint(tmp_path / "a/ckpt.pt")["step"] == 12
+
+
+def test_a_resumed_run_goes_on_by_itself(grown_run, tmp_path):
+    """The first start is a --resume of another launch's run."""
+    stage, one = grown_run
+    args = [*stage, f"--out_dir={tmp_path / 'b'}", "--save_interval=3"]
+    ok("train.py", *args, "--stop_at=4")
+    script = write_script(tmp_path, {(1, 0): (4, "kill")})
+    done = torchrun(2, [*args, "--resume"], "--max-restarts=1", script=script)
+    assert done.returncode == 0, done.stderr
+    assert "resumed at step 4" in done.stdout and "resumed at step 6" in done.stdout
+    agrees(one, tmp_path / "b")
+
+
+@pytest.mark.parametrize("rendezvous", ["c10d", "static"])
+def test_two_nodes_agree_when_only_one_counts_a_restart(grown_run, tmp_path, rendezvous):
+    """A process that dies as it starts, which only its own node notices; later both are killed at once."""
+    stage, one = grown_run
+    plan = {(1, 1): (0, "kill"), (2, 1): (5, "kill")} | dict.fromkeys([(1, 0), (2, 0)], (5, "kill"))
+    args = [*stage, f"--out_dir={tmp_path / 'b'}", "--save_interval=3"]
+    printed = two_agents(write_script(tmp_path, plan), args, "--max-restarts=3", rendezvous=rendezvous)
+    assert "resumed at step 3" in "".join(printed)
+    agrees(one, tmp_path / "b")
+
+
+def test_two_nodes_go_on_when_one_process_hangs_and_the_other_is_killed(grown_run, tmp_path):
+    """The hanging one's node joins the new round without counting a restart."""
+    stage, one = grown_run
+    script = write_script(tmp_path, {(1, 0): (5, "wait"), (1, 1): (5, "kill")})
+    args = [*stage, f"--out_dir={tmp_path / 'b'}", "--save_interval=3", "--shard"]
+    printed = two_agents(script, args, "--max-restarts=1")
+    assert "resumed at step 3" in "".join(printed)
+    agrees(one, tmp_path / "b")
+
+
+@pytest.mark.parametrize("slash", ["b/", "b//", "b/.", "./b/", "b"])
+def test_a_branch_of_a_folder_with_a_slash_is_beside_it(stage, tmp_path, slash, monkeypatch):
+    ok("train.py", *stage, f"--out_dir={tmp_path / 'b'}", "--stop_at=2")
+    monkeypatch.chdir(tmp_path)
+    printed = ok("train.py", *stage, f"--out_dir={slash}", "--branch=decay", "--branch_tokens=512")
+    assert "checkpoint: b-decay/ckpt.pt" in printed
+    assert sorted(os.listdir(tmp_path / "b")) == [".lock", "ckpt.pt", "metrics.jsonl"]
+
+
+def test_a_branch_of_the_folder_one_is_in_is_beside_it(stage, tmp_path, monkeypatch):
+    ok("train.py", *stage, f"--out_dir={tmp_path / 'b'}", "--stop_at=2")
+    monkeypatch.chdir(tmp_path / "b")
+    ok("train.py", *stage, "--out_dir=.", "--branch=decay", "--branch_tokens=512")
+    assert load_checkpoint(tmp_path / "b-decay/ckpt.pt")["step"] == 1
