@@ -7,9 +7,12 @@ Raw text in, tokens out: train.bin and val.bin hold the ids of all documents, on
   $ python prepare.py --input corpus/ --out data/smol --tokenizer SmolLM-135M/tokenizer.json
   $ python prepare.py --input tinystories corpus/ --out data/babel --words 2000,5000,10000,all --report
 
-Input is .txt, .jsonl and .parquet, each also .gz or .xz, and folders of them; or tinystories, simplewiki, fineweb-edu,
-streamed from the Hugging Face hub. A .txt holds documents with a line <|doc|> between them; without one it is one
-document. A .jsonl has a document a line, a .parquet a document a row.
+Input is .txt, .jsonl and .parquet, each also .gz or .xz, and folders of them; or tinystories, simplewiki,
+fineweb-edu, streamed from the Hugging Face hub. A .txt holds documents with a line <|doc|> between them;
+without one it is one document. A .jsonl has a document a line, a .parquet a document a row. A file is read
+once, whatever links lead to it. Hidden files are not read, nor those that prepare.py wrote. It stops at what
+is broken or no UTF-8. With --skip_bad that is left out: of a text a kilobyte around the byte, of a .jsonl the
+line, of a .gz all that follows.
 
 With --words there is no train.bin, but stages that widen: words2000 holds the chunks of which 95 % (--known) of the
 words are among the 2,000 most frequent ones or names, words5000 what 5,000 words add to that, and so on to all. A
@@ -76,10 +79,10 @@ PIECE = 1 << 18
 # Where to cut, best first: between lines, before a space, between characters, anywhere. The first two change no token
 # of Llama's, and next to none of tiktoken's.
 CUTS = [re.compile(cut) for cut in (rb"(?<=\n)(?=\S)", rb"(?= )", rb"(?=[^\x80-\xbf])", b"")]
-# What is left out around a byte that is no text: about a kilobyte, to the end of a line, or to a space, or a character
+# What is left out around a byte that is no text: about a kilobyte, up to the end of a line, word or character
 PART = re.compile(rb"(?s:.){1,1000}(?:[^\n]{0,1000}\n|[^ \n]{0,100}(?= )|[\x80-\xbf]*)")
-NULS = re.compile("\0.?\0", re.DOTALL)  # as UTF-16 has them; one by itself may be meant
-OTHER_BOMS = codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE  # UTF-32-LE's begins as UTF-16-LE's
+NULS = re.compile(b"\0.?\0", re.DOTALL)  # as UTF-16 has them; one by itself may be meant
+OTHER_BOMS = codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE  # UTF-32-LE's begins as UTF-16's
 
 Documents = Iterator[tuple[str | None, bool]]  # (text, starts a document?); None: nothing of it is text
 
@@ -90,8 +93,8 @@ Documents = Iterator[tuple[str | None, bool]]  # (text, starts a document?); Non
 def list_files(inputs: list[str], out: str) -> list[str]:
     """Return the files given and those below the folders given, sorted, each once, whatever links lead to it.
 
-    Names of SOURCES stand for themselves. What prepare.py itself wrote, to `out` or elsewhere, is passed over. Raise
-    ValueError for what isn't there or holds no text, OSError for a folder that can't be read.
+    Names of SOURCES stand for themselves. What prepare.py wrote, to `out` or elsewhere, is passed over.
+    Raise ValueError for what isn't there or holds no text, OSError for a folder that can't be read.
     """
     files = {}  # by real path
     for path in inputs:
@@ -108,14 +111,14 @@ def list_files(inputs: list[str], out: str) -> list[str]:
         if not text:
             raise ValueError(f"{path}: neither .txt, .jsonl or .parquet (also .gz, .xz) nor a folder of such")
         if len(text) < len(below):
-            print(f"{path}: passing over {len(below) - len(text)} files of other kinds", file=sys.stderr)
+            print(f"{path}: passing over {len(below) - len(text)} other files", file=sys.stderr)
         for name in text:
             files.setdefault(os.path.realpath(name), name)
     return list(files.values())
 
 
 def walk(folder: str) -> Iterator[str]:
-    """Yield all below a folder that is neither folder nor hidden. Go into a folder once, whatever links lead to it."""
+    """Yield the files below a folder, without hidden ones. Go into each folder once, whatever links say."""
 
     def fail(error):
         raise error
@@ -131,7 +134,7 @@ def walk(folder: str) -> Iterator[str]:
 
 
 def is_own(path: str, out: str) -> bool:
-    """Return whether prepare.py wrote the file: in `out`, beside it in a run that was killed, or in another folder."""
+    """Return whether prepare.py wrote the file: to `out`, beside it when killed, or to another folder."""
     folder, name = os.path.split(path)
     if not OWN_FILE.fullmatch(name):
         return False
@@ -171,9 +174,9 @@ def report_broken(path: str, e: Exception, bad: Callable) -> None:
 
 
 def read_blocks(path: str, packing: str | None) -> Iterator[bytes]:
-    """Yield the bytes of a file, unpacked; a .gz or .xz may be several, one after another, and zeros between them.
+    """Yield the bytes of a file, unpacked. A .gz or .xz may be several in a row, with zeros between them.
 
-    Raise EOFError, ValueError, zlib.error or lzma.LZMAError where it is broken, when all before has been given.
+    Raise one of BROKEN where it is broken, when all before has been given.
     """
     with open(path, "rb") as f:
         if not packing:
@@ -197,7 +200,7 @@ def read_blocks(path: str, packing: str | None) -> Iterator[bytes]:
 
 
 def split_at_markers(blocks: Iterable[bytes], marker: bytes | None) -> Iterator[tuple[bytes, bool]]:
-    """Yield (bytes, False) of what blocks hold, (line, True) for a line that is marker. Lines end in LF, CRLF or CR."""
+    """Yield (bytes, False) of blocks, (line, True) for a line that is marker. Lines end in LF, CRLF or CR."""
     if marker is None:
         yield from ((block, False) for block in blocks)
         return
@@ -219,7 +222,7 @@ def split_at_markers(blocks: Iterable[bytes], marker: bytes | None) -> Iterator[
 
 
 def cut_documents(where: str, blocks: Iterable[bytes], marker: bytes | None, bad: Callable) -> Documents:
-    """Yield the documents between lines that are marker, with one line end before it left out, long ones in pieces.
+    """Yield the documents between lines that are marker, less the line end before these; long ones in pieces.
 
     marker None: blocks are one document, and end in a LF that isn't its own.
     """
@@ -238,50 +241,56 @@ def cut_documents(where: str, blocks: Iterable[bytes], marker: bytes | None, bad
             if start:
                 piece = piece.removeprefix(codecs.BOM_UTF8)
             yield decode(piece, where, number, marker, bad), start
-            number += max(text.count(b"\n", 0, end), text.count(b"\r", 0, end))
+            number += count_lines(text, end)
             if last:
                 number += 1  # the marker
             start, done = last, done and not last
             del text[:end]
 
 
-def check_text(data: bytes) -> str:
-    """Return data as text. Raise UnicodeDecodeError, with a reason of ours, if it isn't UTF-8 or has many NULs."""
+def count_lines(data: bytes | bytearray, end: int) -> int:
+    """Return how many line ends, LF, CRLF or CR, come before byte `end`."""
+    return max(data.count(b"\n", 0, end), data.count(b"\r", 0, end))
+
+
+def check_text(data: bytes, nuls: re.Pattern = NULS) -> str:
+    """Return data as text. Raise UnicodeDecodeError, with our reason, if it isn't UTF-8 or holds nuls."""
+    found = nuls.search(data) if b"\0" in data else None
+    if found and not data.startswith(OTHER_BOMS):
+        raise UnicodeDecodeError("utf-8", data, *found.span(), "full of NULs, as UTF-16 is, not UTF-8")
     try:
-        text = data.decode()
+        return data.decode()
     except UnicodeDecodeError as e:
         e.reason = "UTF-16 or UTF-32, not UTF-8" if data.startswith(OTHER_BOMS) else "not UTF-8"
         raise
-    if "\0" in text and NULS.search(text):  # a single one may be meant
-        at = data.index(b"\0")
-        raise UnicodeDecodeError("utf-8", data, at, at + 1, "full of NULs, as UTF-16 is, not UTF-8")
-    return text
 
 
 def decode(data: bytes, where: str, number: int, marker: bytes | None, bad: Callable) -> str | None:
-    """Return data as text, less those of its PARTs, of about a kilobyte, that are no text; None if nothing is left.
+    """Return data as text, without those of its PARTs that are no text; None if nothing is left.
 
-    number: of its first line, for a file with a marker.
+    number: of its first line, where marker says that lines count.
     """
     try:
         return check_text(data)
     except UnicodeDecodeError:
-        good = []
+        good, nuls = [], re.compile(b"\0") if NULS.search(data) else NULS
     for part in PART.findall(data):
         try:
-            good.append(check_text(part))
+            good.append(check_text(part, nuls))
         except UnicodeDecodeError as e:
-            line = number + part.count(b"\n", 0, e.start)
+            line = number + count_lines(part, e.start)
             place = where if marker is None else f"{where}, line {line}"
             bad(f"{place}: {e.reason}", "convert it", len(part))
-        number += part.count(b"\n")
+        number += count_lines(part, len(part))
     return "".join(good) or None
 
 
-def read_rows(path: str, packing: str | None, field: str, bad: Callable, kind: str) -> Iterator[tuple[str, bytes]]:
+def read_rows(
+    path: str, packing: str | None, field: str, bad: Callable[[str, str, int], None], kind: str
+) -> Iterator[tuple[str, bytes]]:
     """Yield (where, the text field) of each row of a .parquet or of a source of the hub, or line of a .jsonl.
 
-    The bytes are UTF-8, and half a surrogate pair, which JSON can spell, is bytes that aren't.
+    It may not be UTF-8: half a surrogate pair, which JSON can spell, is not.
     """
     if kind == "jsonl":
         row_name, rows = "line", enumerate(read_lines(until_broken(path, read_blocks(path, packing), bad)), 1)
@@ -329,8 +338,8 @@ def read_json(line: bytes) -> object:
         raise
 
 
-def read_column(path: str, packing: str | None, field: str, bad: Callable) -> Iterator[tuple[int, bytes | None]]:
-    """Yield (row, bytes) of a column of a .parquet, rows counted from 1; None for a null. A broken row group is a fault."""
+def read_column(path: str, packing: str | None, field: str, bad: Callable) -> Iterator[tuple[int, bytes]]:
+    """Yield (row, bytes) of a column of a .parquet, from 1; None for null. A broken row group is a fault."""
     try:
         import pyarrow.parquet
     except ImportError:
@@ -354,9 +363,9 @@ def read_column(path: str, packing: str | None, field: str, bad: Callable) -> It
             done, end = end, end + table.metadata.row_group(group).num_rows
             try:
                 for batch in table.iter_batches(64, row_groups=[group], columns=[field]):
-                    column = batch.column(0).cast(pyarrow.large_binary()).to_pylist()
-                    yield from enumerate(column, done + 1)
-                    done += len(column)
+                    for value in batch.column(0).cast(pyarrow.large_binary()):
+                        done += 1
+                        yield done, value.as_py()
             except broken as e:
                 bad(f"{path}, rows {done + 1} to {end}: broken ({one_line(e)})", "fetch it again")
 
@@ -370,17 +379,18 @@ def stream(name: str) -> Iterator[dict]:
     try:
         yield from datasets.load_dataset(*SOURCES[name], split="train", streaming=True)
     except Exception as e:  # its own, the hub's, those of any network library
-        raise ValueError(f"{name}: the Hugging Face hub gives an error: {one_line(e)}: give files of your own") from None
+        error = one_line(e)
+        raise ValueError(f"{name}: the Hugging Face hub gives an error: {error}: give own files") from None
 
 
 # ---- splitting: documents -> train or val ---------------------------------------------------------------------------
 
 
 def split_by_hash(pieces: Documents, limit: float, seen: dict) -> Iterator[tuple[str, bool, str]]:
-    """Add the split to (text, starts a document?): val if the hash of its first piece that isn't blank is below limit.
+    """Add the split to (text, starts a document?): val if its first piece with text has a hash below limit.
 
-    Leave out empty documents: blank pieces at the start wait, packed, for text. seen counts documents, empty ones,
-    characters, and those up to the last that isn't blank (end); it has the lowest of the hashes, which are 64 bits.
+    Leave out empty documents: blank pieces at the start wait, packed, for text. seen counts documents, empty
+    ones, characters, and those up to the last that isn't blank (end). lowest is the lowest hash, of 64 bits.
     """
     for text, start in pieces:
         if start:
@@ -400,8 +410,8 @@ def split_by_hash(pieces: Documents, limit: float, seen: dict) -> Iterator[tuple
             seen["documents"] += 1
             seen["empty"] -= 0 if is_broken else 1
         for part in itertools.chain((zlib.decompress(packed).decode() for packed in blank), [text]):
-            if part.strip():
-                seen["end"] = seen["characters"] + len(part.rstrip())
+            if length := len(part.rstrip()):
+                seen["end"] = seen["characters"] + length
             seen["characters"] += len(part)
             yield part, begins, split
             begins = False
@@ -430,7 +440,7 @@ COMBINING = "".join(filter(unicodedata.combining, map(chr, range(sys.maxunicode 
 NAME = re.compile(rf"[{UPPER}](?![{UPPER}])(?:(?<=[\w,;] .)|(?<=\b[MDS][rt]\. .)|(?<=\bMrs\. .))\w+(?:['-]\w+)*")
 # Apostrophes, and the points and commas of numbers, belong to a word; a hyphen parts two. \0: a name
 WORD = re.compile(rf"[\w\0{MARKS}]+(?:'[\w{MARKS}]+|(?<=\d)[.,]\d+)*")
-# More than the 30 combining marks in a row that Unicode's stream-safe text format allows, beginning with the 30
+# More combining marks in a row than the 30 of Unicode's stream-safe text format; it begins with these
 TOO_MANY_MARKS = re.compile(rf"([{COMBINING}][{COMBINING}]{{29}})[{COMBINING}]+")
 # Words that join a clause to another, of those that seldom do anything else
 JOINING = set("although because if that though unless until what when where whether which while who whom whose why".split())
@@ -741,7 +751,7 @@ def report(path: str, stages: list[dict], covered: np.ndarray) -> None:
 
 
 def list_stamps(folder: str) -> dict[str, tuple]:
-    """Return {name: what tells a file from another, or from itself before a change}; empty if there is no folder."""
+    """Return {name: what tells a file from others, and from itself before a change}; {} without a folder."""
     if not os.path.lexists(folder):
         return {}
     stats = {entry.name: entry.stat(follow_symlinks=False) for entry in os.scandir(folder)}
@@ -749,28 +759,32 @@ def list_stamps(folder: str) -> dict[str, tuple]:
 
 
 def is_mount(folder: str) -> bool:
-    """Return whether the folder is a mount point, also one of its own file system, which os.path.ismount misses."""
+    """Return whether the folder is a mount point, also of its own file system, as os.path.ismount doesn't."""
     with contextlib.suppress(OSError):
-        bound = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
-        if folder.replace(" ", "\\040") in bound:
+        points = [line.split(b" ")[4] for line in Path("/proc/self/mountinfo").read_bytes().splitlines()]
+        points = [re.sub(rb"\\(\d{3})", lambda found: bytes([int(found[1], 8)]), point) for point in points]
+        if os.fsencode(folder) in points:
             return True
     return os.path.ismount(folder)
 
 
 def check_output(path: str, force: bool) -> tuple[str, dict[str, tuple]]:
-    """Return the real path of the folder to make, and the stamps of what is there, all ours. Raise ValueError if it
-    can't be made, or something else is there."""
+    """Return the real path of the folder to make, and the stamps of what is there, all ours.
+
+    Raise ValueError if it can't be made, or something else is there.
+    """
     out = os.path.realpath(path)
-    if os.path.lexists(out) and not os.path.isdir(out):
-        raise ValueError(f"{path}: not a folder: name another with --out")
+    there = next(name for name in (out, *map(str, Path(out).parents)) if os.path.lexists(name))
+    if not os.path.isdir(there):
+        raise ValueError(f"{path}: {there} is not a folder: name another with --out")
     if is_mount(out):
-        raise ValueError(f"{path}: a mount point, which can't be replaced: name a folder in it, --out {path}/NAME")
+        raise ValueError(f"{path}: a mount point, which can't be replaced: name a folder in it, {path}/NAME")
     mine = list_stamps(out)
     other = [name for name in mine if not OWN_FILE.fullmatch(name) or os.path.isdir(f"{out}/{name}")]
     if not other and "meta.json" not in mine:
         other = list(mine)  # a tokenizer's folder, for instance
     if other:  # never delete what isn't ours
-        raise ValueError(f"{path}: holds {other[0]}, not a file of prepare.py: name another folder with --out")
+        raise ValueError(f"{path}: holds {min(other)}, not a file of prepare.py: name another with --out")
     if mine and not force:
         raise ValueError(f"{path}: prepared before: overwrite it with --force")
     if mine and not os.access(out, os.W_OK):
@@ -780,15 +794,17 @@ def check_output(path: str, force: bool) -> tuple[str, dict[str, tuple]]:
 
 @contextlib.contextmanager
 def make_aside(out: str) -> Iterator[str]:
-    """Give a new folder beside out. If it fails what is done with it, remove it, and the parents that it needed."""
+    """Give a new folder beside out. If what is done with it fails, remove it, and the parents it needed."""
     parent = os.path.dirname(out)
     missing = [folder for folder in (parent, *Path(parent).parents) if not os.path.exists(folder)]
     os.makedirs(parent, exist_ok=True)
     try:
         for number in itertools.count(os.getpid()):
-            with contextlib.suppress(FileExistsError):  # of a run that was killed, or one in another container
-                os.mkdir(aside := f"{out}.{number}")
-                break
+            aside = f"{out}.{number}"
+            if any(map(os.path.lexists, (aside, f"{aside}.old", f"{aside}.done"))):
+                continue  # of a run that was killed, or is in another container
+            os.mkdir(aside)
+            break
         try:
             yield aside
         finally:
@@ -800,9 +816,9 @@ def make_aside(out: str) -> Iterator[str]:
 
 
 def replace(out: str, aside: str, mine: dict[str, tuple]) -> None:
-    """Put the folder aside in the place of out, of which only the files of `mine` are deleted, and only as they were.
+    """Put the folder aside in the place of out. Delete of out only the files of `mine`, as they were.
 
-    What else has come into out stays there. Raise ValueError if that can't be, and keep aside, by another name.
+    What else has come into out stays there. If that can't be, keep aside, renamed, and raise ValueError.
     """
     old, kept = f"{aside}.old", f"{aside}.done"
     try:
@@ -821,14 +837,17 @@ def replace(out: str, aside: str, mine: dict[str, tuple]) -> None:
     except OSError as e:
         os.rename(aside, kept)
         raise ValueError(f"{out}: {one_line(e)}: the text is prepared, but lies in {kept}") from None
-    for name, stamp in list_stamps(old).items():
-        if mine.get(name) == stamp:
-            os.unlink(f"{old}/{name}")
-        elif not os.path.lexists(f"{out}/{name}"):
-            os.rename(f"{old}/{name}", f"{out}/{name}")
-            print(f"{out}: {name} came meanwhile, and stays", file=sys.stderr)
-    if os.path.exists(old):
-        os.rmdir(old)
+    try:
+        for name, stamp in list_stamps(old).items():
+            if mine.get(name) == stamp:
+                os.unlink(f"{old}/{name}")
+            elif not os.path.lexists(f"{out}/{name}"):
+                os.rename(f"{old}/{name}", f"{out}/{name}")
+                print(f"{out}: {name} came meanwhile, and stays", file=sys.stderr)
+        if os.path.exists(old):
+            os.rmdir(old)
+    except OSError as e:
+        print(f"{old}: what else was in {out} is left here ({one_line(e)})", file=sys.stderr)
 
 
 def prepare(args: argparse.Namespace) -> None:
@@ -862,11 +881,13 @@ def prepare(args: argparse.Namespace) -> None:
     seconds = time.time() - begun
     print(
         f"{args.out}: {length:,.1f} MB in {seconds:.1f} s, {length / seconds:.1f} MB/s; left out: "
-        f"{seen['empty']:,} empty documents, {seen['bad']:,} broken parts ({seen['bytes']:,} bytes that were read)"
+        f"{seen['empty']:,} empty documents, {seen['bad']:,} broken parts, {seen['bytes']:,} bytes of text"
     )
 
 
-def fill(folder: str, args: argparse.Namespace, files: list[str], tok: Tokenizer, ranked: list[str]) -> tuple[dict, dict]:
+def fill(
+    folder: str, args: argparse.Namespace, files: list[str], tok: Tokenizer, ranked: list[str]
+) -> tuple[dict[str, object], dict[str, int]]:
     """Write all files of the folder; return (what meta.json holds, counts of what was seen and left out)."""
     seen, checksums = {}, {}  # checksums: of each file's text, by path
     marker = args.separator.strip().encode("utf-8", "surrogateescape")
@@ -926,7 +947,8 @@ def fill(folder: str, args: argparse.Namespace, files: list[str], tok: Tokenizer
         stages = Stages(args.by, args.words, ranks, args.known)
 
     splits, tokens, samples, n_sources = write_splits(pieces(), tok, stages, args.workers, folder)
-    if not splits["val"]["documents"] or not sum(s["documents"] for name, s in splits.items() if "train" in name):
+    trained = sum(split["documents"] for name, split in splits.items() if "train" in name)
+    if not splits["val"]["documents"] or not trained:
         raise ValueError(f"{args.input[0]}: too little text for a train and a val split")
     meta = {
         "tokenizer": {"kind": tok.kind, "name": tok.name, "sha256": tok.sha256},
@@ -1002,5 +1024,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    for printed in (sys.stdout, sys.stderr):
+        printed.reconfigure(errors="backslashreplace")  # samples and paths may hold what it can't show
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("prepare.py: terminated"))
     main()
