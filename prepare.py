@@ -7,9 +7,12 @@ Raw text in, tokens out: train.bin and val.bin hold the ids of all documents, on
   $ python prepare.py --input corpus/ --out data/smol --tokenizer SmolLM-135M/tokenizer.json
   $ python prepare.py --input tinystories corpus/ --out data/babel --words 2000,5000,10000,all --report
 
-Input is .txt, .jsonl and .parquet, each also .gz or .xz, and folders of them; or tinystories, simplewiki, fineweb-edu,
-streamed from the Hugging Face hub. A .txt holds documents with a line <|doc|> between them; without one it is one
-document. A .jsonl has a document a line, a .parquet a document a row.
+Input is .txt, .jsonl and .parquet, each also .gz or .xz, and folders of them; or tinystories, simplewiki,
+fineweb-edu, streamed from the Hugging Face hub. A .txt holds documents with a line <|doc|> between them;
+without one it is one document. A .jsonl has a document a line, a .parquet a document a row. A file is read
+once, whatever links lead to it. Hidden files are not read, nor those that prepare.py wrote. It stops at what
+is broken or no UTF-8. With --skip_bad that is left out: of a text a kilobyte around the byte, of a .jsonl the
+line, of a .gz all that follows.
 
 With --words there is no train.bin, but stages that widen: words2000 holds the chunks of which 95 % (--known) of the
 words are among the 2,000 most frequent ones or names, words5000 what 5,000 words add to that, and so on to all. A
@@ -32,14 +35,12 @@ and with --words, for each stage, instead of train.bin (val.bin holds the same w
 
 import argparse
 import bisect
+import codecs
 import collections
 import contextlib
 import functools
-import glob
 import gzip
 import hashlib
-import importlib.util
-import io
 import itertools
 import json
 import lzma
@@ -66,7 +67,9 @@ SOURCES = {  # of the Hugging Face hub: what load_dataset takes
     "simplewiki": ("wikimedia/wikipedia", "20231101.simple"),
     "fineweb-edu": ("HuggingFaceFW/fineweb-edu", "sample-10BT"),
 }
-FILE_NAME = re.compile(r"\.(txt|jsonl|parquet)(\.gz|\.xz)?$")
+FILE_NAME = re.compile(r"\.(txt|jsonl|parquet)(\.gz|\.xz)?$", re.IGNORECASE)
+MAGIC = {".gz": b"\x1f\x8b", ".xz": b"\xfd7zXZ\0"}  # how such a file begins
+BROKEN = EOFError, OSError, ValueError, lzma.LZMAError, zlib.error  # what reading a broken file raises
 OWN_FILE = re.compile(
     r"((\w+\.)?(train|val)|\w+\.rows|token_bytes|spelling)\.bin|meta\.json|tokenizer\.(model|json)|words\.txt|report\.png"
 )
@@ -76,102 +79,295 @@ PIECE = 1 << 18
 # Where to cut, best first: between lines, before a space, between characters, anywhere. The first two change no token
 # of Llama's, and next to none of tiktoken's.
 CUTS = [re.compile(cut) for cut in (rb"(?<=\n)(?=\S)", rb"(?= )", rb"(?=[^\x80-\xbf])", b"")]
+# What is left out around a byte that is no text: about a kilobyte, up to the end of a line, word or character
+PART = re.compile(rb"(?s:.){1,1000}(?:[^\n]{0,1000}\n|[^ \n]{0,100}(?= )|[\x80-\xbf]*)")
+NULS = re.compile(b"\0.?\0", re.DOTALL)  # as UTF-16 has them; one by itself may be meant
+OTHER_BOMS = codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE  # UTF-32-LE's begins as UTF-16's
 
-
-class InputError(Exception):
-    """What the user gave can't be used; the message is one line that says what and why."""
+Documents = Iterator[tuple[str | None, bool]]  # (text, starts a document?); None: nothing of it is text
 
 
 # ---- reading: files -> documents, in pieces of bounded size ---------------------------------------------------------
 
 
-def list_files(inputs: list[str]) -> list[str]:
-    """The files given, and those below the folders given, sorted; names of SOURCES stand for themselves."""
-    files = []
+def list_files(inputs: list[str], out: str) -> list[str]:
+    """Return the files given and those below the folders given, sorted, each once, whatever links lead to it.
+
+    Names of SOURCES stand for themselves. What prepare.py wrote, to `out` or elsewhere, is passed over.
+    Raise ValueError for what isn't there or holds no text, OSError for a folder that can't be read.
+    """
+    files = {}  # by real path
     for path in inputs:
+        if path in SOURCES and not os.path.exists(path):
+            files[path] = path
+            continue
         if not os.path.exists(path):
-            if path in SOURCES:
-                files.append(path)
-                continue
-            raise InputError(f"{path}: no such file or folder")
-        below = sorted(filter(os.path.isfile, glob.glob(f"{glob.escape(path)}/**", recursive=True)))
-        known = [name for name in below or [path] if FILE_NAME.search(name)]
-        if not known:
-            raise InputError(f"{path}: neither .txt, .jsonl or .parquet (also .gz, .xz) nor a folder of such")
-        if len(known) < len(below):
-            print(f"{path}: passing over {len(below) - len(known)} files of other kinds", file=sys.stderr)
-        files += known
-    return list(dict.fromkeys(files))  # a file given twice is read once
+            raise ValueError(f"{path}: no such file or folder")
+        below = sorted(walk(path)) if os.path.isdir(path) else [path]
+        known = [name for name in below if FILE_NAME.search(name)]
+        text = [name for name in known if not is_own(os.path.realpath(name), out)]
+        if path in known and not text:
+            raise ValueError(f"{path}: in a folder that prepare.py made: copy it elsewhere")
+        if not text:
+            raise ValueError(f"{path}: neither .txt, .jsonl or .parquet (also .gz, .xz) nor a folder of such")
+        if len(text) < len(below):
+            print(f"{path}: passing over {len(below) - len(text)} other files", file=sys.stderr)
+        for name in text:
+            files.setdefault(os.path.realpath(name), name)
+    return list(files.values())
 
 
-def read_file(path: str, field: str, marker: bytes, bad: Callable) -> Iterator[tuple[str | None, bool]]:
-    """Yield (text, starts a document?): the documents of a file, long ones in pieces, None for what isn't UTF-8.
+def walk(folder: str) -> Iterator[str]:
+    """Yield the files below a folder, without hidden ones. Go into each folder once, whatever links say."""
 
-    bad(fault, remedy) is called at each fault, and may raise."""
-    kind, packing = FILE_NAME.search(path).groups() if path not in SOURCES else ("hub", None)
-    opened = {None: open, ".gz": gzip.open, ".xz": lzma.open}[packing]
+    def fail(error):
+        raise error
+
+    been = set()
+    for at, folders, names in os.walk(folder, onerror=fail, followlinks=True):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        if os.path.realpath(at) in been:
+            folders.clear()
+            continue
+        been.add(os.path.realpath(at))
+        yield from (os.path.join(at, name) for name in names if not name.startswith("."))
+
+
+def is_own(path: str, out: str) -> bool:
+    """Return whether prepare.py wrote the file: to `out`, beside it when killed, or to another folder."""
+    folder, name = os.path.split(path)
+    if not OWN_FILE.fullmatch(name):
+        return False
+    beside_out = folder.startswith(out) and re.fullmatch(r"(\.\d+(\.\w+)?)?", folder.removeprefix(out))
+    return bool(beside_out) or {"meta.json", "token_bytes.bin"} <= set(os.listdir(folder))
+
+
+def read_file(path: str, field: str, marker: bytes, bad: Callable) -> Documents:
+    """Yield the documents of a file, long ones in pieces.
+
+    bad(fault, remedy, bytes lost) is called at each fault, and may raise.
+    """
+    found = FILE_NAME.search(path.lower())
+    kind, packing = found.groups() if found else ("hub", None)
+    if found and os.path.exists(path) and not os.path.isfile(path):  # a pipe can be read only once
+        bad(f"{path}: not a regular file", "write its text to one")
+    elif kind == "txt":
+        yield from cut_documents(path, until_broken(path, read_blocks(path, packing), bad), marker, bad)
+    else:
+        for where, data in read_rows(path, packing, field, bad, kind):
+            yield from cut_documents(where, [data, b"\n"], None, bad)
+
+
+def until_broken(path: str, parts: Iterable, bad: Callable) -> Iterator:
+    """Yield parts, up to where they can't be read on, which is a fault."""
     try:
-        with opened(path, "rb") if kind != "hub" else contextlib.nullcontext() as f:
-            if kind == "txt":
-                yield from cut_documents(path, f, marker, bad)
-            else:
-                for data in read_rows(path, f, field, bad, kind):
-                    yield from cut_documents(path, io.BytesIO(data + b"\n"), None, bad)
-    except (EOFError, OSError, ValueError, lzma.LZMAError, zlib.error) as e:  # pyarrow's are ValueErrors
+        yield from parts
+    except BROKEN as e:
+        report_broken(path, e, bad)
+
+
+def report_broken(path: str, e: Exception, bad: Callable) -> None:
+    if getattr(e, "errno", None):  # the system's
+        bad(f"{path}: can't be read ({one_line(e)})", "see to that")
+    else:
         bad(f"{path}: broken or cut short ({one_line(e)})", "fetch it again")
 
 
-def cut_documents(path: str, f: io.BufferedIOBase, marker: bytes | None, bad: Callable) -> Iterator[tuple[str | None, bool]]:
-    """read_file for binary file f: documents stand between lines that are marker; one line end before it is its own."""
-    text, start, number = bytearray(), True, 1  # number: of the first line in text
-    while True:
-        line = f.readline(PIECE)
-        done = not line or line.strip() == marker
-        if not done:
-            text += line
-            if len(text) <= 2 * PIECE:
-                continue
-        end = len(text) if done else next(m.start() for cut in CUTS if (m := cut.search(text, PIECE)))
-        piece = text[:end].removesuffix(b"\n").removesuffix(b"\r") if done else text[:end]
-        try:
-            yield piece.decode("utf-8-sig"), start
-        except UnicodeDecodeError as e:
-            line_number = number + e.object.count(b"\n", 0, e.start)
-            bad(f"{path}, line {line_number}: not UTF-8", "convert it")
-            yield None, start
-        if not line:
+def read_blocks(path: str, packing: str | None) -> Iterator[bytes]:
+    """Yield the bytes of a file, unpacked. A .gz or .xz may be several in a row, with zeros between them.
+
+    Raise one of BROKEN where it is broken, when all before has been given.
+    """
+    with open(path, "rb") as f:
+        if not packing:
+            yield from iter(lambda: f.read(PIECE), b"")
             return
-        number += text.count(b"\n", 0, end) + done
-        start = done
-        del text[:end]
+        read, magic = functools.partial(f.read, 1 << 13), MAGIC[packing]  # 8 KB become some MB at most
+        data = read()
+        while True:
+            member = lzma.LZMADecompressor() if packing == ".xz" else zlib.decompressobj(zlib.MAX_WBITS | 16)
+            while not member.eof:
+                if not data:
+                    raise EOFError("it ends too early")
+                yield member.decompress(data)
+                data = member.unused_data if member.eof else read()
+            while len(data := data.lstrip(b"\0")) < len(magic) and (more := read()):
+                data += more
+            if not data:
+                return
+            if not data.startswith(magic):
+                raise ValueError("something else follows its end")
 
 
-def read_rows(path: str, f: io.BufferedIOBase | None, field: str, bad: Callable, kind: str) -> Iterator[bytes]:
-    """Yield the text field, as UTF-8, of each row of a .parquet or of a source of the hub, or line of a .jsonl."""
-    rows, row_name, text_of = f, "line", lambda line: json.loads(line.decode("utf-8-sig"))[field]
-    if kind == "hub":
-        rows, row_name, text_of = stream(path), "row", lambda row: row[field]
-    elif kind == "parquet":
+def split_at_markers(blocks: Iterable[bytes], marker: bytes | None) -> Iterator[tuple[bytes, bool]]:
+    """Yield (bytes, False) of blocks, (line, True) for a line that is marker. Lines end in LF, CRLF or CR."""
+    if marker is None:
+        yield from ((block, False) for block in blocks)
+        return
+    rest, begins = b"", True  # a line that may go on in the next block, and whether rest has its beginning
+    for block in itertools.chain(blocks, [None]):
+        rest += block or b""
+        end = max(rest.rfind(b"\n"), rest.rfind(b"\r", 0, -1)) + 1
+        if block is None or not end and len(rest) > PIECE:
+            end = len(rest)
+        lines, rest = rest[:end], rest[end:]
+        if marker in lines:
+            for line in lines.splitlines(keepends=True):
+                # a BOM stands before it where a file begins, also one that was appended to another
+                yield line, begins and line.strip().removeprefix(codecs.BOM_UTF8).strip() == marker
+                begins = line.endswith((b"\n", b"\r"))
+        elif lines:
+            yield lines, False
+            begins = lines.endswith((b"\n", b"\r"))
+
+
+def cut_documents(where: str, blocks: Iterable[bytes], marker: bytes | None, bad: Callable) -> Documents:
+    """Yield the documents between lines that are marker, less the line end before these; long ones in pieces.
+
+    marker None: blocks are one document, and end in a LF that isn't its own.
+    """
+    text, start, number = bytearray(), True, 1  # number: of the first line in text
+    for part, done in itertools.chain(split_at_markers(blocks, marker), [(b"", True)]):
+        if not done:
+            text += part
+        while done or len(text) > 2 * PIECE:
+            last = len(text) <= 2 * PIECE
+            if last:
+                end = len(text)
+                piece = bytes(text).removesuffix(b"\n").removesuffix(b"" if marker is None else b"\r")
+            else:
+                end = next(m.start() for cut in CUTS if (m := cut.search(text, PIECE, 2 * PIECE)))
+                piece = bytes(text[:end])
+            if start:
+                piece = piece.removeprefix(codecs.BOM_UTF8)
+            yield decode(piece, where, number, marker, bad), start
+            number += count_lines(text, end)
+            if last:
+                number += 1  # the marker
+            start, done = last, done and not last
+            del text[:end]
+
+
+def count_lines(data: bytes | bytearray, end: int) -> int:
+    """Return how many line ends, LF, CRLF or CR, come before byte `end`."""
+    return max(data.count(b"\n", 0, end), data.count(b"\r", 0, end))
+
+
+def check_text(data: bytes, nuls: re.Pattern = NULS) -> str:
+    """Return data as text. Raise UnicodeDecodeError, with our reason, if it isn't UTF-8 or holds nuls."""
+    found = nuls.search(data) if b"\0" in data else None
+    if found and not data.startswith(OTHER_BOMS):
+        raise UnicodeDecodeError("utf-8", data, *found.span(), "full of NULs, as UTF-16 is, not UTF-8")
+    try:
+        return data.decode()
+    except UnicodeDecodeError as e:
+        e.reason = "UTF-16 or UTF-32, not UTF-8" if data.startswith(OTHER_BOMS) else "not UTF-8"
+        raise
+
+
+def decode(data: bytes, where: str, number: int, marker: bytes | None, bad: Callable) -> str | None:
+    """Return data as text, without those of its PARTs that are no text; None if nothing is left.
+
+    number: of its first line, where marker says that lines count.
+    """
+    try:
+        return check_text(data)
+    except UnicodeDecodeError:
+        good, nuls = [], re.compile(b"\0") if NULS.search(data) else NULS
+    for part in PART.findall(data):
         try:
-            import pyarrow.parquet
-        except ImportError:
-            raise InputError(f"{path}: to read .parquet: pip install pyarrow") from None
-        table = pyarrow.parquet.ParquetFile(f, buffer_size=PIECE)
-        if field not in table.schema_arrow.names:
-            return bad(f"{path}: no column {field}, only {', '.join(table.schema_arrow.names)}", "name it with --field")
-        rows = (value for batch in table.iter_batches(64, columns=[field]) for value in batch.column(0))
-        row_name, text_of = "row", lambda value: value.as_py()
-    for number, row in enumerate(rows, 1):
+            good.append(check_text(part, nuls))
+        except UnicodeDecodeError as e:
+            line = number + count_lines(part, e.start)
+            place = where if marker is None else f"{where}, line {line}"
+            bad(f"{place}: {e.reason}", "convert it", len(part))
+        number += count_lines(part, len(part))
+    return "".join(good) or None
+
+
+def read_rows(
+    path: str, packing: str | None, field: str, bad: Callable[[str, str, int], None], kind: str
+) -> Iterator[tuple[str, bytes]]:
+    """Yield (where, the text field) of each row of a .parquet or of a source of the hub, or line of a .jsonl.
+
+    It may not be UTF-8: half a surrogate pair, which JSON can spell, is not.
+    """
+    if kind == "jsonl":
+        row_name, rows = "line", enumerate(read_lines(until_broken(path, read_blocks(path, packing), bad)), 1)
+    elif kind == "parquet":
+        row_name, rows = "row", read_column(path, packing, field, bad)
+    else:
+        row_name, rows = "row", enumerate(stream(path), 1)
+    for number, row in rows:
+        where = f"{path}, {row_name} {number}"
         if kind == "jsonl" and not row.strip():
             continue
         try:
-            yield text_of(row).encode()
-        except UnicodeError:  # also half a surrogate pair, which JSON can spell
-            bad(f"{path}, {row_name} {number}: not UTF-8", "convert it")
+            text = row if kind == "parquet" else (read_json(row) if kind == "jsonl" else row)[field]
+            data = text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")
+        except UnicodeDecodeError as e:
+            bad(f"{where}: {e.reason}", "convert it", len(row))
         except (ValueError, RecursionError):
-            bad(f"{path}, {row_name} {number}: not JSON", "repair it")
+            bad(f"{where}: not JSON", "repair it", len(row))
         except (KeyError, TypeError, AttributeError):
-            bad(f"{path}, {row_name} {number}: no text in field {field}", "name another with --field")
+            bad(f"{where}: no text in field {field}", "name another with --field")
+        else:
+            yield where, data
+
+
+def read_lines(blocks: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield the lines of blocks without their ends, which are LF, CRLF or CR."""
+    parts, held = [], b""
+    for block in blocks:
+        block = held + block
+        held = b"\r" if block.endswith(b"\r") else b""  # it may be half of a CRLF
+        *whole, rest = re.split(rb"\r\n|\n|\r", block.removesuffix(held))
+        for line in whole:
+            yield b"".join([*parts, line])
+            parts = []
+        parts.append(rest)
+    yield b"".join(parts)
+
+
+def read_json(line: bytes) -> object:
+    """Return what a line of JSON holds, bytes that aren't UTF-8 as surrogates. Raise ValueError."""
+    try:
+        return json.loads(line.decode("utf-8-sig", "surrogateescape"))
+    except ValueError:
+        check_text(line)  # says more if it isn't text
+        raise
+
+
+def read_column(path: str, packing: str | None, field: str, bad: Callable) -> Iterator[tuple[int, bytes]]:
+    """Yield (row, bytes) of a column of a .parquet, from 1; None for null. A broken row group is a fault."""
+    try:
+        import pyarrow.parquet
+    except ImportError:
+        raise ValueError(f"{path}: to read .parquet: pip install pyarrow") from None
+    broken = (*BROKEN, pyarrow.ArrowException)
+    with contextlib.ExitStack() as stack:
+        try:
+            f = stack.enter_context({None: open, ".gz": gzip.open, ".xz": lzma.open}[packing](path, "rb"))
+            table = pyarrow.parquet.ParquetFile(f, buffer_size=PIECE)
+            schema = table.schema_arrow
+        except broken as e:
+            return report_broken(path, e, bad)
+        if field not in schema.names:
+            return bad(f"{path}: no column {field}, only {', '.join(schema.names)}", "name it with --field")
+        kind = schema.types[schema.names.index(field)]
+        values = kind.value_type if pyarrow.types.is_dictionary(kind) else getattr(kind, "storage_type", kind)
+        if not re.fullmatch(r"(large_)?(string|binary)(_view)?|fixed_size_binary.*", str(values)):
+            return bad(f"{path}: column {field} holds {kind}, not text", "name another with --field")
+        end = 0
+        for group in range(table.num_row_groups):
+            done, end = end, end + table.metadata.row_group(group).num_rows
+            try:
+                for batch in table.iter_batches(64, row_groups=[group], columns=[field]):
+                    for value in batch.column(0).cast(pyarrow.large_binary()):
+                        done += 1
+                        yield done, value.as_py()
+            except broken as e:
+                bad(f"{path}, rows {done + 1} to {end}: broken ({one_line(e)})", "fetch it again")
 
 
 def stream(name: str) -> Iterator[dict]:
@@ -179,31 +375,47 @@ def stream(name: str) -> Iterator[dict]:
     try:
         import datasets
     except ImportError:
-        raise InputError(f"{name}: to stream it from the Hugging Face hub: pip install datasets") from None
+        raise ValueError(f"{name}: to stream it from the Hugging Face hub: pip install datasets") from None
     try:
         yield from datasets.load_dataset(*SOURCES[name], split="train", streaming=True)
     except Exception as e:  # its own, the hub's, those of any network library
-        raise InputError(f"{name}: the Hugging Face hub gives an error: {one_line(e)}: give files of your own") from None
+        error = one_line(e)
+        raise ValueError(f"{name}: the Hugging Face hub gives an error: {error}: give own files") from None
 
 
 # ---- splitting: documents -> train or val ---------------------------------------------------------------------------
 
 
-def split_by_hash(pieces: Iterable[tuple[str | None, bool]], limit: float, seen: dict) -> Iterator[tuple[str, bool, str]]:
-    """Add the split to (text, starts a document?): val if the hash of the document's first piece is below limit.
+def split_by_hash(pieces: Documents, limit: float, seen: dict) -> Iterator[tuple[str, bool, str]]:
+    """Add the split to (text, starts a document?): val if its first piece with text has a hash below limit.
 
-    Leaves out empty documents. seen counts them, the characters, and the lowest of the hashes, which are 64 bits."""
+    Leave out empty documents: blank pieces at the start wait, packed, for text. seen counts documents, empty
+    ones, characters, and those up to the last that isn't blank (end). lowest is the lowest hash, of 64 bits.
+    """
     for text, start in pieces:
         if start:
-            empty = not (text and text.strip())
-            if not empty:
-                key = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
-                seen["lowest"] = min(seen["lowest"], key)
-                seen["documents"] += 1
-            seen["empty"] += empty and text is not None
-        if text and not empty:
-            seen["characters"] += len(text)
-            yield text, start, "val" if key < limit else "train"
+            blank, split = [], None
+            is_broken = text is None
+            seen["empty"] += 0 if is_broken else 1
+        if not text:
+            continue
+        if not split and not text.strip():
+            blank.append(zlib.compress(text.encode()))
+            continue
+        begins = not split
+        if begins:
+            key = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
+            split = "val" if key < limit else "train"
+            seen["lowest"] = min(seen["lowest"], key)
+            seen["documents"] += 1
+            seen["empty"] -= 0 if is_broken else 1
+        for part in itertools.chain((zlib.decompress(packed).decode() for packed in blank), [text]):
+            if length := len(part.rstrip()):
+                seen["end"] = seen["characters"] + length
+            seen["characters"] += len(part)
+            yield part, begins, split
+            begins = False
+        blank.clear()
 
 
 def split_at(pieces: Iterable[tuple[str, bool, str]], at: int) -> Iterator[tuple[str, bool, str]]:
@@ -223,10 +435,13 @@ def split_at(pieces: Iterable[tuple[str, bool, str]], at: int) -> Iterator[tuple
 ENDS = [re.compile(end) for end in (r"\n\s*\n", r"\n", r"[.!?]['\"’”)]*\s+|[。！？]", r"\s+")]
 UPPER = "".join(filter(str.isupper, map(chr, range(1 << 16))))
 MARKS = "".join(c for c in map(chr, range(1 << 16)) if unicodedata.category(c) in ("Mn", "Mc"))
+COMBINING = "".join(filter(unicodedata.combining, map(chr, range(sys.maxunicode + 1))))
 # A capitalised word (not all capitals) behind a word, a comma, or Mr. and the like, on the same line
 NAME = re.compile(rf"[{UPPER}](?![{UPPER}])(?:(?<=[\w,;] .)|(?<=\b[MDS][rt]\. .)|(?<=\bMrs\. .))\w+(?:['-]\w+)*")
 # Apostrophes, and the points and commas of numbers, belong to a word; a hyphen parts two. \0: a name
 WORD = re.compile(rf"[\w\0{MARKS}]+(?:'[\w{MARKS}]+|(?<=\d)[.,]\d+)*")
+# More combining marks in a row than the 30 of Unicode's stream-safe text format; it begins with these
+TOO_MANY_MARKS = re.compile(rf"([{COMBINING}][{COMBINING}]{{29}})[{COMBINING}]+")
 # Words that join a clause to another, of those that seldom do anything else
 JOINING = set("although because if that though unless until what when where whether which while who whom whose why".split())
 
@@ -263,6 +478,7 @@ def chunks(text: str) -> list[str]:
 
 def words(text: str) -> list[str]:
     """The words of a text, case folded; "\\0" stands for each name."""
+    text = TOO_MANY_MARKS.sub(r"\1", text)  # normalize() sorts them, in time that is quadratic
     text = unicodedata.normalize("NFC", text).replace("’", "'").replace("_", " ")
     return WORD.findall(NAME.sub("\0", text).casefold())
 
@@ -432,9 +648,9 @@ def read_wordlist(path: str) -> list[str]:
         with open(path, encoding="utf-8-sig") as f:
             ranked = list(dict.fromkeys(word for line in f for word in words(line)[:1]))
     except UnicodeDecodeError:
-        raise InputError(f"{path}: not UTF-8: convert it") from None
+        raise ValueError(f"{path}: not UTF-8: convert it") from None
     if not ranked:
-        raise InputError(f"{path}: no words: give one a line, the most frequent first")
+        raise ValueError(f"{path}: no words: give one a line, the most frequent first")
     return ranked
 
 
@@ -504,10 +720,12 @@ def print_stages(stages: list[dict]) -> None:
 
 def report(path: str, stages: list[dict], covered: np.ndarray) -> None:
     """The picture: how much of the text the most frequent words are, and how much text each stage adds."""
-    import matplotlib.pyplot as plt
+    import matplotlib
+    from matplotlib.figure import Figure  # not pyplot, which may want a display
 
-    fig, axes = plt.subplots(1, 2 if len(covered) else 1, squeeze=False, figsize=(11, 4), layout="constrained")
-    colors = plt.cm.viridis(np.linspace(0.15, 0.85, len(stages)))
+    fig = Figure(figsize=(11, 4), layout="constrained")
+    axes = fig.subplots(1, 2 if len(covered) else 1, squeeze=False)
+    colors = matplotlib.colormaps["viridis"](np.linspace(0.15, 0.85, len(stages)))
     if len(covered):
         ax = axes[0, 0]
         ax.plot(range(1, len(covered)), 100 * covered[1:], color="0.3")
@@ -527,42 +745,173 @@ def report(path: str, stages: list[dict], covered: np.ndarray) -> None:
     for ax in axes.flat:
         ax.spines[["top", "right"]].set_visible(False)
     fig.savefig(path, dpi=130)
-    plt.close(fig)
 
 
 # ---- all of it ------------------------------------------------------------------------------------------------------
 
 
+def list_stamps(folder: str) -> dict[str, tuple]:
+    """Return {name: what tells a file from others, and from itself before a change}; {} without a folder."""
+    if not os.path.lexists(folder):
+        return {}
+    stats = {entry.name: entry.stat(follow_symlinks=False) for entry in os.scandir(folder)}
+    return {name: (stat.st_dev, stat.st_ino, stat.st_mtime_ns, stat.st_size) for name, stat in stats.items()}
+
+
+def is_mount(folder: str) -> bool:
+    """Return whether the folder is a mount point, also of its own file system, as os.path.ismount doesn't."""
+    with contextlib.suppress(OSError):
+        points = [line.split(b" ")[4] for line in Path("/proc/self/mountinfo").read_bytes().splitlines()]
+        points = [re.sub(rb"\\(\d{3})", lambda found: bytes([int(found[1], 8)]), point) for point in points]
+        if os.fsencode(folder) in points:
+            return True
+    return os.path.ismount(folder)
+
+
+def check_output(path: str, force: bool) -> tuple[str, dict[str, tuple]]:
+    """Return the real path of the folder to make, and the stamps of what is there, all ours.
+
+    Raise ValueError if it can't be made, or something else is there.
+    """
+    out = os.path.realpath(path)
+    there = next(name for name in (out, *map(str, Path(out).parents)) if os.path.lexists(name))
+    if not os.path.isdir(there):
+        raise ValueError(f"{path}: {there} is not a folder: name another with --out")
+    if is_mount(out):
+        raise ValueError(f"{path}: a mount point, which can't be replaced: name a folder in it, {path}/NAME")
+    mine = list_stamps(out)
+    other = [name for name in mine if not OWN_FILE.fullmatch(name) or os.path.isdir(f"{out}/{name}")]
+    if not other and "meta.json" not in mine:
+        other = list(mine)  # a tokenizer's folder, for instance
+    if other:  # never delete what isn't ours
+        raise ValueError(f"{path}: holds {min(other)}, not a file of prepare.py: name another with --out")
+    if mine and not force:
+        raise ValueError(f"{path}: prepared before: overwrite it with --force")
+    if mine and not os.access(out, os.W_OK):
+        raise ValueError(f"{path}: can't be written: name another folder with --out")
+    return out, mine
+
+
+@contextlib.contextmanager
+def make_aside(out: str) -> Iterator[str]:
+    """Give a new folder beside out. If what is done with it fails, remove it, and the parents it needed."""
+    parent = os.path.dirname(out)
+    missing = [folder for folder in (parent, *Path(parent).parents) if not os.path.exists(folder)]
+    os.makedirs(parent, exist_ok=True)
+    try:
+        for number in itertools.count(os.getpid()):
+            aside = f"{out}.{number}"
+            if any(map(os.path.lexists, (aside, f"{aside}.old", f"{aside}.done"))):
+                continue  # of a run that was killed, or is in another container
+            os.mkdir(aside)
+            break
+        try:
+            yield aside
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+    finally:
+        for folder in missing:
+            with contextlib.suppress(OSError):  # not empty: all went well
+                os.rmdir(folder)
+
+
+def replace(out: str, aside: str, mine: dict[str, tuple]) -> None:
+    """Put the folder aside in the place of out. Delete of out only the files of `mine`, as they were.
+
+    What else has come into out stays there. If that can't be, keep aside, renamed, and raise ValueError.
+    """
+    old, kept = f"{aside}.old", f"{aside}.done"
+    try:
+        come = {name for name, stamp in list_stamps(out).items() if mine.get(name) != stamp}
+        taken = come.intersection(os.listdir(aside))
+        if taken:
+            raise FileExistsError(f"{min(taken)} has been written there meanwhile")
+        try:
+            if os.path.exists(out):
+                os.rename(out, old)
+            os.rename(aside, out)
+        except BaseException:
+            if os.path.exists(old) and not os.path.exists(out):
+                os.rename(old, out)
+            raise
+    except OSError as e:
+        os.rename(aside, kept)
+        raise ValueError(f"{out}: {one_line(e)}: the text is prepared, but lies in {kept}") from None
+    try:
+        for name, stamp in list_stamps(old).items():
+            if mine.get(name) == stamp:
+                os.unlink(f"{old}/{name}")
+            elif not os.path.lexists(f"{out}/{name}"):
+                os.rename(f"{old}/{name}", f"{out}/{name}")
+                print(f"{out}: {name} came meanwhile, and stays", file=sys.stderr)
+        if os.path.exists(old):
+            os.rmdir(old)
+    except OSError as e:
+        print(f"{old}: what else was in {out} is left here ({one_line(e)})", file=sys.stderr)
+
+
 def prepare(args: argparse.Namespace) -> None:
-    """Make the folder args.out; InputError, with nothing written, if that can't be done."""
+    """Make the folder args.out. Raise ValueError or OSError, with nothing written, if that can't be done."""
     begun = time.time()
-    out = os.path.realpath(args.out)
-    if os.path.exists(out):
-        other = [name for name in os.listdir(out) if not OWN_FILE.fullmatch(name)]
-        if other:  # never delete what isn't ours
-            raise InputError(f"{args.out}: holds {other[0]}, not a file of prepare.py: name another folder with --out")
-        if os.listdir(out) and not args.force:
-            raise InputError(f"{args.out}: prepared before: overwrite it with --force")
-    if args.report and not importlib.util.find_spec("matplotlib"):
-        raise InputError("to make --report: pip install matplotlib")
-    files = list_files(args.input)
+    out, mine = check_output(args.out, args.force)
+    if args.report:
+        try:
+            import matplotlib.figure  # noqa: F401
+        except ImportError:
+            raise ValueError("to make --report: pip install matplotlib") from None
+    files = list_files(args.input, out)
     ranked = read_wordlist(args.wordlist) if args.wordlist else []
     tok = load_tokenizer(args.tokenizer)
     if args.words:
         tok.spelling()  # fails now, if it does
-    seen = {}
+    with make_aside(out) as aside:
+        meta, seen = fill(aside, args, files, tok, ranked)
+        os.sync()
+        replace(out, aside, mine)
 
-    def bad(fault, remedy):
+    if args.words:
+        print_stages(meta["stages"])
+    splits = meta["splits"]
+    width = max(map(len, splits)) + 2
+    print(f"{'split':{width}}{'documents':>12}{'tokens':>16}{'MB':>12}{'tokens/byte':>14}")
+    for name, s in splits.items():
+        rate = s["tokens"] / max(s["bytes"], 1)
+        print(f"{name:{width}}{s['documents']:12,}{s['tokens']:16,}{s['bytes'] / 1e6:12,.2f}{rate:14.4f}")
+    length = sum(s["bytes"] for name, s in splits.items() if not args.words or name != "val") / 1e6
+    seconds = time.time() - begun
+    print(
+        f"{args.out}: {length:,.1f} MB in {seconds:.1f} s, {length / seconds:.1f} MB/s; left out: "
+        f"{seen['empty']:,} empty documents, {seen['bad']:,} broken parts, {seen['bytes']:,} bytes of text"
+    )
+
+
+def fill(
+    folder: str, args: argparse.Namespace, files: list[str], tok: Tokenizer, ranked: list[str]
+) -> tuple[dict[str, object], dict[str, int]]:
+    """Write all files of the folder; return (what meta.json holds, counts of what was seen and left out)."""
+    seen, checksums = {}, {}  # checksums: of each file's text, by path
+    marker = args.separator.strip().encode("utf-8", "surrogateescape")
+
+    def bad(fault, remedy, length=0):
         if not args.skip_bad:
-            raise InputError(f"{fault}: {remedy}, or leave it out with --skip_bad")
+            raise ValueError(f"{fault}: {remedy}, or leave it out with --skip_bad")
         seen["bad"] += 1
+        seen["bytes"] += length
         if seen["bad"] <= 10 and not seen["looking"]:
-            print(f"left out: {fault}", file=sys.stderr)
+            print(f"left out: {fault}" + (f" ({length:,} bytes)" if length else ""), file=sys.stderr)
+
+    def read_all():
+        for path in files:
+            checksum = 0
+            for text, start in read_file(path, args.field, marker, bad):
+                checksum = zlib.crc32((text or "").encode(), checksum)
+                yield text, start
+            if checksums.setdefault(path, checksum) != checksum:
+                raise ValueError(f"{path}: has changed since it was first read: wait until it is written")
 
     def documents(limit, looking=False):
-        seen.update(looking=looking, bad=0, empty=0, documents=0, characters=0, lowest=2**64)
-        marker = args.separator.strip().encode()
-        return split_by_hash((piece for f in files for piece in read_file(f, args.field, marker, bad)), limit, seen)
+        seen.update(looking=looking, bad=0, bytes=0, empty=0, documents=0, characters=0, end=0, lowest=2**64)
+        return split_by_hash(read_all(), limit, seen)
 
     # look for a document that falls to val, about the 100th, and one to train, before the work begins
     limit, at, sides = args.val * 2**64, 0, set()
@@ -576,11 +925,15 @@ def prepare(args: argparse.Namespace) -> None:
             limit = seen["lowest"] + 1
         elif seen["documents"] == 1:
             print("only one document: cutting off its end for val", file=sys.stderr)
-            at = min(int(seen["characters"] * (1 - max(args.val, 0.01))), seen["characters"] - 1)
+            at = min(int(seen["end"] * (1 - max(args.val, 0.01))), seen["end"] - 1)
+        if not seen["documents"] or seen["documents"] == 1 and at == 0:
+            more = f" and {len(args.input) - 1} more" if args.input[1:] else ""
+            raise ValueError(f"{args.input[0]}{more}: too little text for a train and a val split")
 
     def pieces(looking=False):
         return split_at(documents(limit, looking), at) if at else documents(limit, looking)
 
+    # rank the words, which takes a pass of its own
     stages, covered = None, np.zeros(0)
     if args.words:
         if args.by == "vocabulary":
@@ -593,52 +946,30 @@ def prepare(args: argparse.Namespace) -> None:
         ranks = {"\0": 0} | {word: rank for rank, word in enumerate(ranked[: max(args.words)], 1)}
         stages = Stages(args.by, args.words, ranks, args.known)
 
-    aside = f"{out}.{os.getpid()}"
-    os.makedirs(aside)
-    try:
-        splits, tokens, samples, n_sources = write_splits(pieces(), tok, stages, args.workers, aside)
-        if not splits["val"]["documents"] or not sum(s["documents"] for name, s in splits.items() if "train" in name):
-            raise InputError(f"{args.input[0]}: too little text for a train and a val split")
-        meta = {
-            "tokenizer": {"kind": tok.kind, "name": tok.name, "sha256": tok.sha256},
-            "vocab_size": tok.vocab_size,
-            "dtype": tok.dtype.name,
-            "bos": tok.bos,
-            "dummy_prefix": tok.dummy_prefix,
-            "splits": splits,
-        }
-        if stages:
-            meta |= {"by": args.by, "known": args.known}
-            meta["stages"] = describe(stages, covered, tok, args.rows, splits, tokens, samples, n_sources, aside)
-            if ranked:
-                Path(aside, "words.txt").write_text("".join(f"{word}\n" for word in ranked[:100_000]), "utf-8")
-            if args.report:
-                report(f"{aside}/report.png", meta["stages"], covered)
-        Path(aside, "meta.json").write_text(json.dumps(meta, indent=2) + "\n")
-        tok.token_bytes().astype("<u2").tofile(f"{aside}/token_bytes.bin")
-        if tok.model:
-            Path(aside, MODEL_FILES[tok.kind]).write_bytes(tok.model)
-        os.sync()
-        if os.path.exists(out):
-            os.rename(out, f"{aside}.old")
-        os.rename(aside, out)
-        shutil.rmtree(f"{aside}.old", ignore_errors=True)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-
+    splits, tokens, samples, n_sources = write_splits(pieces(), tok, stages, args.workers, folder)
+    trained = sum(split["documents"] for name, split in splits.items() if "train" in name)
+    if not splits["val"]["documents"] or not trained:
+        raise ValueError(f"{args.input[0]}: too little text for a train and a val split")
+    meta = {
+        "tokenizer": {"kind": tok.kind, "name": tok.name, "sha256": tok.sha256},
+        "vocab_size": tok.vocab_size,
+        "dtype": tok.dtype.name,
+        "bos": tok.bos,
+        "dummy_prefix": tok.dummy_prefix,
+        "splits": splits,
+    }
     if stages:
-        print_stages(meta["stages"])
-    width = max(map(len, splits)) + 2
-    print(f"{'split':{width}}{'documents':>12}{'tokens':>16}{'MB':>12}{'tokens/byte':>14}")
-    for name, s in splits.items():
-        rate = s["tokens"] / max(s["bytes"], 1)
-        print(f"{name:{width}}{s['documents']:12,}{s['tokens']:16,}{s['bytes'] / 1e6:12,.2f}{rate:14.4f}")
-    length = sum(s["bytes"] for name, s in splits.items() if not stages or name != "val") / 1e6
-    seconds = time.time() - begun
-    print(
-        f"{args.out}: {length:,.1f} MB in {seconds:.1f} s, {length / seconds:.1f} MB/s; left out: "
-        f"{seen['empty']:,} empty documents, {seen['bad']:,} broken parts"
-    )
+        meta |= {"by": args.by, "known": args.known}
+        meta["stages"] = describe(stages, covered, tok, args.rows, splits, tokens, samples, n_sources, folder)
+        if ranked:
+            Path(folder, "words.txt").write_text("".join(f"{word}\n" for word in ranked[:100_000]), "utf-8")
+        if args.report:
+            report(f"{folder}/report.png", meta["stages"], covered)
+    Path(folder, "meta.json").write_text(json.dumps(meta, indent=2) + "\n")
+    tok.token_bytes().astype("<u2").tofile(f"{folder}/token_bytes.bin")
+    if tok.model:
+        Path(folder, MODEL_FILES[tok.kind]).write_bytes(tok.model)
+    return meta, seen
 
 
 def limits(text: str) -> list[int]:
@@ -674,13 +1005,15 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if not 0 < args.val < 1 or args.workers < 1:
         parser.error("--val must lie between 0 and 1, and --workers be 1 or more")
-    if not 0 < args.known <= 1 or args.rows <= 0:
+    if not 0 < args.known <= 1 or not 0 < args.rows < math.inf:
         parser.error("--known must lie between 0 and 1, and --rows above 0")
+    if re.search(r"[\n\r]", args.separator.strip()):
+        parser.error("--separator must be one line")
     if args.report and not args.words:
         parser.error("--report is about stages: give --words too")
     try:
         prepare(args)
-    except (InputError, ValueError) as e:
+    except ValueError as e:
         sys.exit(f"prepare.py: {e}")
     except OSError as e:
         sys.exit(f"prepare.py: {e.filename or args.out}: {one_line(e)}")
@@ -691,5 +1024,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    for printed in (sys.stdout, sys.stderr):
+        printed.reconfigure(errors="backslashreplace")  # samples and paths may hold what it can't show
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("prepare.py: terminated"))
     main()

@@ -1,0 +1,687 @@
+"""What users meet in prepare.py: odd folders, broken files, and what it must not delete, lose or read."""
+
+import contextlib
+import gzip
+import hashlib
+import io
+import json
+import lzma
+import os
+import random
+import re
+import shutil
+import subprocess
+import sys
+import time
+import tracemalloc
+import unicodedata
+
+import numpy as np
+import pytest
+
+import data
+import prepare
+from test_grow import make_docs, run, run_prepare, split_docs, write_docs
+
+DOCS = make_docs(9)
+TEXT = "\n<|doc|>\n".join(DOCS).encode() + b"\n"
+
+
+def texts(out, tok):
+    """All documents of the folder, sorted"""
+    tok = data.load_tokenizer(tok)
+    return sorted(split_docs(out, "train", tok) + split_docs(out, "val", tok))
+
+
+def prepared(tmp_path, inputs, tok, *options, name="out"):
+    """-> the documents that come of it"""
+    run_prepare(tmp_path / name, inputs, tok, "--force", *options)
+    return texts(tmp_path / name, tok)
+
+
+def refused(tmp_path, inputs, tok, message, *options, name="refused"):
+    """prepare.py ends with one line that message is found in, and leaves nothing behind"""
+    before = sorted(os.listdir(tmp_path))
+    with pytest.raises(SystemExit, match=message) as e:
+        run_prepare(tmp_path / name, inputs, tok, *options)
+    assert "\n" not in e.value.code and sorted(os.listdir(tmp_path)) == before
+
+
+def files_of(folder):
+    return {p.name: p.read_bytes() for p in folder.iterdir()}
+
+
+# -----------------------------------------------------------------------------
+# --out
+
+
+@pytest.fixture
+def meanwhile(monkeypatch):
+    """A function that has another be called once the text is tokenised, before the folder is put in its place."""
+
+    def at_the_end(act):
+        write = prepare.write_splits
+
+        def write_and_act(*args):
+            result = write(*args)
+            act()
+            return result
+
+        monkeypatch.setattr(prepare, "write_splits", write_and_act)
+
+    return at_the_end
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_what_comes_into_the_folder_meanwhile_stays(tmp_path, sp_model, meanwhile, capsys, before):
+    name, out = write_docs(tmp_path / "a.txt", DOCS), tmp_path / "out"
+    if before:
+        run_prepare(out, write_docs(tmp_path / "b.txt", make_docs(5, 1)), sp_model)
+
+    def come():
+        (out / "mine" / "below").mkdir(parents=True)
+        (out / "notes.md").write_text("keep")
+        (out / "stage.train.bin").write_text("named as one of ours")
+        os.symlink("nowhere", out / "link")
+
+    meanwhile(come)
+    files = [name, "--force"] if before else [name]
+    prepare.main(["--input", *files, "--out", str(out), "--tokenizer", sp_model, "--workers", "1"])
+    assert (out / "notes.md").read_text() == "keep" and (out / "mine" / "below").is_dir()
+    assert (out / "stage.train.bin").read_text() == "named as one of ours" and os.readlink(out / "link") == "nowhere"
+    assert "notes.md came meanwhile, and stays" in capsys.readouterr().err
+    assert texts(out, sp_model) == sorted(DOCS)
+    assert set(os.listdir(tmp_path)) - {"b.txt"} == {"a.txt", "out"}
+
+
+@pytest.mark.parametrize("force", [[], ["--force"]])
+def test_what_another_run_makes_meanwhile_is_not_overwritten(tmp_path, sp_model, meanwhile, force):
+    name, other = write_docs(tmp_path / "a.txt", DOCS), write_docs(tmp_path / "b.txt", make_docs(5, 1))
+    run_prepare(tmp_path / "other", other, sp_model)
+    if force:
+        run_prepare(tmp_path / "out", name, sp_model)
+
+    def come():
+        shutil.rmtree(tmp_path / "out", ignore_errors=True)
+        shutil.copytree(tmp_path / "other", tmp_path / "out")
+
+    meanwhile(come)
+    with pytest.raises(SystemExit, match=r"written there meanwhile: .* lies in .*out\.\d+\.done") as e:
+        run_prepare(tmp_path / "out", name, sp_model, *force)
+    assert files_of(tmp_path / "out") == files_of(tmp_path / "other")
+    kept = tmp_path / os.path.basename(e.value.code.split()[-1])  # and the work isn't lost
+    assert texts(kept, sp_model) == sorted(DOCS)
+    assert sorted(os.listdir(tmp_path)) == sorted(["a.txt", "b.txt", "other", "out", kept.name])
+
+
+def test_a_rename_that_fails_puts_all_back_and_keeps_the_work(tmp_path, sp_model, monkeypatch):
+    name, rename = write_docs(tmp_path / "a.txt", DOCS), os.rename
+    old, _ = run_prepare(tmp_path / "out", write_docs(tmp_path / "b.txt", make_docs(5, 1)), sp_model)
+
+    def fail(a, b):
+        if str(b) == str(tmp_path / "out") and not str(a).endswith(".old"):
+            raise OSError(16, "Device or resource busy")
+        rename(a, b)
+
+    monkeypatch.setattr(os, "rename", fail)
+    with pytest.raises(SystemExit, match=r"out: Device or resource busy: .* lies in .*out\.\d+\.done") as e:
+        run_prepare(tmp_path / "out", name, sp_model, "--force")
+    assert files_of(tmp_path / "out") == old
+    assert texts(tmp_path / os.path.basename(e.value.code.split()[-1]), sp_model) == sorted(DOCS)
+
+
+def test_a_folder_that_cannot_be_made_is_named_before_the_work(tmp_path, sp_model, monkeypatch):
+    name, work = write_docs(tmp_path / "a.txt", DOCS), []
+    monkeypatch.setattr(prepare, "read_file", lambda *args: work.append(args) or iter(()))
+    monkeypatch.setattr(prepare, "is_mount", lambda folder: folder == str(tmp_path / "mount"))
+    (tmp_path / "mount").mkdir()
+    (tmp_path / "file").write_text("mine")
+    os.symlink("loop", tmp_path / "loop")
+    (tmp_path / "tokenizer").mkdir()
+    (tmp_path / "tokenizer" / "tokenizer.model").write_text("mine, though its name is one of ours")
+    (tmp_path / "dirs" / "meta.json").mkdir(parents=True)
+    before = sorted(os.listdir(tmp_path))
+    for out, message in [
+        ("mount", "a mount point, .*: name a folder in it"),
+        ("file", "file is not a folder"),
+        ("loop", "loop is not a folder"),
+        ("file/a/out", "file is not a folder"),
+        ("tokenizer", "holds tokenizer.model, not a file of prepare.py"),
+        ("dirs", "holds meta.json, not a file of prepare.py"),
+    ]:
+        with pytest.raises(SystemExit, match=message) as e:
+            run_prepare(tmp_path / out, name, sp_model, "--force")
+        assert "\n" not in e.value.code and sorted(os.listdir(tmp_path)) == before and not work
+    monkeypatch.setattr(os, "mkdir", lambda *args: (_ for _ in ()).throw(OSError(30, "Read-only file system", args[0])))
+    with pytest.raises(SystemExit, match="Read-only file system"):
+        run_prepare(tmp_path / "out", name, sp_model)
+    assert not work
+
+
+def test_a_folder_that_cannot_be_written_is_named_before_the_work(tmp_path, sp_model, monkeypatch):
+    name = write_docs(tmp_path / "a.txt", DOCS)
+    old, _ = run_prepare(tmp_path / "out", name, sp_model)
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write anywhere
+    refused(tmp_path, name, sp_model, "out: can't be written", "--force", name="out")
+    assert files_of(tmp_path / "out") == old
+
+
+@pytest.mark.skipif(not os.path.ismount("/dev/shm"), reason="needs a mount point")
+def test_a_mount_point_is_known(tmp_path, sp_model):
+    name = write_docs(tmp_path / "a.txt", DOCS)
+    error, _ = run("prepare.py", "--input", name, "--out", "/dev/shm/", "--tokenizer", sp_model)
+    assert "/dev/shm/: a mount point" in error
+    assert not prepare.is_mount(str(tmp_path))
+
+
+def test_a_mount_within_a_file_system_is_known(tmp_path):
+    script = f"mount --bind '{tmp_path}/a b' '{tmp_path}/b c' && exec {sys.executable} -c \"$0\" '{tmp_path}/b c'"
+    (tmp_path / "a b").mkdir()
+    (tmp_path / "b c").mkdir()
+    code = "import prepare, sys; print(prepare.is_mount(sys.argv[1]))"
+    command = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script, code]
+    env = {**os.environ, "PYTHONPATH": os.path.dirname(prepare.__file__)}
+    with contextlib.suppress(FileNotFoundError):
+        done = subprocess.run(command, env=env, capture_output=True, text=True)
+        if done.returncode == 0:
+            assert done.stdout == "True\n"
+            return
+    pytest.skip("needs namespaces of its own")
+
+
+def test_parents_that_were_made_go_with_a_run_that_fails(tmp_path, sp_model):
+    name = write_docs(tmp_path / "a.txt", ["one", "two"])
+    (tmp_path / "bad.txt").write_bytes(b"\xff")
+    with pytest.raises(SystemExit, match="not UTF-8"):
+        prepare.main(["--input", str(tmp_path / "bad.txt"), "--out", f"{tmp_path}/x/y/z", "--tokenizer", sp_model])
+    assert sorted(os.listdir(tmp_path)) == ["a.txt", "bad.txt"]
+    run_prepare(tmp_path / "x" / "y" / "z", name, sp_model)
+
+
+def test_what_a_killed_run_left_is_in_nobodys_way(tmp_path, sp_model):
+    name = write_docs(tmp_path / "a.txt", DOCS)
+    for left in (f"out.{os.getpid()}", f"out.{os.getpid() + 1}.old"):
+        (tmp_path / left).mkdir()
+        (tmp_path / left / "words.txt").write_text("left")
+    prepare.main(["--input", name, "--out", str(tmp_path / "out"), "--tokenizer", sp_model, "--workers", "1"])
+    assert len(list(tmp_path.glob("out.*/words.txt"))) == 2 and (tmp_path / "out" / "meta.json").exists()
+
+
+# -----------------------------------------------------------------------------
+# --input: which files
+
+
+def test_a_file_counts_once_however_it_is_spelled(tmp_path, sp_model, monkeypatch):
+    folder = tmp_path / "in"
+    (folder / "below").mkdir(parents=True)
+    write_docs(folder / "below" / "a.txt", DOCS)
+    os.symlink(folder, tmp_path / "link")
+    os.symlink("..", folder / "below" / "loop")
+    os.symlink("below", folder / "another")
+    os.symlink("below/a.txt", folder / "b.txt")
+    monkeypatch.chdir(tmp_path)
+    spellings = ["in", "./in", "in/", "in/../in/below", str(folder), "link", "in/below/a.txt", "link/b.txt"]
+    for inputs in (spellings, spellings[::-1], ["in"]):
+        assert prepared(tmp_path, inputs, sp_model) == sorted(DOCS)
+
+
+def test_the_order_of_files_is_that_of_their_names(tmp_path, sp_model):
+    for name in ("b/a.txt", "b.txt", "a/z.txt", "a.txt", "a/.hidden.txt", ".git/x.txt"):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "in" / name).write_text(name)
+    found = prepare.list_files([str(tmp_path / "in")], str(tmp_path / "out"))
+    assert [os.path.relpath(name, tmp_path / "in") for name in found] == ["a.txt", "a/z.txt", "b.txt", "b/a.txt"]
+
+
+def test_what_prepare_wrote_is_no_input(tmp_path, sp_model):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    name, out = write_docs(folder / "a.txt", DOCS), folder / "out"
+    first, _ = run_prepare(out, folder, sp_model, "--words", "5,all")
+    assert run_prepare(out, folder, sp_model, "--words", "5,all", "--force")[0] == first
+    assert run_prepare(folder / "second", folder, sp_model, "--words", "5,all")[0] == first  # nor another's
+    (folder / "out.77").mkdir()  # of a run that was killed
+    (folder / "out.77" / "words.txt").write_text("left")
+    os.symlink("out/words.txt", folder / "link.txt")
+    assert prepare.list_files([str(folder)], str(out)) == [name]
+    (out / "mine.txt").write_text("not ours, so it is read")
+    assert prepare.list_files([str(out)], str(tmp_path / "other")) == [str(out / "mine.txt")]
+    (out / "mine.txt").unlink()
+    for own in (out, out / "words.txt", folder / "link.txt"):
+        with pytest.raises(SystemExit, match="neither .txt|in a folder that prepare.py made: copy it"):
+            run_prepare(out, own, sp_model, "--force")
+    assert files_of(out) == first
+
+
+@pytest.mark.parametrize("kind", ["txt", "txt.gz", "jsonl", "parquet"])
+def test_what_is_no_file_is_named(tmp_path, sp_model, kind, capsys):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    write_docs(folder / "a.txt", DOCS)
+    for make, message in [
+        (os.mkfifo, "not a regular file"),
+        (lambda path: os.symlink("nowhere", path), "can't be read .No such file or directory"),
+        (lambda path: os.symlink(path, path), "can't be read .Too many levels of symbolic links"),
+    ]:
+        odd = folder / f"b.{kind}"
+        make(odd)
+        refused(tmp_path, folder, sp_model, rf"b\.{kind}: {message}")
+        if os.path.exists(odd):
+            refused(tmp_path, odd, sp_model, message)
+        assert prepared(tmp_path, folder, sp_model, "--skip_bad") == sorted(DOCS)
+        assert f"left out: {odd}: {message[:10]}" in capsys.readouterr().err
+        odd.unlink()
+    (folder / f"c.{kind}" / "d.md").mkdir(parents=True)  # folders, whatever their names
+    (folder / f"c.{kind}" / "d.TXT").write_text("found")
+    assert prepared(tmp_path, folder, sp_model) == sorted([*DOCS, "found"])
+    refused(tmp_path, folder / f"c.{kind}" / "d.md", sp_model, r"d\.md: neither .txt")
+
+
+def test_a_folder_that_cannot_be_read_is_named(tmp_path, sp_model, monkeypatch):
+    folder, scandir = tmp_path / "in", os.scandir
+    (folder / "secret").mkdir(parents=True)
+    write_docs(folder / "a.txt", DOCS)
+
+    def fail(path):
+        if os.path.basename(path) == "secret":
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", fail)  # root may read anything
+    refused(tmp_path, folder, sp_model, "in/secret: Permission denied")
+
+
+@pytest.mark.parametrize("data", [b"", b"\n \n", b"\xef\xbb\xbf", b"<|doc|>\n<|doc|>"])
+def test_no_text_at_all_is_said_before_the_work(tmp_path, sp_model, data, monkeypatch):
+    monkeypatch.setattr(prepare, "write_splits", lambda *args: 1 / 0)
+    for name, content in [
+        ("a.txt", data),
+        ("a.TXT.GZ", gzip.compress(data)),
+        ("a.jsonl", b""),
+        ("b.txt.xz", lzma.compress(data)),
+    ]:
+        (tmp_path / name).write_bytes(content)
+        refused(tmp_path, [tmp_path / name], sp_model, rf"{name}: too little text")
+    refused(tmp_path, [tmp_path / "a.txt", tmp_path / "a.jsonl"], sp_model, "a.txt and 1 more: too little text")
+
+
+def test_the_case_of_an_ending_does_not_matter(tmp_path, sp_model):
+    for name, content in [
+        ("A.TXT", TEXT), ("B.Txt.GZ", gzip.compress(TEXT)), ("C.JSONL.Xz", lzma.compress(b'{"text": "x"}\n{"text": "y"}')),
+    ]:  # fmt: skip
+        (tmp_path / name).write_bytes(content)
+        assert prepared(tmp_path, tmp_path / name, sp_model) == (["x", "y"] if "JSONL" in name else sorted(DOCS))
+    os.rename(write_docs(tmp_path / "d.parquet", DOCS), tmp_path / "D.PARQUET")
+    assert prepared(tmp_path, tmp_path / "D.PARQUET", sp_model) == sorted(DOCS)
+
+
+# -----------------------------------------------------------------------------
+# --input: what is in them
+
+
+def test_a_document_that_begins_with_more_blanks_than_a_piece_is_kept(tmp_path, sp_model):
+    name = write_docs(tmp_path / "a.txt", ["x", "\n" * 600_000 + "begins"])
+    _, meta = run_prepare(tmp_path / "out", name, sp_model)
+    assert sum(s["bytes"] for s in meta["splits"].values()) == 600_007
+
+
+@pytest.mark.parametrize("kind", ["txt", "jsonl"])
+@pytest.mark.parametrize("blank", ["\n" * 20, "\n" * 3000, " \n\t" * 1000, "\u3000\r\n" * 500], ids=len)
+def test_a_document_that_begins_with_blanks_is_kept_to_the_byte(tmp_path, sp_model, kind, blank, monkeypatch):
+    monkeypatch.setattr(prepare, "PIECE", 64)
+    docs = [*DOCS, blank + "here it begins", blank, "end"]
+    name = write_docs(tmp_path / f"a.{kind}", docs)
+    _, meta = run_prepare(tmp_path / "out", name, sp_model)
+    assert sum(s["bytes"] for s in meta["splits"].values()) == len("".join([*DOCS, docs[-3], "end"]).encode())
+    assert sorted(docs[:-2] + ["end"]) == texts(tmp_path / "out", sp_model)
+    _, meta = run_prepare(tmp_path / "words", name, sp_model, "--words", "5,all")
+    parts = [s["bytes"] for split, s in meta["splits"].items() if split != "val"]
+    assert sum(parts) == len("".join([*DOCS, docs[-3], "end"]).encode())
+
+
+def test_blanks_at_the_start_are_not_held_in_memory():
+    piece = " " * (1 << 18)
+    pieces = [("a", True), *[(piece, False)] * 2, (piece, True), *[(piece, False)] * 200, ("x", False), (" ", True)]
+    seen = {"empty": 0, "documents": 0, "characters": 0, "end": 0, "lowest": 2**64}
+    tracemalloc.start()
+    got = prepare.split_by_hash(iter(pieces), 2**63, seen)
+    n = sum(len(text) for text, _, _ in got)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert n == 203 * len(piece) + 2 == seen["characters"] == seen["end"] and peak < 8e6  # 53 MB of blanks
+    assert (seen["documents"], seen["empty"]) == (2, 1)
+
+
+def test_the_last_part_of_a_single_document_is_text(tmp_path, sp_model):
+    (tmp_path / "a.txt").write_text("one two three four five" + "\n" * 5000)
+    run_prepare(tmp_path / "out", tmp_path / "a.txt", sp_model)
+    (val,) = split_docs(tmp_path / "out", "val", data.load_tokenizer(sp_model))
+    assert val.strip() == "five"
+
+
+def long_text(kind, size=5_200_000):
+    """Text of lines, or without any, or without a space, in which every word is another"""
+    words = [f"w{i}" for i in range(size // 8)]
+    if kind == "lines":
+        words = [f"{word}\n" if i % 12 == 0 else f"{word} " for i, word in enumerate(words)]
+    return {"lines": "", "line": " ", "word": "日"}[kind].join(words).encode()
+
+
+@pytest.mark.parametrize("at", [0, 1, 100_000, 262_144, 3_000_000, -1])
+@pytest.mark.parametrize("kind", ["lines", "line", "word"])
+def test_a_bad_byte_costs_no_more_than_a_kilobyte_or_two(kind, at):
+    whole, faults = long_text(kind), []
+    at %= len(whole)
+    bad = lambda *fault: faults.append(fault)  # noqa: E731
+    pieces = list(prepare.cut_documents("a.txt", [whole[:at] + b"\xff" + whole[at:]], b"<|doc|>", bad))
+    left = "".join(text for text, _ in pieces).encode()
+    ((fault, remedy, length),) = faults
+    assert len(whole) + 1 - len(left.removesuffix(b"\n")) - length in (0, 1) and 0 < length <= 2100
+    line = 1 + whole.count(b"\n", 0, at)
+    assert fault == f"a.txt, line {line}: not UTF-8" and remedy == "convert it"
+    assert [start for _, start in pieces] == [True] + [False] * (len(pieces) - 1)
+    if kind == "lines":  # what is left are whole lines
+        assert set(left.split(b"\n")) <= {b"", *whole.split(b"\n")}
+
+
+@pytest.mark.parametrize("kind", ["txt", "jsonl", "parquet", "txt.gz"])
+def test_skip_bad_leaves_out_the_bad_part_of_a_long_document(tmp_path, sp_model, kind, capsys):
+    whole = long_text("lines", 1_000_000)
+    start, end = whole[:600_000], whole[600_000:]
+    if kind == "jsonl":
+        content = b"".join(b'{"text": "' + text.replace(b"\n", b"\\n") + b'"}\n' for text in (start + b"\xff" + end, b"x"))
+    elif kind == "parquet":
+        content = parquet([start + b"\xff" + end, b"x"], "binary")
+    else:
+        content = start + b"\xff" + end + b"\n<|doc|>\nx"
+    name = tmp_path / f"a.{kind}"
+    name.write_bytes(gzip.compress(content) if kind.endswith("gz") else content)
+    refused(tmp_path, name, sp_model, rf"a.{kind}, (line|row) \d+: not UTF-8: convert it, or leave it out")
+    run_prepare(tmp_path / "out", name, sp_model, "--skip_bad")
+    first, second = texts(tmp_path / "out", sp_model)
+    assert first[:5] == "w0\nw1" and second == "x" and len(whole) - 2100 < len(first) < len(whole)
+    captured = capsys.readouterr()
+    # in a .jsonl the byte is counted as the surrogate that stands for it
+    lost = len(whole) - len(first) + (3 if kind == "jsonl" else 1)
+    assert f"not UTF-8 ({lost:,} bytes)" in captured.err and f"1 broken parts, {lost:,} bytes of text" in captured.out
+
+
+BAD_ENDS = [
+    ("cut", lambda packed, other: packed[:-9]),
+    ("garbage", lambda packed, other: packed + b"garbage"),
+    ("a byte", lambda packed, other: packed + b"\x1f"),
+    ("garbage behind zeros", lambda packed, other: packed + b"\0" * 9000 + b"PK\3\4" * 5000),
+    ("a second one, cut", lambda packed, other: packed + other[: len(other) // 2]),
+    ("a second one's head", lambda packed, other: packed + other[:4]),
+    ("a second one, damaged", lambda packed, other: packed + b"\0\0\0\0" + b"?" + other[1:]),
+]
+
+
+@pytest.mark.parametrize("kind", ["txt.gz", "txt.xz", "jsonl.gz", "jsonl.xz"])
+@pytest.mark.parametrize("what, spoil", BAD_ENDS)
+def test_a_bad_end_costs_nothing_before_it(tmp_path, sp_model, kind, what, spoil, capsys):
+    docs = make_docs(300)
+    name, other = tmp_path / f"a.{kind}", tmp_path / f"b.{kind}"
+    write_docs(name, docs)
+    write_docs(other, ["other"] * 2)
+    name.write_bytes(spoil(name.read_bytes(), other.read_bytes()))
+    refused(tmp_path, name, sp_model, rf"a.{kind}: broken or cut short \(.*\): fetch it again")
+    run_prepare(tmp_path / "out", name, sp_model, "--skip_bad")
+    got = texts(tmp_path / "out", sp_model)
+    whole = [doc for doc in docs if doc in got]
+    # what can be read of a cut file may be a document's beginning
+    cut = what in ("cut", "a second one, cut")
+    assert len(whole) > 280 and len(got) - len(whole) <= 1 if cut else sorted(docs) == got
+    assert re.search(r"[12] broken parts", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, lzma.compress])
+@pytest.mark.parametrize("between", [b"", b"\0" * 4, b"\0" * 100_000])
+def test_packed_files_may_follow_one_another(tmp_path, sp_model, pack, between):
+    half = len(TEXT) // 2
+    name = tmp_path / ("a.txt.gz" if pack is gzip.compress else "a.txt.xz")
+    parts = [TEXT[:half], b"", TEXT[half:]]
+    name.write_bytes(b"".join(pack(part) + between for part in parts))
+    assert prepared(tmp_path, name, sp_model) == sorted(DOCS)
+
+
+def test_an_empty_packed_file_is_broken(tmp_path, sp_model):
+    for kind in ("txt.gz", "jsonl.xz", "parquet", "parquet.gz"):
+        (tmp_path / f"a.{kind}").write_bytes(b"")
+        refused(tmp_path, tmp_path / f"a.{kind}", sp_model, rf"a.{kind}: broken or cut short")
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("bom", ["", "\ufeff"])
+@pytest.mark.parametrize("piece", [1 << 18, 40])
+def test_markers_are_known_by_any_line_end_and_behind_a_bom(tmp_path, sp_model, end, bom, piece, monkeypatch):
+    monkeypatch.setattr(prepare, "PIECE", piece)
+    docs = ["one", f"two{end}lines", "x<|doc|> is no marker, nor <|doc|>", "z" * 99 + "<|doc|>", f"{end}last"]
+    text = end.join([f"{bom}<|doc|>", docs[0], "<|doc|>", docs[1], " <|doc|>\t", docs[2], "<|doc|>", docs[3], ""])
+    text += f"{bom}<|doc|>{end}" + docs[4] + end  # as of another file with a BOM, appended
+    (tmp_path / "a.txt").write_bytes(text.encode())
+    assert prepared(tmp_path, tmp_path / "a.txt", sp_model) == sorted(docs)
+    (tmp_path / "a.jsonl").write_bytes((bom + end.join(json.dumps({"text": doc}) for doc in docs)).encode())
+    assert prepared(tmp_path, tmp_path / "a.jsonl", sp_model, name="j") == sorted(docs)
+    with open(tmp_path / "a.jsonl", "ab") as f:
+        f.write(f"{end}{end}not JSON{end}".encode())
+    refused(tmp_path, tmp_path / "a.jsonl", sp_model, "a.jsonl, line 7: not JSON")
+    (tmp_path / "b.txt").write_bytes((text + "<|doc|>" + end + "a" + end + "b").encode() + b"\xff")
+    line = text.count(end) + 3
+    refused(tmp_path, tmp_path / "b.txt", sp_model, rf"b.txt, line {line if piece > 99 else '.*'}: not UTF-8")
+
+
+@pytest.mark.parametrize("code", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be", "utf-16-le bom"])
+@pytest.mark.parametrize("kind", ["txt", "jsonl"])
+def test_utf_16_and_32_are_named(tmp_path, sp_model, code, kind):
+    (tmp_path / "in").mkdir()
+    for docs in (make_docs(5), ["Привет, мир", "это, наверное, текст."], ["x, y", "z"]):
+        name = write_docs(tmp_path / "in" / f"a.{kind}", docs)
+        text = open(name, encoding="utf-8").read()
+        if kind == "jsonl":
+            text = "".join(json.dumps({"text": doc}, ensure_ascii=False) + "\n" for doc in docs)
+        coded = ("\ufeff" * code.endswith("bom") + text).encode(code.split()[0])
+        with open(name, "wb") as f:
+            f.write(coded)
+        message = rf"a.{kind}, line \d: (full of NULs|UTF-16 or UTF-32|not UTF-8).*: convert it"
+        refused(tmp_path, tmp_path / "in", sp_model, message)
+        write_docs(tmp_path / "in" / "b.txt", DOCS)
+        assert prepared(tmp_path, tmp_path / "in", sp_model, "--skip_bad") == sorted(DOCS)
+        os.unlink(tmp_path / "in" / "b.txt")
+
+
+def test_nuls_are_named_but_a_single_one_may_be_meant(tmp_path, sp_model, capsys):
+    (tmp_path / "a.txt").write_bytes(TEXT + b"\0" * 100_000)  # as after a power failure
+    refused(tmp_path, tmp_path / "a.txt", sp_model, "full of NULs")
+    run_prepare(tmp_path / "out", tmp_path / "a.txt", sp_model, "--skip_bad")
+    assert "100,000 bytes of text" in capsys.readouterr().out.replace(f"{100_000 + len(DOCS[-1]) + 1:,}", "100,000")
+    (tmp_path / "b.jsonl").write_text('{"text": "a\\u0000b"}\n{"text": "c"}\n')
+    assert prepared(tmp_path, tmp_path / "b.jsonl", sp_model) == ["a\0b", "c"]
+    (tmp_path / "c.jsonl").write_text('{"text": "a\\u0000b\\u0000"}\n{"text": "c"}\n')
+    refused(tmp_path, tmp_path / "c.jsonl", sp_model, "c.jsonl, line 1: full of NULs")
+
+
+@pytest.mark.parametrize("options", [["--words", "5,all"], ["--words", "5,all", "--workers", "2"], []])
+def test_a_text_that_changes_between_the_passes_is_noticed(tmp_path, sp_model, options, monkeypatch):
+    name = tmp_path / "a.txt"
+    name.write_text("one two three")  # a single document, so that two passes are made without --words too
+    run_all = prepare.run_all
+
+    def grows(work, *args):
+        if work is prepare.encode_batch:
+            with open(name, "a") as f:
+                f.write(" four")
+        return run_all(work, *args)
+
+    monkeypatch.setattr(prepare, "run_all", grows)
+    refused(tmp_path, name, sp_model, "a.txt: has changed since it was first read", *options)
+
+
+# -----------------------------------------------------------------------------
+# parquet
+
+
+def parquet(values, kind, **options):
+    """The bytes of a .parquet whose column text has the values, as type kind"""
+    import pyarrow
+    import pyarrow.parquet
+
+    buf, kinds = io.BytesIO(), {"list": pyarrow.list_(pyarrow.string()), "null": pyarrow.null(), "int": pyarrow.int64()}
+    kinds["struct"] = pyarrow.struct([("a", pyarrow.string())])
+    kinds["dictionary of binary"] = pyarrow.dictionary(pyarrow.int8(), pyarrow.binary())
+    kinds["dictionary"] = pyarrow.dictionary(pyarrow.int8(), pyarrow.string())
+    kinds["binary(3)"] = pyarrow.binary(3)
+    column = pyarrow.array(values, kinds.get(kind) or getattr(pyarrow, kind)())
+    pyarrow.parquet.write_table(pyarrow.table({"id": range(len(values)), "text": column}), buf, **options)
+    return buf.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["string", "large_string", "string_view", "dictionary"])
+@pytest.mark.parametrize("rows", [1, 64, 100])
+def test_parquet_text_of_any_type(tmp_path, sp_model, kind, rows):
+    docs = [*make_docs(150), "naïve 日本"]
+    (tmp_path / "a.parquet").write_bytes(parquet(docs[:100], kind, row_group_size=rows))
+    assert prepared(tmp_path, tmp_path / "a.parquet", sp_model) == sorted(docs[:100])
+    binary = {"string": "binary", "dictionary": "dictionary of binary"}.get(kind, kind.replace("string", "binary"))
+    docs = [doc.encode() for doc in docs[:100]]
+    (tmp_path / "b.parquet").write_bytes(parquet(docs, binary, row_group_size=rows))
+    assert files_of(tmp_path / "out") == run_prepare(tmp_path / "b", tmp_path / "b.parquet", sp_model)[0]
+    (tmp_path / "b.parquet").write_bytes(parquet([*docs[:69], b"\xffx", None, *docs[69:]], binary, row_group_size=rows))
+    refused(tmp_path, tmp_path / "b.parquet", sp_model, "b.parquet, row 70: not UTF-8: convert it, or")
+    with pytest.raises(SystemExit, match="b.parquet, row 71: no text in field text"):
+        bad = lambda fault, *rest: "UTF-8" in fault or sys.exit(fault)  # noqa: E731
+        list(prepare.read_file(str(tmp_path / "b.parquet"), "text", b"", bad))
+    assert prepared(tmp_path, tmp_path / "b.parquet", sp_model, "--skip_bad") == sorted(doc.decode() for doc in docs)
+
+
+def test_parquet_of_other_types_is_named_once(tmp_path, sp_model, capsys):
+    (tmp_path / "in").mkdir()
+    write_docs(tmp_path / "in" / "b.txt", DOCS)
+    for kind, values, shown in [
+        ("list", [["a"], ["b"]], "list<element: string>"),
+        ("null", [None, None], "null"),
+        ("int", [1, 2], "int64"),
+        ("struct", [{"a": "x"}, None], "struct<a: string>"),
+    ]:
+        (tmp_path / "in" / "a.parquet").write_bytes(parquet(values, kind))
+        refused(tmp_path, tmp_path / "in", sp_model, f"column text holds {shown}, not text: name another with --field")
+        assert prepared(tmp_path, tmp_path / "in", sp_model, "--skip_bad") == sorted(DOCS)
+        assert "1 broken parts" in capsys.readouterr().out
+    (tmp_path / "in" / "a.parquet").write_bytes(parquet([], "string"))
+    assert prepared(tmp_path, tmp_path / "in", sp_model) == sorted(DOCS)
+    (tmp_path / "in" / "a.parquet").write_bytes(parquet([b"abc", b"def"], "binary(3)"))
+    assert prepared(tmp_path, tmp_path / "in", sp_model) == sorted([*DOCS, "abc", "def"])
+
+
+def test_a_broken_row_group_costs_its_rows_only(tmp_path, sp_model):
+    docs = [f"{i} " + hashlib.sha256(b"%d" % i).hexdigest() for i in range(90)]
+    whole = bytearray(parquet(docs, "string", row_group_size=30, compression="gzip", use_dictionary=False))
+    import pyarrow.parquet
+
+    chunk = pyarrow.parquet.ParquetFile(io.BytesIO(whole)).metadata.row_group(1).column(1)
+    at = chunk.data_page_offset + chunk.total_compressed_size // 2
+    whole[at : at + 50] = b"\xff" * 50
+    (tmp_path / "a.parquet").write_bytes(whole)
+    refused(tmp_path, tmp_path / "a.parquet", sp_model, r"a.parquet, rows 31 to 60: broken \(.*\): fetch it again")
+    assert prepared(tmp_path, tmp_path / "a.parquet", sp_model, "--skip_bad") == sorted(docs[:30] + docs[60:])
+
+
+# -----------------------------------------------------------------------------
+# time
+
+
+LONG = {
+    "marks": lambda n: "a" + "\u0301\u0323" * (n // 2),
+    "marks of one class": lambda n: "a" + "\u0301" * n,
+    "marks of three classes": lambda n: "a" + "\u0301\u0323\u0345" * (n // 3),
+    "marks beyond the first plane": lambda n: "a" + "\U0001d16d\u0334" * (n // 2),
+    "short runs of marks": lambda n: ("a" + "\u0301\u0323" * 20) * (n // 41),
+    "a word": lambda n: "z" * n,
+    "numbers": lambda n: "1.1," * (n // 4),
+    "apostrophes": lambda n: "a'" * (n // 2),
+    "quotes": lambda n: "!" + "'" * n,
+    "a name": lambda n: "the A" + "-b" * (n // 2),
+    "capitals": lambda n: "aA" * (n // 2),
+    "names": lambda n: "Mr. A" * (n // 5),
+    "newlines": lambda n: "\n" * n,
+    "spaces": lambda n: "\n" + " " * n + "x",
+    "lines of a space": lambda n: "\n " * (n // 2) + "x",
+    "sentences": lambda n: "a. " * (n // 3),
+    "jamo": lambda n: "\u1100\u1161\u11a8" * (n // 3),
+    "Chinese": lambda n: "日本語" * (n // 3),
+}
+
+
+@pytest.mark.parametrize("kind", LONG)
+def test_time_is_linear_in_the_length(kind):
+    def seconds(work, n):
+        text, best = LONG[kind](n), 9.0
+        for _ in range(3):
+            begun = time.process_time()
+            work(text)
+            best = min(best, time.process_time() - begun)
+        return max(best, 1e-3)
+
+    for work in (prepare.words, prepare.chunks, prepare.by_structure):
+        assert seconds(work, 80_000) < 20 * seconds(work, 10_000), work.__name__  # 8 times the text; 64 if quadratic
+
+
+def test_marks_are_counted_as_before():
+    rng = random.Random(0)
+    marks = [c for c in map(chr, range(0x300, 0x370)) if unicodedata.combining(c)]
+    text = " ".join(rng.choice("aeo") + "".join(rng.choices(marks, k=rng.randint(0, 30))) for _ in range(500))
+    assert prepare.TOO_MANY_MARKS.sub("", text) == text
+    assert prepare.words("e" + "\u0301" * 50) == prepare.words("e" + "\u0301" * 30)
+
+
+def test_reading_is_linear_in_the_length_of_a_line():
+    times = []
+    for n in (2_000_000, 16_000_000):
+        blocks, begun = [b"z" * 1000] * (n // 1000), time.process_time()
+        assert sum(map(len, prepare.read_lines(blocks))) == n
+        assert sum(len(text) for text, _ in prepare.cut_documents("a", blocks, b"<|doc|>", None)) == n
+        times.append(max(time.process_time() - begun, 1e-3))
+    assert times[1] < 20 * times[0]
+
+
+# -----------------------------------------------------------------------------
+# guarantees that hold for all of it
+
+
+def test_odd_input_gives_the_same_bytes_for_any_number_of_workers(tmp_path, sp_model, monkeypatch):
+    monkeypatch.setattr(prepare, "PIECE", 2000)
+    folder = tmp_path / "in"
+    folder.mkdir()
+    docs = ["\n" * 9999 + "begins late", *make_docs(50), "long " * 3000, "a" + "\u0301\u0323" * 2000]
+    text = "\r\n<|doc|>\r\n".join(docs).encode()
+    (folder / "a.txt").write_bytes(b"\xef\xbb\xbf<|doc|>\n" + text[:30_000] + b"\xff" + text[30_000:])
+    (folder / "b.txt.gz").write_bytes(gzip.compress(text) + b"garbage")
+    (folder / "c.parquet").write_bytes(parquet([doc.encode() for doc in docs], "binary"))
+    for options in ([], ["--words", "5,20,all"]):
+        results = [
+            run_prepare(tmp_path / f"out{workers}", folder, sp_model, "--skip_bad", "--force", "--workers", workers, *options)[0]
+            for workers in ("1", "2", "3")
+        ]
+        assert results[0] == results[1] == results[2]
+        meta = json.loads(results[0]["meta.json"])
+        for name, split in meta["splits"].items():
+            ids = np.frombuffer(results[0][f"{name}.bin"], meta["dtype"])
+            assert (ids == meta["bos"]).sum() == split["documents"] and len(ids) == split["tokens"]
+
+
+def test_options_that_would_fail_late_are_refused(tmp_path, sp_model, capsys):
+    name = write_docs(tmp_path / "a.txt", DOCS)
+    for options in (["--rows", "inf"], ["--rows", "nan"], ["--separator", "a\nb"], ["--val", "nan"], ["--known", "nan"]):
+        with pytest.raises(SystemExit):
+            run_prepare(tmp_path / "out", name, sp_model, "--words", "5,all", *options)
+        assert "error: --" in capsys.readouterr().err and os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_a_report_needs_no_display_and_no_terminal_that_shows_all(tmp_path, sp_model):
+    name = write_docs(tmp_path / "a.txt", ["naïve 日本"] * 9 + DOCS)
+    command = [sys.executable, prepare.__file__, "--input", name, "--out", tmp_path / "out", "--tokenizer", sp_model]
+    env = {**os.environ, "PYTHONIOENCODING": "ascii", "MPLBACKEND": "tkagg"}
+    options = ["--words", "5,all", "--report", "--workers", "1"]
+    done = subprocess.run([*command, *options], env=env, capture_output=True, text=True)
+    assert done.returncode == 0 and "na\\xefve" in done.stdout, done.stderr
+    assert (tmp_path / "out" / "report.png").read_bytes()[1:4] == b"PNG"
