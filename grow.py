@@ -1,6 +1,7 @@
 """
-Grows a checkpoint: a bigger model that computes what the smaller one did, with its optimizer state. Depth alone is grown by plain
-copies of the layers, which do change the function, and learn faster: --init random and --init copy keep it.
+Grows a checkpoint: a bigger model that computes what the smaller one did, with its optimizer state. Depth alone is
+grown by plain copies of the layers (--init stack), which change the function, and learn faster. A finished model, that is
+one that was imported, or whose rates have decayed, gets --init copy instead, which keeps the function.
 
 $ python grow.py --in out/stage0/ckpt.pt --double width          # n_embd, heads and ffn_dim: layers hold 4 x as much
 $ python grow.py --in out/stage0/ckpt.pt --params 2x --along width  # the width with the nearest to twice the parameters
@@ -8,6 +9,7 @@ $ python grow.py --in out/stage0/ckpt.pt --depth 16 --init copy --place interlea
 $ python grow.py --in out/stage0/ckpt.pt --width 768 --heads 8 --explain --dry_run
 $ python grow.py --in out/stage2/ckpt.pt --vocab words5000 --params 2x --along depth
 $ python grow.py --in out/stage3/ckpt.pt --condense 1 --out out/stage3/condensed.pt
+$ python grow.py --in llama.pt --double depth --place interleave --text book.txt    # an imported model, checked on a text
 $ python grow.py --plan config/ --device h200 --count 8           # what a ladder takes: FLOPs, memory, hours
 
 The rule, for every operator: old slabs are untouched, and of each product of two new factors exactly one is zero, so
@@ -29,6 +31,7 @@ It rewrites what was learnt: one generation is left, with the schedule of the st
 """
 
 import argparse
+import bisect
 import contextlib
 import functools
 import glob
@@ -38,7 +41,10 @@ import math
 import os
 import re
 import runpy
+import shutil
 import sys
+import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
@@ -48,8 +54,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from checkpoint import allocate_checkpoint, build_model, load_checkpoint, lock, remove, seal, sha256
-from data import read_meta, read_spelling, read_stage_rows, speller
+from checkpoint import allocate_checkpoint, build_model, load_checkpoint, lock, reason, remove, seal, sha256
+from data import Tokenizer, count_bytes, read_meta, read_spelling, read_stage_rows, speller
 from model import (
     CHUNK,
     DEVICES,
@@ -85,6 +91,36 @@ def timed(what: str) -> Iterator[None]:
     SECONDS[what] += time.time() - start
 
 
+TICK = (0.5, 10.0)  # seconds between two lines of progress: on a terminal, and elsewhere
+WRITING = {"done": 0, "whole": 0}  # bytes of the file that make() writes; whole: 0 when it writes none
+
+
+@contextlib.contextmanager
+def working(what: str) -> Iterator[None]:
+    """Says on stderr what is being done for how long: a line every 10 s, or on a terminal one line, cleared at the end.
+    A thread of its own says it, so that hashing and matrix products show too."""
+    terminal, start, over = sys.stderr.isatty(), time.time(), threading.Event()
+
+    def tick():
+        while not over.wait(TICK[0] if terminal else TICK[1]):
+            line = f"{what}: {time.time() - start:.0f} s"
+            if WRITING["whole"]:
+                line += f", {count(WRITING['done'])}B of {count(WRITING['whole'])}B"
+            if terminal:
+                line = "\r\033[K" + line[: shutil.get_terminal_size().columns - 1]  # \033[K: clear what was there
+            print(line, end="" if terminal else "\n", file=sys.stderr, flush=True)
+
+    thread = threading.Thread(target=tick, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+        if terminal:
+            print(end="\r\033[K", file=sys.stderr, flush=True)
+
+
 # -----------------------------------------------------------------------------
 # which sizes
 
@@ -109,29 +145,49 @@ def widen(cfg: Config, n_embd: int, n_head: int | None = None) -> dict[str, int]
     return {"n_embd": n_embd, "ffn_dim": ffn_like(cfg, n_embd)} | heads
 
 
+def non_embedding(cfg: Config, sizes: dict[str, int]) -> int:
+    """The parameters beside embedding and head that a model of cfg has at other sizes: count_params' 'non_embedding',
+    without a model."""
+    new = {name: getattr(cfg, name) for name in ("n_layer", *SIZES)} | sizes
+    attention = 2 * new["head_dim"] * (new["n_head"] + new["n_kv_head"])
+    a_layer = new["n_embd"] * (attention + 3 * new["ffn_dim"] + 2)  # 2: its norms
+    return new["n_layer"] * a_layer + new["n_embd"]
+
+
+def size_steps(cfg: Config, along: str, multiple: int = 0) -> tuple[range, Callable[[int], dict[str, int]]]:
+    """-> (the depths or the widths that cfg can grow to; a function that gives the sizes that go with one). Widths go in
+    steps of one kv head; with `multiple`, only multiples of it (of 256, say, for the GPU's sake)."""
+    most = 10**12
+    if along == "depth":
+        return range(cfg.n_layer + 1, most), lambda n_layer: {"n_layer": n_layer}
+    step = math.lcm(cfg.n_embd // math.gcd(cfg.n_embd, cfg.n_kv_head), multiple or 1)
+    return range((cfg.n_embd // step + 1) * step, most * step, step), lambda n_embd: widen(cfg, n_embd)
+
+
 def nearest_size(cfg: Config, n_params: float, along: str, multiple: int = 0) -> dict[str, int]:
-    """The sizes along 'width' or 'depth' whose non-embedding parameters are nearest to n_params. Widths go in steps
-    of one kv head; with `multiple`, only multiples of it (of 256, say, for the GPU's sake)."""
+    """The sizes along 'width' or 'depth' whose non-embedding parameters are nearest to n_params."""
+    return sizes_around(cfg, n_params, along, multiple)[0]
 
-    def candidates():
-        step = 1
-        while True:
-            if along == "depth":
-                yield {"n_layer": cfg.n_layer + step}
-            else:
-                n_embd = cfg.n_embd + step * cfg.n_embd // math.gcd(cfg.n_embd, cfg.n_kv_head)
-                if n_embd % (multiple or 1) == 0:
-                    yield widen(cfg, n_embd)
-            step += 1
 
-    best, error = None, math.inf
-    for sizes in candidates():
-        fresh = {name: getattr(cfg, name) for name in ("n_layer", *SIZES)} | sizes
-        off = skeleton(Config(**fresh, tied=cfg.tied)).count_params()["non_embedding"] - n_params
-        if abs(off) < error:
-            best, error = sizes, abs(off)
-        if off >= 0:
-            return best
+def sizes_around(cfg: Config, n_params: float, along: str, multiple: int = 0) -> list[dict[str, int]]:
+    """The sizes that size_steps gives next below and above n_params, the nearest first; one where none is below."""
+    steps, sizes = size_steps(cfg, along, multiple)  # bisected: a thousand times the parameters are some 40 looks away
+    above = bisect.bisect_left(steps, n_params, key=lambda size: non_embedding(cfg, sizes(size)))
+    around = [sizes(size) for size in steps[max(0, above - 1) : above + 1]]
+    return sorted(around, key=lambda new: abs(non_embedding(cfg, new) - n_params))
+
+
+def not_stock(cfg: Config) -> str:
+    """Why a model of these sizes can't leave as a stock Llama, and what would mend it; '' if it can."""
+    if cfg.n_embd % cfg.n_head == 0:
+        return ""
+    wide, group = -(-cfg.n_embd // cfg.n_head) * cfg.n_head, cfg.n_head // cfg.n_kv_head
+    many = next((n for n in range(cfg.n_head, cfg.n_embd + 1, group) if cfg.n_embd % n == 0), 0)
+    mended = f"--width {wide} --heads {cfg.n_head}" + (f" or --heads {many}" if many else "")
+    return (
+        f"n_embd = {cfg.n_embd} is no multiple of n_head = {cfg.n_head}, as transformers wants: "
+        f"grow.py {mended} would make it one"
+    )
 
 
 def skeleton(cfg: Config) -> Llama:
@@ -190,6 +246,28 @@ def grown_config(
         }
     )
     return Config(**grown), layers
+
+
+def finished(ckpt: dict) -> str:
+    """Why a checkpoint's model is finished, that is imported or decayed, now or before earlier growths; '' if it is not.
+    Growth must not break it: what it knows is not learnt again in a moment."""
+    generations = Config(**ckpt["config"]).generations
+    ledger, schedule, settings = ckpt["ledger"], ckpt.get("schedule"), ckpt.get("settings", {})
+    origin = ledger.get("from") or (ckpt.get("origin") or {}).get("name")
+    if origin:
+        return f"{origin} was imported"
+    if settings.get("branch") == "decay":
+        return "its rates were decayed, by --branch=decay"
+    if not schedule:  # written before there was one
+        trained = [g for g in generations if g.learning_rate]
+        ended = trained and all(g.horizon <= ledger["tokens"] for g in trained)
+        return "its rates have decayed to their end" if ended else ""
+    if ledger["tokens"] <= schedule["decay_from"]:
+        return ""
+    # --init clone forgets a peak; the settings have it
+    peaks = [g.learning_rate or settings.get("learning_rate") for g in generations]
+    left = max((rate / peak for rate, peak in zip(schedule["rates"], peaks) if peak), default=1.0)
+    return f"its rates have decayed to {left:.0%} of their peaks" if left <= 0.5 else ""
 
 
 # -----------------------------------------------------------------------------
@@ -271,14 +349,17 @@ def make(ckpt: dict, path: str = "") -> tuple[dict, list[str]]:
                 why.extend(filter(None, [x.fill(tree[key])]))  # Adam's moments have none
             if path and isinstance(tree[key], torch.Tensor):
                 write(f, tree[key], offset[key])
+                WRITING["done"] += tree[key].nbytes
                 tree[key] = place[key]
 
     if not path:
         visit(ckpt, None, None)
         return ckpt, why
     made, offsets = allocate_checkpoint(path, ckpt)
+    WRITING.update(done=0, whole=os.path.getsize(path))
     with open(path, "r+b", buffering=0) as f:
         visit(ckpt, made, offsets)
+    WRITING.update(done=0, whole=0)
     return made, why
 
 
@@ -306,20 +387,26 @@ def grow(
     rows of a growing vocabulary, the old ones first. Old slabs are those of ckpt, not copies, unless there is a path: a
     file to make it in. Adam's state stays with old slabs; new slabs have none, or with copy_state, where a layer is
     copied, a copy. ValueError where the sizes don't fit."""
+    grown, born = planned(ckpt, place, init, seed, copy_state, rows, **sizes)
+    grown, reasons = make(grown, path)
+    return grown, [(*slab, why) for slab, why in zip(born, reasons)]
+
+
+def planned(
+    ckpt: dict, place: str, init: str, seed: int, copy_state: bool, rows: np.ndarray | None, **sizes: int
+) -> tuple[dict, list[tuple[str, tuple]]]:
+    """grow's result, new slabs Unmade, and the [(name, shape)] of these."""
     if init == "clone":
         if place != "top" or copy_state or rows is not None:
             raise ValueError("--init clone goes without --place, --copy_state and --vocab: it tiles the model that there is")
-        grown, born = plan_clone(ckpt, seed, **sizes)
-    else:
-        grown, born = plan_growth(ckpt, place, init, seed, copy_state, rows, **sizes)
-    grown, reasons = make(grown, path)
-    return grown, [(*slab, why) for slab, why in zip(born, reasons)]
+        return plan_clone(ckpt, seed, **sizes)
+    return plan_growth(ckpt, place, init, seed, copy_state, rows, **sizes)
 
 
 def plan_growth(
     ckpt: dict, place: str, init: str, seed: int, copy_state: bool, rows: np.ndarray | None, **sizes: int
 ) -> tuple[dict, list[tuple[str, tuple]]]:
-    """grow's result, new slabs Unmade, and the [(name, shape)] of these."""
+    """planned's result, but for --init clone."""
     old = Config(**ckpt["config"])
     if rows is not None:
         if not old.n_tokens:
@@ -375,7 +462,7 @@ TILED = ("n_head", "n_kv_head", "n_embd", "ffn_dim")
 
 
 def plan_clone(ckpt: dict, seed: int, noise: float = 10**-0.5, **sizes: int) -> tuple[dict, list[tuple[str, tuple]]]:
-    """plan_growth's result for --init clone. noise: its RMS over that of what it is added to; the default is
+    """planned's result for --init clone. noise: its RMS over that of what it is added to; the default is
     HyperCloning's 10 dB. Adam's moments are tiled, and divided, as the gradients are, by the copies of what a tensor
     writes: its gradients are as many times smaller."""
     old = Config(**ckpt["config"])
@@ -469,6 +556,12 @@ def condense(ckpt: dict, keep: int, path: str = "") -> tuple[dict, list[str]]:
 
     In memory, or with a path in a new file there. The function stays to the bit. The fused slabs follow the schedule of
     the youngest among them and the largest of their step counts: exact for the next optimizer step where they agree."""
+    condensed, notes = plan_condensing(ckpt, keep)
+    return make(condensed, path)[0], notes
+
+
+def plan_condensing(ckpt: dict, keep: int) -> tuple[dict, list[str]]:
+    """condense's result, fused slabs Unmade."""
     old = Config(**ckpt["config"])
     n_fused = len(old.generations) - keep + 1
     if keep < 1 or n_fused <= old.n_fused:
@@ -496,13 +589,15 @@ def condense(ckpt: dict, keep: int, path: str = "") -> tuple[dict, list[str]]:
                 state[f"{name}.{i - m + 1}"] = dict(ckpt["optimizer"][f"{name}.{i}"])
     notes = []
     fused = cfg.generations[old.n_fused - 1 : n_fused]
-    if len({(g.learning_rate, g.warmup, g.warm_start if g.warmup else 0) for g in fused}) > 1:
+    if not fused[-1].learning_rate and any(g.learning_rate for g in fused):
+        notes.append(f"generation {n_fused - 1} was never trained, and what is fused with it follows its schedule: all that was "
+                     "learnt will be trained as what is new is")  # fmt: skip
+    elif len({(g.learning_rate, g.warmup, g.warm_start if g.warmup else 0) for g in fused}) > 1:
         notes.append(f"the fused generations had schedules of their own: all follow generation {n_fused - 1}'s from now on")
     if len(steps) > 1:
         notes.append(f"their Adam step counts differ ({min(steps)} to {max(steps)}): the largest is kept, which shifts the bias"
                      " corrections (by nothing, at beta2 = 0.95, after about 700 steps)")  # fmt: skip
-    condensed = ckpt | {"config": cfg.plain(), "model": weights, "optimizer": state}
-    return make(condensed, path)[0], notes
+    return ckpt | {"config": cfg.plain(), "model": weights, "optimizer": state}, notes
 
 
 def fuse(out: torch.Tensor, weights: dict[str, torch.Tensor], name: str, plan: Plan) -> None:
@@ -518,9 +613,13 @@ def data_of(ckpt: dict) -> str:
     return ckpt.get("settings", {}).get("data", "")
 
 
-def probe_tokens(ckpt: dict, count: int = 2, longest: int = 128) -> tuple[torch.Tensor, str]:
-    """(count, T + 1) token ids to compare models on, and where they are from: validation text where the checkpoint's
-    data is still there, else random. Tokens without a row are spelled."""
+def probe_tokens(ckpt: dict, text: str = "", count: int = 2, longest: int = 128) -> tuple[torch.Tensor, str, int]:
+    """-> ((windows, T + 1) token ids to compare models on; what they are: of a text file, or else of the validation text
+    where the checkpoint's data is still there, or else random; of a file, the bytes that all but the windows' first stand
+    for, else 0). Tokens without a row are spelled."""
+    if text:
+        tokens, n_bytes = text_tokens(ckpt, text)
+        return tokens, f"tokens of {text}", n_bytes
     cfg = Config(**ckpt["config"])
     n, ids = count * (min(cfg.block_size, longest) + 1), row_ids(ckpt["model"].get("row_of"), cfg.vocab_size)
     data = data_of(ckpt)
@@ -529,19 +628,55 @@ def probe_tokens(ckpt: dict, count: int = 2, longest: int = 128) -> tuple[torch.
         tokens = np.fromfile(f"{data}/val.bin", meta["dtype"], n)
         if meta["tokenizer"]["sha256"] == ckpt["tokenizer"]["sha256"] and len(tokens) == n:
             tokens = speller(ids, meta["vocab_size"], lambda: read_spelling(data))(tokens)[:n]
-            return torch.from_numpy(tokens.astype(np.int64)).view(count, -1), f"{data}/val.bin"
+            return torch.from_numpy(tokens.astype(np.int64)).view(count, -1), f"tokens of {data}/val.bin", 0
     picked = torch.randint(cfg.vocab_size, (count, n // count), generator=torch.Generator().manual_seed(0))
-    return ids[picked], "random tokens"
+    return ids[picked], "random tokens", 0
 
 
-@torch.no_grad()
+def text_tokens(ckpt: dict, path: str, longest: int = 512) -> tuple[torch.Tensor, int]:
+    """-> ((windows, T + 1) token ids, a bos first, of the first `longest` tokens or so of a text file, each window's
+    first the last of the one before; the bytes of text that all but the first stand for). Tokens without a row are
+    spelled. ValueError where the file holds no text, or the checkpoint no tokenizer."""
+    if "tokenizer" not in ckpt:
+        raise ValueError("--text: the checkpoint has no tokenizer")
+    with open(path, encoding="utf-8-sig", newline="") as f:
+        try:
+            text = f.read(2**14)
+        except UnicodeDecodeError as e:
+            raise ValueError(f"--text {path}: not UTF-8 ({e.reason})") from None
+    if not text:
+        raise ValueError(f"--text {path}: no text in it")
+    cfg, tok = Config(**ckpt["config"]), Tokenizer.from_dict(ckpt["tokenizer"])
+    rows = row_ids(ckpt["model"].get("row_of"), cfg.vocab_size)
+    ids = speller(rows, tok.vocab_size, tok.spelling)([tok.bos, *tok.encode(text)])
+    ids = np.asarray(ids, np.int64)[: longest + 1]
+    T = min(cfg.block_size, len(ids) - 1)
+    windows = np.stack([ids[i : i + T + 1] for i in range(0, len(ids) - T, T)])
+    n_bytes = count_bytes(windows[:, 1:], windows[:, :-1], tok.token_bytes(), tok.bos, tok.dummy_prefix)
+    return torch.from_numpy(windows), n_bytes
+
+
 def compare(a: dict, b: dict, tokens: torch.Tensor) -> tuple[float, float, float]:
     """Two checkpoints on the same tokens -> (max |dlogit| of the tokens that a has, losses of a and b in nats a token).
     Of their weights, one tensor at a time is in memory."""
+    dlogit, _, *losses = differences(a, b, tokens)
+    return dlogit, *losses
+
+
+@torch.no_grad()
+def differences(a: dict, b: dict, tokens: torch.Tensor, n: int = 64) -> tuple[float, float, float, float]:
+    """compare's result, with the largest |logit| of a after max |dlogit|. The logits of n tokens exist at a time."""
     models = [build_model(c, assign=True) for c in (a, b)]
-    logits = [model(tokens[:, :-1]) for model in models]
-    losses = [F.cross_entropy(x.flatten(0, 1), m.rows(tokens[:, 1:]).flatten()).item() for x, m in zip(logits, models)]
-    return (logits[0] - logits[1][..., : logits[0].shape[-1]]).abs().max().item(), *losses
+    hidden = [model.trunk(tokens[:, :-1], *(x[: tokens.size(1) - 1] for x in (model.cos, model.sin))) for model in models]
+    rows = [model.rows(tokens[:, 1:]).flatten() for model in models]
+    dlogit, largest, losses = [], [], [0.0, 0.0]
+    for i in range(0, len(rows[0]), n):
+        logits = [F.linear(x.flatten(0, 1)[i : i + n], w) for x, w in hidden]  # (n, vocab_size) each
+        dlogit.append((logits[0] - logits[1][:, : logits[0].size(1)]).abs().max())
+        largest.append(logits[0].abs().max())
+        for m in range(2):
+            losses[m] += F.cross_entropy(logits[m], rows[m][i : i + n], reduction="sum").item() / len(rows[m])
+    return torch.stack(dlogit).max().item(), torch.stack(largest).max().item(), *losses
 
 
 def alive(ckpt: dict, tokens: torch.Tensor, slabs: set[str]) -> dict[str, float]:
@@ -582,12 +717,12 @@ def count(n: float) -> str:
 
 
 def size_table(*ckpts: dict) -> list[str]:
-    """The table before and after, as lines."""
+    """The table before and after, as lines. What is Unmade counts as made."""
     columns = []
     for ckpt in ckpts:
         cfg = Config(**ckpt["config"])
         n = skeleton(cfg).count_params()
-        values = [t for s in ckpt["optimizer"].values() for t in s.values()] + list(ckpt["model"].values())
+        tensors = [t for s in ckpt["optimizer"].values() for t in s.values()] + list(ckpt["model"].values())
         columns.append({
             "n_layer x n_embd": f"{cfg.n_layer} x {cfg.n_embd}",
             "heads x head_dim": f"{cfg.n_head} x {cfg.head_dim}" + f", {cfg.n_kv_head} kv" * (cfg.n_kv_head < cfg.n_head),
@@ -597,7 +732,7 @@ def size_table(*ckpts: dict) -> list[str]:
             "  non-embedding": f"{n['non_embedding']:,}",
             **{f"  generation {g}": f"{size:,}" for g, size in sorted(n["generations"].items())},
             "FLOPs a token": count(cfg.flops_per_token()),
-            "checkpoint": count(sum(t.numel() * t.element_size() for t in values)) + "B",
+            "checkpoint": count(sum(math.prod(t.shape) * t.dtype.itemsize for t in tensors)) + "B",
         })  # fmt: skip
     rows = dict.fromkeys(key for column in reversed(columns) for key in column)
     return [f"{key:<18}" + "".join(f"{column.get(key, '-'):>18}" for column in columns) for key in rows]
@@ -623,8 +758,35 @@ def memory(cfg: Config, tokens: int, count: int, sharded: bool, recompute: bool)
     return weights + activations + loss
 
 
+def read_stage(path: str) -> tuple[dict, Config]:
+    """-> (the settings in a stage's config file, its Config). ValueError, which names the file, where it is broken, or
+    lacks something that plan() needs."""
+    try:
+        s = runpy.run_path(path)
+    except Exception as e:
+        raise ValueError(f"{path}: {type(e).__name__}: {reason(e)}") from None
+    needed = "max_steps tokens_per_step batch_size block_size learning_rate n_layer vocab_size".split()
+    missing = [name for name in needed if name not in s]
+    if missing:
+        raise ValueError(f"{path}: {missing[0]} is missing")
+    kinds = {f.name: f.type for f in fields(Config) if f.type in (int, float)}
+    kinds |= dict.fromkeys(needed[:3], int) | {"learning_rate": float}
+    for name in kinds.keys() & s.keys():
+        kind, x = kinds[name], s[name]
+        if type(x) not in (int, float) or not 0 <= x < math.inf or kind(x) != x or name in needed and not x:
+            expected = ("a whole number" if kind is int else "a number") + (" above 0" if name in needed else "")
+            raise ValueError(f"{path}: {name} = {x!r}, expected {expected}")
+        s[name] = kind(x)  # 1e6 for an int
+    try:
+        return s, Config(**{f.name: s[f.name] for f in fields(Config) if f.name in s})
+    except (TypeError, ValueError) as e:
+        raise ValueError(f"{path}: {reason(e)}") from None
+
+
 def plan(folder: str, device: str, n_devices: int, mfu: float) -> None:
     """Prints what the stages of a folder of configs take, one after another, on `n_devices` devices."""
+    if not 0 < mfu <= 1:
+        raise ValueError(f"--mfu {mfu}: a share of the peak, above 0 and at most 1")
     names = {name.lower(): name for name in DEVICES}
     if device.lower() not in names:
         raise ValueError(f"--device {device}: one of {', '.join(names)}")
@@ -640,12 +802,7 @@ def plan(folder: str, device: str, n_devices: int, mfu: float) -> None:
     print(("{:<8}{:>14}{:>16}" + "{:>9}" * 9).format(*heads.split(",")))
     tokens = flops = 0
     for path in paths:
-        s = runpy.run_path(path)
-        needed = "max_steps tokens_per_step batch_size block_size learning_rate n_layer vocab_size".split()
-        missing = [name for name in needed if name not in s]
-        if missing:
-            raise ValueError(f"{path}: {missing[0]} is missing")
-        cfg = Config(**{f.name: s[f.name] for f in fields(Config) if f.name in s})
+        s, cfg = read_stage(path)
         n = s["max_steps"] * s["tokens_per_step"]
         this = n * cfg.flops_per_token()
         tokens, flops = tokens + n, flops + this
@@ -678,15 +835,19 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     p.add_argument("--ffn", type=int, help="ffn_dim")
     p.add_argument("--head_dim", type=int, help="an integer multiple of the old one")
     p.add_argument("--vocab", metavar="STAGE", help="rows for the tokens of a stage of prepare.py --words (words5000, all)")
-    p.add_argument("--init", choices=INITS, help="how the new starts (default: stack for depth alone, else random)")
+    p.add_argument("--init", choices=INITS, help="how the new starts (default: random; for depth alone stack, which is not "
+                   "exact, or copy where the model is finished: imported, or decayed)")  # fmt: skip
     p.add_argument("--place", choices=("top", "interleave"), default="top", help="where new layers go (default: top)")
     p.add_argument("--copy_state", action="store_true", help="copied layers copy Adam's state too")
     p.add_argument("--fresh_optimizer", action="store_true", help="drop Adam's state")
     p.add_argument("--condense", type=int, metavar="K", help="fuse the oldest generations so that K remain, after the growth")
     p.add_argument("--seed", type=int, default=1337)
-    p.add_argument("--tolerance", type=float, default=1e-4, help="largest |dlogit| of a growth that keeps the function")
+    p.add_argument("--text", metavar="FILE", help="check on the first 512 tokens of a text file (default: on validation text "
+                   "of the checkpoint's data, or on random tokens)")  # fmt: skip
+    p.add_argument("--tolerance", type=float, default=3e-5, help="of a growth that keeps the function: the largest |dlogit| "
+                   "may be this times the input's largest |logit|, or times 1 where that is below 1 (default: 3e-5)")  # fmt: skip
     p.add_argument("--explain", action="store_true", help="list every new slab, and whether it is alive")
-    p.add_argument("--dry_run", action="store_true", help="write nothing")
+    p.add_argument("--dry_run", action="store_true", help="write nothing but a temporary file, of the parameters, in $TMPDIR")
     p.add_argument("--force", action="store_true", help="overwrite an existing output")
     p.add_argument("--plan", metavar="FOLDER", help="print what the ladder of a folder's stage*.py takes, and nothing else")
     p.add_argument("--device", default="h100", help="for --plan (default: h100)")
@@ -695,7 +856,67 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     args = p.parse_args(argv)
     if bool(args.input) == bool(args.plan):
         p.error("give --in CKPT, or --plan FOLDER")
+    for name in ("width", "depth", "heads", "ffn", "head_dim", "condense", "count"):
+        if getattr(args, name) is not None and getattr(args, name) < 1:
+            raise ValueError(f"--{name} {getattr(args, name)}: at least 1")
+    if args.multiple < 0 or math.isnan(args.tolerance):
+        raise ValueError("--multiple is at least 0, and --tolerance a number")
     return args
+
+
+def asked_params(cfg: Config, asked: str) -> float:
+    """The non-embedding parameters that --params asks for. ValueError where it is no number, or the model has as many."""
+    now = non_embedding(cfg, {})
+    try:
+        n = float(asked.removesuffix("x")) * (now if asked.endswith("x") else 1)
+    except ValueError:
+        n = math.nan
+    if not math.isfinite(n):
+        raise ValueError(f"--params {asked}: a number, or a factor such as 2x")
+    if n <= now:
+        raise ValueError(f"--params {asked}: it has {now:,} already")
+    return n
+
+
+def chosen(cfg: Config, args: argparse.Namespace) -> str:
+    """What --params asked for, what was chosen, and what would have been next."""
+    now, asked = non_embedding(cfg, {}), asked_params(cfg, args.params)
+    around = sizes_around(cfg, asked, args.along, args.multiple)
+
+    def said(n):
+        return f"{n / now:.3g} x" if args.params.endswith("x") else count(n)
+
+    n = [non_embedding(cfg, sizes) for sizes in around]
+    line = f"asked for {said(asked)}, chose {said(n[0])}"
+    if len(n) == 1:  # a growth is at least one step
+        return f"{line}: the smallest step"
+    size = around[1]["n_layer" if args.along == "depth" else "n_embd"]
+    return f"{line}: the {args.along} {'above' if n[1] > n[0] else 'below'}, {size}, is {said(n[1])}"
+
+
+def file_names(source: str, out: str | None) -> tuple[str, str]:
+    """-> (the checkpoint to grow, the file to write), normalised. ValueError where one of them can't be it."""
+    source = os.path.normpath(source)
+    folder, name = os.path.split(source)
+    if name == "whole.pt" and os.path.exists(f"{folder}/.metadata"):  # a sharded checkpoint's tensors in one file
+        source = folder
+    runs_own = [f"{source}/{name}" for name in ("ckpt.pt", "grown.pt", "ckpt.prev.pt") if os.path.exists(f"{source}/{name}")]
+    if runs_own and not os.path.exists(f"{source}/.metadata"):
+        raise ValueError(f"--in {source} is a folder with checkpoints in it: give one, such as {runs_own[0]}")
+    if out is None:
+        return source, os.path.join(os.path.dirname(source), "grown.pt")
+    if os.path.exists(out) and os.path.exists(source) and os.path.samefile(source, out):
+        raise ValueError(f"--out {out} is the input: give another name")
+    if not os.path.basename(out) or os.path.isdir(out):
+        raise ValueError(f"--out {out} is a folder: name a file, such as {os.path.join(out, 'grown.pt')}")
+    within = os.path.dirname(os.path.realpath(out))
+    if not os.path.isdir(within):
+        raise ValueError(f"{os.path.dirname(out)}: no such folder")
+    while within != os.path.dirname(within):
+        if os.path.exists(f"{within}/.metadata"):  # the next save would take it away
+            raise ValueError(f"--out {out} is inside the checkpoint {within}: name a file elsewhere")
+        within = os.path.dirname(within)
+    return source, out
 
 
 def asked_sizes(cfg: Config, args: argparse.Namespace) -> dict[str, int]:
@@ -713,16 +934,7 @@ def asked_sizes(cfg: Config, args: argparse.Namespace) -> dict[str, int]:
             "head_dim": lambda: {"head_dim": 2 * cfg.head_dim},
         }[args.double]()
     if args.params:
-        try:
-            times = args.params.endswith("x")
-            n = float(args.params.removesuffix("x"))
-        except ValueError:
-            raise ValueError(f"--params {args.params}: a number, or a factor such as 2x") from None
-        now = skeleton(cfg).count_params()["non_embedding"]
-        target = n * now if times else n
-        if target <= now:
-            raise ValueError(f"--params {args.params}: it has {now:,} already")
-        return nearest_size(cfg, target, args.along, args.multiple)
+        return nearest_size(cfg, asked_params(cfg, args.params), args.along, args.multiple)
     sizes = widen(cfg, args.width, args.heads) if args.width else {}
     if args.heads:
         sizes |= heads_like(cfg, args.heads)
@@ -730,83 +942,153 @@ def asked_sizes(cfg: Config, args: argparse.Namespace) -> dict[str, int]:
     return sizes | {name: size for name, size in given.items() if size}
 
 
+def enough_room(cfg: Config, sizes: dict[str, int], path: str) -> None:
+    """Raises OSError where not even the parameters of cfg at other sizes have room at path: at once, before anything of
+    their number is made."""
+    new = {name: getattr(cfg, name) for name in SIZES} | sizes
+    n_bytes = 4 * (non_embedding(cfg, sizes) + new["vocab_size"] * new["n_embd"] * (1 if cfg.tied else 2))
+    free = shutil.disk_usage(os.path.dirname(path) or ".").free
+    if n_bytes > free:
+        raise OSError(f"{path}: can't be written: {count(n_bytes)}B of parameters, and {count(free)}B are free")
+
+
+@contextlib.contextmanager
+def work_files(out: str, dry_run: bool, force: bool) -> Iterator[list[str]]:
+    """-> names of two files to work in, which are gone at the end: beside out, and locked, or for a dry run in $TMPDIR."""
+    if dry_run:
+        with tempfile.TemporaryDirectory(prefix="grow-") as folder:
+            yield [f"{folder}/grown.pt", f"{folder}/condensed.pt"]
+        return
+    files = [f"{out}.tmp", f"{out}.tmp2"]
+    with lock(files[0]):  # two at a time would write into the same files
+        try:
+            if os.path.exists(out) and not force:
+                raise ValueError(f"{out} exists: --force overwrites it, --out names another")
+            yield files
+        finally:
+            for path in files:
+                remove(path)
+
+
+def next_command(cfg: Config, data: str, out: str) -> str:
+    """The command that trains on what the youngest generation of a grown checkpoint, of Config cfg, added."""
+    old = ",".join(str(g) for g in range(cfg.n_fused - 1, len(cfg.generations) - 1))
+    folder = os.path.splitext(out)[0]
+    return f"python train.py --data={data or 'DATA'} --init_from={out} --out_dir={folder} --freeze=[{old}]"
+
+
 def main() -> None:
     args = parse_args()
     if args.plan:
         return plan(args.plan, args.device, args.count, args.mfu)
-    out = args.out or os.path.join(os.path.dirname(args.input), "grown.pt")
-    ckpt = load_checkpoint(args.input)
-    if os.path.exists(out) and os.path.samefile(args.input, out):
-        raise ValueError(f"--out {out} is the input: give another name")
-    if not os.path.isdir(os.path.dirname(out) or "."):
-        raise ValueError(f"{os.path.dirname(out)}: no such folder")
-    sizes = asked_sizes(Config(**ckpt["config"]), args)
-    # at equal FLOPs, of one seed, plain copies ended at 1.841 bits per byte; what keeps the function, at 1.849 (copies) and
-    # 1.861 (random layers); from scratch, at the best rate, 1.852: runs/results/best_size
-    init = args.init or ("stack" if sizes.keys() == {"n_layer"} else "random")
+    source, out = file_names(args.input, args.out)
+    with contextlib.ExitStack() as at_end:
+        loaded = source
+        if args.dry_run and os.path.isdir(source) and not os.path.exists(f"{source}/whole.pt"):
+            loaded = at_end.enter_context(tempfile.TemporaryDirectory(prefix="grow-"))  # where whole.pt may be made
+            for name in os.listdir(source):
+                os.symlink(os.path.abspath(f"{source}/{name}"), f"{loaded}/{name}")
+        with working(f"reading {source}"):
+            ckpt = load_checkpoint(loaded)
+        whole = f"{loaded}/whole.pt" if os.path.isdir(loaded) else loaded
+        with timed("hash"), working(f"hashing {source}"):
+            parent_sha256 = sha256(whole)
+        grow_file(ckpt, parent_sha256, out, args)
+
+
+def grow_file(ckpt: dict, parent_sha256: str, out: str, args: argparse.Namespace) -> None:
+    """What the command line does with a checkpoint: grows it, checks it, writes it to `out`, and says so."""
+    # --- what is asked for
+    cfg = Config(**ckpt["config"])
+    sizes = asked_sizes(cfg, args)
+    if args.vocab and not cfg.n_tokens:
+        raise ValueError(f"--vocab {args.vocab}: the vocabulary can't grow: the model has all {cfg.vocab_size} rows")
     rows = read_stage_rows(data_of(ckpt), args.vocab, f"--vocab {args.vocab}") if args.vocab else None
-    if not sizes and rows is None and not args.condense and not args.fresh_optimizer:
+    grows = bool(sizes) or rows is not None
+    if not grows and not args.condense and not args.fresh_optimizer:
         raise ValueError("nothing to do: give --double, --params with --along, sizes, --vocab, or --condense")
     if not sizes and (args.init or args.place != "top" or args.copy_state):
         raise ValueError("--init, --place and --copy_state are for a growth, and nothing grows")
+
+    # at equal FLOPs, of one seed, plain copies ended at 1.841 bits per byte; what keeps the function, at 1.849 (copies)
+    # and 1.861 (random layers); from scratch, at the best rate, 1.852: runs/results/best_size
+    deeper, why = sizes.keys() == {"n_layer"}, finished(ckpt)
+    init = args.init or ("random" if not deeper else "copy" if why else "stack")
     if args.copy_state and (init not in ("copy", "stack") or "n_layer" not in sizes):
         raise ValueError("--copy_state is for copied layers: --init copy or stack, with depth")
+    if deeper and why and not args.init:
+        print(f"{why}: --init copy keeps its function; --init stack would not")
+    if args.params:
+        print(chosen(cfg, args))
 
-    born, notes, files = [], [], [f"{out}.tmp", f"{out}.tmp2"]
-    held = lock(files[0])  # two at a time would write into the same files
-    try:
-        if os.path.exists(out) and not args.force and not args.dry_run:
-            raise ValueError(f"{out} exists: --force overwrites it, --out names another")
-        tokens, where = probe_tokens(ckpt)
+    with work_files(out, args.dry_run, args.force) as files:
+        enough_room(cfg, sizes | ({} if rows is None else {"vocab_size": len(rows)}), files[0])
+        tokens, what, n_bytes = probe_tokens(ckpt, args.text)
+
+        # --- what is to be made
         step = {"sizes": sizes, "vocab": args.vocab or "", "init": init, "place": args.place, "condense": args.condense or 0}
-        with timed("hash"):
-            one_file = f"{args.input}/whole.pt" if os.path.isdir(args.input) else args.input
-            step |= {"seed": args.seed, "parent_sha256": sha256(one_file)}
-        step |= {k: ckpt["ledger"][k] for k in ("tokens", "flops")}
-        step["max_dlogit"] = torch.zeros((), dtype=torch.float64)  # a tensor: known when the file is written, and put in then
-        new = ckpt | {"lineage": [*ckpt["lineage"], step]} | ({"optimizer": {}} if args.fresh_optimizer else {})
-        with timed("write"):
-            if sizes or rows is not None:
-                how = (args.place, init, args.seed, args.copy_state, rows)
-                new, born = grow(new, *how, path=files[0], **sizes)
-            elif not args.condense:
-                new, _ = make(new, files[0])
-        if args.explain:
-            share = alive(new, tokens, {slab for slab, _, _ in born})
-            for slab, shape, why in born:
-                print(f"{slab:<24} {str(list(shape)):<22} {share[slab]:>4.0%} alive  {why}")
+        step |= {"seed": args.seed, "parent_sha256": parent_sha256} | {k: ckpt["ledger"][k] for k in ("tokens", "flops")}
+        step["max_dlogit"] = torch.zeros((), dtype=torch.float64)  # a tensor: known, and put in, when the file is written
+        new, born, reasons = ckpt | {"lineage": [*ckpt["lineage"], step]}, [], []
+        new |= {"optimizer": {}} if args.fresh_optimizer else {}
+        if grows:
+            new, born = planned(new, args.place, init, args.seed, args.copy_state, rows, **sizes)
+        last, notes = plan_condensing(new, args.condense) if args.condense else (new, [])
+        print("\n".join(size_table(ckpt, last)))
+        grown_cfg = Config(**last["config"])
+        if not_stock(grown_cfg):
+            print(f"warning: export.py will not make a stock Llama of it: {not_stock(grown_cfg)}")
+
+        # --- making it; a dry run has no use for Adam's state
+        unused = {"optimizer": {}} if args.dry_run else {}
+        if grows or not args.condense:
+            with timed("write"), working(f"writing {files[0]}"):
+                new, reasons = make(new | unused, files[0])
+        if args.explain and born:
+            with working("looking for dead parameters"):
+                share = alive(new, tokens, {slab for slab, _ in born})
+            for (slab, shape), reason_why in zip(born, reasons):
+                print(f"{slab:<24} {str(list(shape)):<22} {share[slab]:>4.0%} alive  {reason_why}")
         if args.condense:
-            with timed("write"):
-                new, notes = condense(new, args.condense, path=files[1])
-            print("\n".join(size_table(ckpt, new)))
-        with timed("check"):
-            dlogit, loss_before, loss_after = compare(ckpt, new, tokens)
-        print(
-            f"check on {tokens.numel()} tokens of {where}: max |dlogit| {dlogit:.1e}, loss {loss_before:.4f} -> {loss_after:.4f}"
-        )
+            with timed("write"), working(f"writing {files[1]}"):
+                new, _ = condense(new | unused, args.condense, path=files[1])
+
+        # --- the check
+        with timed("check"), working("checking"):
+            dlogit, largest, *losses = differences(ckpt, new, tokens)
+        line = f"check on {tokens.numel()} {what}: max |dlogit| {dlogit:.1e}, loss {losses[0]:.4f} -> {losses[1]:.4f}"
+        if n_bytes:
+            bpb = [loss * tokens[:, 1:].numel() / n_bytes / math.log(2) for loss in losses]
+            line += f", {bpb[0]:.4f} -> {bpb[1]:.4f} bits per byte"
+        print(line + ("; they tell of exactness only: --text FILE checks on text" if what == "random tokens" else ""))
+        if not math.isfinite(largest):
+            raise ValueError(f"{args.input}: not a model: its logits are not finite: nothing written")
         if rows is not None and init != "stack":
-            bound = math.log(len(rows) / ckpt["config"]["vocab_size"])
-            print(f"{len(rows)} rows: the loss may rise by {bound:.4f} at most, and rises by {loss_after - loss_before:.4f}")
-        print("\n".join(f"note: {note}" for note in notes), end="\n" * bool(notes))
-        if not dlogit <= args.tolerance:
+            bound = math.log(len(rows) / cfg.vocab_size)
+            print(f"{len(rows)} rows: the loss may rise by {bound:.4f} at most, and rises by {losses[1] - losses[0]:.4f}")
+        for note in notes:
+            print(f"note: {note}")
+        allowed = args.tolerance * max(1.0, largest)
+        if not dlogit <= allowed:
             if init != "stack":
-                raise ValueError(f"max |dlogit| {dlogit:.1e} is above the tolerance of {args.tolerance:.0e}: nothing written")
+                raise ValueError(f"max |dlogit| {dlogit:.1e} is above the tolerance of {allowed:.1e} ({args.tolerance:g} x the "
+                                 f"largest |logit|, {largest:.3g}): nothing written")  # fmt: skip
             print("plain copies of layers (--init stack) do not keep the function; --init random and --init copy do")
         if args.dry_run:
             return print("dry run: nothing written")
+
+        # --- the file
         new["lineage"][-1]["max_dlogit"].fill_(dlogit)
-        written = files[bool(args.condense)]
-        with timed("write"), open(written, "r+b") as f:
+        written = files[1] if args.condense else files[0]
+        with timed("write"), working(f"writing {out}"), open(written, "r+b") as f:
             os.fsync(f.fileno())
-        with timed("hash"):
+        with timed("hash"), working(f"writing {out}"):
             seal(written)
         os.replace(written, out)
         SECONDS["write"] -= SECONDS["draw"]
         print(f"wrote {out}; " + ", ".join(f"{what} {s:.1f} s" for what, s in SECONDS.items()))
-    finally:
-        for path in files:
-            remove(path)
-        held.close()
+        if why and "n_layer" in sizes and init != "stack" and grown_cfg.n_fused < len(grown_cfg.generations):
+            print(f"to train the new and keep the old as it is: {next_command(grown_cfg, data_of(ckpt), out)}")
 
 
 if __name__ == "__main__":
@@ -814,3 +1096,5 @@ if __name__ == "__main__":
         main()
     except (ValueError, OSError) as e:
         sys.exit(f"grow.py: {e}")
+    except KeyboardInterrupt:
+        sys.exit("grow.py: interrupted: nothing written")
