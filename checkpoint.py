@@ -286,6 +286,9 @@ def load_folder(path: str, whole: bool, verify: bool) -> dict:
     """load_checkpoint of a folder."""
     if whole and os.path.exists(f"{path}/whole.pt"):
         return load_checkpoint(f"{path}/whole.pt", verify=verify)
+    inside = [f"{path}/{name}" for name in ("ckpt.pt", "grown.pt") if os.path.exists(f"{path}/{name}")]
+    if inside and not os.path.exists(f"{path}/.metadata"):
+        raise ValueError(f"{path} is a folder with a checkpoint in it: give {inside[0]}")
     if not os.path.exists(f"{path}/rest.pt") or not os.path.exists(f"{path}/.metadata"):
         raise ValueError(f"{path}: not a checkpoint, or an incomplete one: use the one before, ckpt.prev.pt")
     try:

@@ -35,7 +35,7 @@ import torch
 
 from checkpoint import load_checkpoint, remove, seal, unwritten
 from data import MODEL_FILES, Tokenizer, load_tokenizer, one_line
-from grow import Unmade, assembled, make, skeleton
+from grow import Unmade, assembled, make, not_stock, skeleton
 from model import SCALING, Config, rope_places, row_ids
 
 DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
@@ -44,12 +44,8 @@ SHARD = 5 * 10**9  # bytes a file, as Hugging Face has it
 
 def llama_config(cfg: Config, dtype: str, bos: int | None, eos: int | None) -> dict:
     """config.json of the stock Llama that computes what a model of Config cfg does. ValueError where there is none."""
-    if cfg.n_embd % cfg.n_head:
-        wide, many = -(-cfg.n_embd // cfg.n_head) * cfg.n_head, cfg.n_head
-        while cfg.n_embd % many or many % (cfg.n_head // cfg.n_kv_head):
-            many += 1
-        raise ValueError(f"n_embd = {cfg.n_embd} is no multiple of n_head = {cfg.n_head}, as transformers wants: "
-                         f"grow.py --width {wide} --heads {cfg.n_head} would make it one, or --heads {many}")  # fmt: skip
+    if not_stock(cfg):
+        raise ValueError(not_stock(cfg))
     scaling = {"rope_type": "llama3"} | cfg.rope_scaling if cfg.rope_scaling else None
     return {
         "architectures": ["LlamaForCausalLM"],

@@ -1,7 +1,7 @@
 """
-Grows a checkpoint: a bigger model that computes what the smaller one did, with its optimizer state. Depth alone is
-grown by plain copies of the layers (--init stack), which change the function, and learn faster. A finished model, that is
-one that was imported, or whose rates have decayed, gets --init copy instead, which keeps the function.
+Grows a checkpoint: a bigger model that computes what the smaller one did, with its optimizer state. Depth
+alone is grown by plain copies of the layers (--init stack), which change the function, and learn faster. Of a
+finished model, one that was imported or whose rates have decayed, the function is kept, by --init copy.
 
 $ python grow.py --in out/stage0/ckpt.pt --double width          # n_embd, heads and ffn_dim: layers hold 4 x as much
 $ python grow.py --in out/stage0/ckpt.pt --params 2x --along width  # the width with the nearest to twice the parameters
@@ -9,7 +9,7 @@ $ python grow.py --in out/stage0/ckpt.pt --depth 16 --init copy --place interlea
 $ python grow.py --in out/stage0/ckpt.pt --width 768 --heads 8 --explain --dry_run
 $ python grow.py --in out/stage2/ckpt.pt --vocab words5000 --params 2x --along depth
 $ python grow.py --in out/stage3/ckpt.pt --condense 1 --out out/stage3/condensed.pt
-$ python grow.py --in llama.pt --double depth --place interleave --text book.txt    # an imported model, checked on a text
+$ python grow.py --in llama.pt --double depth --place interleave --text book.txt  # checked on a text
 $ python grow.py --plan config/ --device h200 --count 8           # what a ladder takes: FLOPs, memory, hours
 
 The rule, for every operator: old slabs are untouched, and of each product of two new factors exactly one is zero, so
@@ -97,8 +97,8 @@ WRITING = {"done": 0, "whole": 0}  # bytes of the file that make() writes; whole
 
 @contextlib.contextmanager
 def working(what: str) -> Iterator[None]:
-    """Says on stderr what is being done for how long: a line every 10 s, or on a terminal one line, cleared at the end.
-    A thread of its own says it, so that hashing and matrix products show too."""
+    """Say on stderr what is being done, and for how long: a line every 10 s, or on a terminal one line, which
+    goes away at the end. A thread of its own says it, so that hashing and matrix products show too."""
     terminal, start, over = sys.stderr.isatty(), time.time(), threading.Event()
 
     def tick():
@@ -107,7 +107,8 @@ def working(what: str) -> Iterator[None]:
             if WRITING["whole"]:
                 line += f", {count(WRITING['done'])}B of {count(WRITING['whole'])}B"
             if terminal:
-                line = "\r\033[K" + line[: shutil.get_terminal_size().columns - 1]  # \033[K: clear what was there
+                columns = shutil.get_terminal_size().columns
+                line = "\r\033[K" + line[: columns - 1]  # \033[K clears what was there
             print(line, end="" if terminal else "\n", file=sys.stderr, flush=True)
 
     thread = threading.Thread(target=tick, daemon=True)
@@ -146,8 +147,8 @@ def widen(cfg: Config, n_embd: int, n_head: int | None = None) -> dict[str, int]
 
 
 def non_embedding(cfg: Config, sizes: dict[str, int]) -> int:
-    """The parameters beside embedding and head that a model of cfg has at other sizes: count_params' 'non_embedding',
-    without a model."""
+    """Return the parameters beside embedding and head that a model of cfg has at other sizes: count_params'
+    'non_embedding', without making a model."""
     new = {name: getattr(cfg, name) for name in ("n_layer", *SIZES)} | sizes
     attention = 2 * new["head_dim"] * (new["n_head"] + new["n_kv_head"])
     a_layer = new["n_embd"] * (attention + 3 * new["ffn_dim"] + 2)  # 2: its norms
@@ -155,8 +156,9 @@ def non_embedding(cfg: Config, sizes: dict[str, int]) -> int:
 
 
 def size_steps(cfg: Config, along: str, multiple: int = 0) -> tuple[range, Callable[[int], dict[str, int]]]:
-    """-> (the depths or the widths that cfg can grow to; a function that gives the sizes that go with one). Widths go in
-    steps of one kv head; with `multiple`, only multiples of it (of 256, say, for the GPU's sake)."""
+    """Return the depths or the widths that cfg can grow to, and a function that gives the sizes that go with
+    one. Widths go in steps of one kv head; with `multiple`, only multiples of it (of 256, say, for the GPU's
+    sake)."""
     most = 10**12
     if along == "depth":
         return range(cfg.n_layer + 1, most), lambda n_layer: {"n_layer": n_layer}
@@ -165,29 +167,28 @@ def size_steps(cfg: Config, along: str, multiple: int = 0) -> tuple[range, Calla
 
 
 def nearest_size(cfg: Config, n_params: float, along: str, multiple: int = 0) -> dict[str, int]:
-    """The sizes along 'width' or 'depth' whose non-embedding parameters are nearest to n_params."""
+    """Return the sizes along 'width' or 'depth' whose non-embedding parameters are nearest to n_params."""
     return sizes_around(cfg, n_params, along, multiple)[0]
 
 
 def sizes_around(cfg: Config, n_params: float, along: str, multiple: int = 0) -> list[dict[str, int]]:
-    """The sizes that size_steps gives next below and above n_params, the nearest first; one where none is below."""
-    steps, sizes = size_steps(cfg, along, multiple)  # bisected: a thousand times the parameters are some 40 looks away
+    """Return the sizes of size_steps next below and next above n_params, the nearest first. One, where none
+    is below."""
+    steps, sizes = size_steps(cfg, along, multiple)
     above = bisect.bisect_left(steps, n_params, key=lambda size: non_embedding(cfg, sizes(size)))
     around = [sizes(size) for size in steps[max(0, above - 1) : above + 1]]
     return sorted(around, key=lambda new: abs(non_embedding(cfg, new) - n_params))
 
 
 def not_stock(cfg: Config) -> str:
-    """Why a model of these sizes can't leave as a stock Llama, and what would mend it; '' if it can."""
+    """Return why a model of these sizes can't be a stock Llama, and what would mend it; '' if it can."""
     if cfg.n_embd % cfg.n_head == 0:
         return ""
     wide, group = -(-cfg.n_embd // cfg.n_head) * cfg.n_head, cfg.n_head // cfg.n_kv_head
-    many = next((n for n in range(cfg.n_head, cfg.n_embd + 1, group) if cfg.n_embd % n == 0), 0)
-    mended = f"--width {wide} --heads {cfg.n_head}" + (f" or --heads {many}" if many else "")
-    return (
-        f"n_embd = {cfg.n_embd} is no multiple of n_head = {cfg.n_head}, as transformers wants: "
-        f"grow.py {mended} would make it one"
-    )
+    many = [n for n in range(cfg.n_head, cfg.n_embd + 1, group) if cfg.n_embd % n == 0]  # there may be none
+    fault = f"n_embd = {cfg.n_embd} is no multiple of n_head = {cfg.n_head}, as transformers wants"
+    remedy = f"grow.py --width {wide} --heads {cfg.n_head} would make it one"
+    return f"{fault}: {remedy}" + (f", or --heads {many[0]}" if many else "")
 
 
 def skeleton(cfg: Config) -> Llama:
@@ -249,13 +250,13 @@ def grown_config(
 
 
 def finished(ckpt: dict) -> str:
-    """Why a checkpoint's model is finished, that is imported or decayed, now or before earlier growths; '' if it is not.
-    Growth must not break it: what it knows is not learnt again in a moment."""
+    """Return why a checkpoint's model is finished: it was imported, before whatever growths, or its rates
+    have decayed. '' if it is not. A growth must keep what a finished model knows: no training at a full rate
+    comes to mend it."""
     generations = Config(**ckpt["config"]).generations
     ledger, schedule, settings = ckpt["ledger"], ckpt.get("schedule"), ckpt.get("settings", {})
-    origin = ledger.get("from") or (ckpt.get("origin") or {}).get("name")
-    if origin:
-        return f"{origin} was imported"
+    if "from" in ledger or ckpt.get("origin"):
+        return f"{ledger.get('from') or ckpt['origin'].get('name', 'the model')} was imported"
     if settings.get("branch") == "decay":
         return "its rates were decayed, by --branch=decay"
     if not schedule:  # written before there was one
@@ -590,8 +591,8 @@ def plan_condensing(ckpt: dict, keep: int) -> tuple[dict, list[str]]:
     notes = []
     fused = cfg.generations[old.n_fused - 1 : n_fused]
     if not fused[-1].learning_rate and any(g.learning_rate for g in fused):
-        notes.append(f"generation {n_fused - 1} was never trained, and what is fused with it follows its schedule: all that was "
-                     "learnt will be trained as what is new is")  # fmt: skip
+        newborn = f"generation {n_fused - 1} was never trained"
+        notes.append(f"{newborn}, and what is fused with it follows its schedule, as if all were new")
     elif len({(g.learning_rate, g.warmup, g.warm_start if g.warmup else 0) for g in fused}) > 1:
         notes.append(f"the fused generations had schedules of their own: all follow generation {n_fused - 1}'s from now on")
     if len(steps) > 1:
@@ -613,10 +614,11 @@ def data_of(ckpt: dict) -> str:
     return ckpt.get("settings", {}).get("data", "")
 
 
-def probe_tokens(ckpt: dict, text: str = "", count: int = 2, longest: int = 128) -> tuple[torch.Tensor, str, int]:
-    """-> ((windows, T + 1) token ids to compare models on; what they are: of a text file, or else of the validation text
-    where the checkpoint's data is still there, or else random; of a file, the bytes that all but the windows' first stand
-    for, else 0). Tokens without a row are spelled."""
+def probe_tokens(ckpt: dict, text: str = "", count: int = 2, longest: int = 128) -> tuple:
+    """Return (token ids to compare models on, (windows, T + 1); what they are; the bytes of text that they
+    stand for, each window's first left out, or 0 where that is not known). They are of the text file; without
+    one, of validation text, where the checkpoint's data is still there; else random. Tokens without a row are
+    spelled."""
     if text:
         tokens, n_bytes = text_tokens(ckpt, text)
         return tokens, f"tokens of {text}", n_bytes
@@ -634,9 +636,10 @@ def probe_tokens(ckpt: dict, text: str = "", count: int = 2, longest: int = 128)
 
 
 def text_tokens(ckpt: dict, path: str, longest: int = 512) -> tuple[torch.Tensor, int]:
-    """-> ((windows, T + 1) token ids, a bos first, of the first `longest` tokens or so of a text file, each window's
-    first the last of the one before; the bytes of text that all but the first stand for). Tokens without a row are
-    spelled. ValueError where the file holds no text, or the checkpoint no tokenizer."""
+    """Return (the first `longest` tokens or so of a text file, a bos first, (windows, T + 1), where each
+    window begins with the last token of the one before; the bytes they stand for, each window's first left
+    out). Tokens without a row are spelled. Raise ValueError where the file holds no text, or the checkpoint
+    no tokenizer."""
     if "tokenizer" not in ckpt:
         raise ValueError("--text: the checkpoint has no tokenizer")
     with open(path, encoding="utf-8-sig", newline="") as f:
@@ -644,12 +647,12 @@ def text_tokens(ckpt: dict, path: str, longest: int = 512) -> tuple[torch.Tensor
             text = f.read(2**14)
         except UnicodeDecodeError as e:
             raise ValueError(f"--text {path}: not UTF-8 ({e.reason})") from None
-    if not text:
-        raise ValueError(f"--text {path}: no text in it")
     cfg, tok = Config(**ckpt["config"]), Tokenizer.from_dict(ckpt["tokenizer"])
     rows = row_ids(ckpt["model"].get("row_of"), cfg.vocab_size)
     ids = speller(rows, tok.vocab_size, tok.spelling)([tok.bos, *tok.encode(text)])
     ids = np.asarray(ids, np.int64)[: longest + 1]
+    if len(ids) < 2:
+        raise ValueError(f"--text {path}: no text in it")
     T = min(cfg.block_size, len(ids) - 1)
     windows = np.stack([ids[i : i + T + 1] for i in range(0, len(ids) - T, T)])
     n_bytes = count_bytes(windows[:, 1:], windows[:, :-1], tok.token_bytes(), tok.bos, tok.dummy_prefix)
@@ -665,9 +668,11 @@ def compare(a: dict, b: dict, tokens: torch.Tensor) -> tuple[float, float, float
 
 @torch.no_grad()
 def differences(a: dict, b: dict, tokens: torch.Tensor, n: int = 64) -> tuple[float, float, float, float]:
-    """compare's result, with the largest |logit| of a after max |dlogit|. The logits of n tokens exist at a time."""
-    models = [build_model(c, assign=True) for c in (a, b)]
-    hidden = [model.trunk(tokens[:, :-1], *(x[: tokens.size(1) - 1] for x in (model.cos, model.sin))) for model in models]
+    """Return (max |dlogit|, the largest |logit| of a, the two losses), as compare. Logits exist for n tokens
+    at a time."""
+    models, T = [build_model(c, assign=True) for c in (a, b)], tokens.size(1) - 1
+    # of each (what the head multiplies, (windows, T, C); the head, (vocab_size, C))
+    hidden = [model.trunk(tokens[:, :-1], model.cos[:T], model.sin[:T]) for model in models]
     rows = [model.rows(tokens[:, 1:]).flatten() for model in models]
     dlogit, largest, losses = [], [], [0.0, 0.0]
     for i in range(0, len(rows[0]), n):
@@ -718,10 +723,10 @@ def count(n: float) -> str:
 
 def size_table(*ckpts: dict) -> list[str]:
     """The table before and after, as lines. What is Unmade counts as made."""
-    columns = []
-    for ckpt in ckpts:
-        cfg = Config(**ckpt["config"])
-        n = skeleton(cfg).count_params()
+    configs = [Config(**ckpt["config"]) for ckpt in ckpts]
+    counts, columns = [skeleton(cfg).count_params() for cfg in configs], []
+    generations = sorted({g for n in counts for g in n["generations"]})
+    for ckpt, cfg, n in zip(ckpts, configs, counts):
         tensors = [t for s in ckpt["optimizer"].values() for t in s.values()] + list(ckpt["model"].values())
         columns.append({
             "n_layer x n_embd": f"{cfg.n_layer} x {cfg.n_embd}",
@@ -730,12 +735,11 @@ def size_table(*ckpts: dict) -> list[str]:
             "rows": f"{cfg.vocab_size}" + (f" of {cfg.n_tokens}" if cfg.n_tokens else ""),
             "parameters": f"{n['total']:,}",
             "  non-embedding": f"{n['non_embedding']:,}",
-            **{f"  generation {g}": f"{size:,}" for g, size in sorted(n["generations"].items())},
+            **{f"  generation {g}": f"{n['generations'].get(g, 0):,}" for g in generations},
             "FLOPs a token": count(cfg.flops_per_token()),
             "checkpoint": count(sum(math.prod(t.shape) * t.dtype.itemsize for t in tensors)) + "B",
         })  # fmt: skip
-    rows = dict.fromkeys(key for column in reversed(columns) for key in column)
-    return [f"{key:<18}" + "".join(f"{column.get(key, '-'):>18}" for column in columns) for key in rows]
+    return [f"{key:<18}" + "".join(f"{column[key]:>18}" for column in columns) for key in columns[0]]
 
 
 # -----------------------------------------------------------------------------
@@ -759,8 +763,8 @@ def memory(cfg: Config, tokens: int, count: int, sharded: bool, recompute: bool)
 
 
 def read_stage(path: str) -> tuple[dict, Config]:
-    """-> (the settings in a stage's config file, its Config). ValueError, which names the file, where it is broken, or
-    lacks something that plan() needs."""
+    """Return the settings in a stage's config file, and its Config. Raise a ValueError that names the file
+    where it is broken, or lacks something that plan() needs."""
     try:
         s = runpy.run_path(path)
     except Exception as e:
@@ -774,8 +778,9 @@ def read_stage(path: str) -> tuple[dict, Config]:
     for name in kinds.keys() & s.keys():
         kind, x = kinds[name], s[name]
         if type(x) not in (int, float) or not 0 <= x < math.inf or kind(x) != x or name in needed and not x:
-            expected = ("a whole number" if kind is int else "a number") + (" above 0" if name in needed else "")
-            raise ValueError(f"{path}: {name} = {x!r}, expected {expected}")
+            expected = "a whole number" if kind is int else "a number"
+            above = " above 0" if name in needed else ""
+            raise ValueError(f"{path}: {name} = {x!r}, expected {expected}{above}")
         s[name] = kind(x)  # 1e6 for an int
     try:
         return s, Config(**{f.name: s[f.name] for f in fields(Config) if f.name in s})
@@ -835,19 +840,20 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     p.add_argument("--ffn", type=int, help="ffn_dim")
     p.add_argument("--head_dim", type=int, help="an integer multiple of the old one")
     p.add_argument("--vocab", metavar="STAGE", help="rows for the tokens of a stage of prepare.py --words (words5000, all)")
-    p.add_argument("--init", choices=INITS, help="how the new starts (default: random; for depth alone stack, which is not "
-                   "exact, or copy where the model is finished: imported, or decayed)")  # fmt: skip
+    p.add_argument("--init", choices=INITS, help="how the new starts (default: random; for depth alone stack, "
+                   "which is not exact, or copy where the model is finished: imported, or decayed)")  # fmt: skip
     p.add_argument("--place", choices=("top", "interleave"), default="top", help="where new layers go (default: top)")
     p.add_argument("--copy_state", action="store_true", help="copied layers copy Adam's state too")
     p.add_argument("--fresh_optimizer", action="store_true", help="drop Adam's state")
     p.add_argument("--condense", type=int, metavar="K", help="fuse the oldest generations so that K remain, after the growth")
     p.add_argument("--seed", type=int, default=1337)
-    p.add_argument("--text", metavar="FILE", help="check on the first 512 tokens of a text file (default: on validation text "
-                   "of the checkpoint's data, or on random tokens)")  # fmt: skip
-    p.add_argument("--tolerance", type=float, default=3e-5, help="of a growth that keeps the function: the largest |dlogit| "
-                   "may be this times the input's largest |logit|, or times 1 where that is below 1 (default: 3e-5)")  # fmt: skip
+    p.add_argument("--text", metavar="FILE", help="check on the first 512 tokens of a text file (default: on "
+                   "validation text of the checkpoint's data, or on random tokens)")  # fmt: skip
+    p.add_argument("--tolerance", type=float, default=3e-5, help="of a growth that keeps the function: the "
+                   "largest |dlogit| may be this times the largest |logit| before, or times 1 where that is "
+                   "below 1 (default: 3e-5; rounding gives up to 8e-6)")  # fmt: skip
     p.add_argument("--explain", action="store_true", help="list every new slab, and whether it is alive")
-    p.add_argument("--dry_run", action="store_true", help="write nothing but a temporary file, of the parameters, in $TMPDIR")
+    p.add_argument("--dry_run", action="store_true", help="write nothing but a temporary file in $TMPDIR")
     p.add_argument("--force", action="store_true", help="overwrite an existing output")
     p.add_argument("--plan", metavar="FOLDER", help="print what the ladder of a folder's stage*.py takes, and nothing else")
     p.add_argument("--device", default="h100", help="for --plan (default: h100)")
@@ -865,7 +871,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def asked_params(cfg: Config, asked: str) -> float:
-    """The non-embedding parameters that --params asks for. ValueError where it is no number, or the model has as many."""
+    """Return the non-embedding parameters that --params asks for. Raise ValueError if that is no number, or
+    not more than there are."""
     now = non_embedding(cfg, {})
     try:
         n = float(asked.removesuffix("x")) * (now if asked.endswith("x") else 1)
@@ -879,12 +886,12 @@ def asked_params(cfg: Config, asked: str) -> float:
 
 
 def chosen(cfg: Config, args: argparse.Namespace) -> str:
-    """What --params asked for, what was chosen, and what would have been next."""
+    """Return a line that says what --params asked for, what was chosen, and what was next to it."""
     now, asked = non_embedding(cfg, {}), asked_params(cfg, args.params)
     around = sizes_around(cfg, asked, args.along, args.multiple)
 
     def said(n):
-        return f"{n / now:.3g} x" if args.params.endswith("x") else count(n)
+        return f"{n / now:.2f} x" if args.params.endswith("x") else count(n)
 
     n = [non_embedding(cfg, sizes) for sizes in around]
     line = f"asked for {said(asked)}, chose {said(n[0])}"
@@ -895,28 +902,30 @@ def chosen(cfg: Config, args: argparse.Namespace) -> str:
 
 
 def file_names(source: str, out: str | None) -> tuple[str, str]:
-    """-> (the checkpoint to grow, the file to write), normalised. ValueError where one of them can't be it."""
+    """Return the checkpoint to grow and the file to write, normalised. Raise ValueError where one of them
+    can't be it."""
     source = os.path.normpath(source)
     folder, name = os.path.split(source)
-    if name == "whole.pt" and os.path.exists(f"{folder}/.metadata"):  # a sharded checkpoint's tensors in one file
-        source = folder
-    runs_own = [f"{source}/{name}" for name in ("ckpt.pt", "grown.pt", "ckpt.prev.pt") if os.path.exists(f"{source}/{name}")]
-    if runs_own and not os.path.exists(f"{source}/.metadata"):
-        raise ValueError(f"--in {source} is a folder with checkpoints in it: give one, such as {runs_own[0]}")
-    if out is None:
-        return source, os.path.join(os.path.dirname(source), "grown.pt")
+    if name == "whole.pt" and is_sharded(folder):
+        source, folder = folder, os.path.dirname(folder)
+    out = os.path.join(folder, "grown.pt") if out is None else out
     if os.path.exists(out) and os.path.exists(source) and os.path.samefile(source, out):
         raise ValueError(f"--out {out} is the input: give another name")
     if not os.path.basename(out) or os.path.isdir(out):
         raise ValueError(f"--out {out} is a folder: name a file, such as {os.path.join(out, 'grown.pt')}")
     within = os.path.dirname(os.path.realpath(out))
-    if not os.path.isdir(within):
+    if os.path.exists(source) and not os.path.isdir(within):
         raise ValueError(f"{os.path.dirname(out)}: no such folder")
     while within != os.path.dirname(within):
-        if os.path.exists(f"{within}/.metadata"):  # the next save would take it away
+        if is_sharded(within):  # the next save would take the file away
             raise ValueError(f"--out {out} is inside the checkpoint {within}: name a file elsewhere")
         within = os.path.dirname(within)
     return source, out
+
+
+def is_sharded(folder: str) -> bool:
+    """Return whether a folder is a checkpoint, as sharded training writes them."""
+    return os.path.exists(f"{folder}/.metadata") and os.path.exists(f"{folder}/rest.pt")
 
 
 def asked_sizes(cfg: Config, args: argparse.Namespace) -> dict[str, int]:
@@ -943,18 +952,20 @@ def asked_sizes(cfg: Config, args: argparse.Namespace) -> dict[str, int]:
 
 
 def enough_room(cfg: Config, sizes: dict[str, int], path: str) -> None:
-    """Raises OSError where not even the parameters of cfg at other sizes have room at path: at once, before anything of
-    their number is made."""
+    """Raise OSError where not even the parameters of cfg at other sizes have room at path: at once, before a
+    model of that size is planned."""
     new = {name: getattr(cfg, name) for name in SIZES} | sizes
     n_bytes = 4 * (non_embedding(cfg, sizes) + new["vocab_size"] * new["n_embd"] * (1 if cfg.tied else 2))
     free = shutil.disk_usage(os.path.dirname(path) or ".").free
     if n_bytes > free:
-        raise OSError(f"{path}: can't be written: {count(n_bytes)}B of parameters, and {count(free)}B are free")
+        needed = f"{count(n_bytes)}B of parameters, and {count(free)}B are free"
+        raise OSError(f"{path}: can't be written: {needed} on that disk")
 
 
 @contextlib.contextmanager
 def work_files(out: str, dry_run: bool, force: bool) -> Iterator[list[str]]:
-    """-> names of two files to work in, which are gone at the end: beside out, and locked, or for a dry run in $TMPDIR."""
+    """Give the names of two files to work in, which are gone at the end. They are beside out, the first of
+    them locked; for a dry run, in $TMPDIR."""
     if dry_run:
         with tempfile.TemporaryDirectory(prefix="grow-") as folder:
             yield [f"{folder}/grown.pt", f"{folder}/condensed.pt"]
@@ -971,7 +982,8 @@ def work_files(out: str, dry_run: bool, force: bool) -> Iterator[list[str]]:
 
 
 def next_command(cfg: Config, data: str, out: str) -> str:
-    """The command that trains on what the youngest generation of a grown checkpoint, of Config cfg, added."""
+    """Return the command that trains the youngest generation of a grown checkpoint of Config cfg, and nothing
+    else."""
     old = ",".join(str(g) for g in range(cfg.n_fused - 1, len(cfg.generations) - 1))
     folder = os.path.splitext(out)[0]
     return f"python train.py --data={data or 'DATA'} --init_from={out} --out_dir={folder} --freeze=[{old}]"
@@ -985,7 +997,7 @@ def main() -> None:
     with contextlib.ExitStack() as at_end:
         loaded = source
         if args.dry_run and os.path.isdir(source) and not os.path.exists(f"{source}/whole.pt"):
-            loaded = at_end.enter_context(tempfile.TemporaryDirectory(prefix="grow-"))  # where whole.pt may be made
+            loaded = at_end.enter_context(tempfile.TemporaryDirectory(prefix="grow-"))  # for its whole.pt
             for name in os.listdir(source):
                 os.symlink(os.path.abspath(f"{source}/{name}"), f"{loaded}/{name}")
         with working(f"reading {source}"):
@@ -997,12 +1009,12 @@ def main() -> None:
 
 
 def grow_file(ckpt: dict, parent_sha256: str, out: str, args: argparse.Namespace) -> None:
-    """What the command line does with a checkpoint: grows it, checks it, writes it to `out`, and says so."""
+    """Grow a checkpoint as the command line asks, check it, and write it to `out`."""
     # --- what is asked for
     cfg = Config(**ckpt["config"])
     sizes = asked_sizes(cfg, args)
     if args.vocab and not cfg.n_tokens:
-        raise ValueError(f"--vocab {args.vocab}: the vocabulary can't grow: the model has all {cfg.vocab_size} rows")
+        raise ValueError(f"--vocab {args.vocab}: the model has all {cfg.vocab_size} rows: leave --vocab out")
     rows = read_stage_rows(data_of(ckpt), args.vocab, f"--vocab {args.vocab}") if args.vocab else None
     grows = bool(sizes) or rows is not None
     if not grows and not args.condense and not args.fresh_optimizer:
@@ -1010,8 +1022,8 @@ def grow_file(ckpt: dict, parent_sha256: str, out: str, args: argparse.Namespace
     if not sizes and (args.init or args.place != "top" or args.copy_state):
         raise ValueError("--init, --place and --copy_state are for a growth, and nothing grows")
 
-    # at equal FLOPs, of one seed, plain copies ended at 1.841 bits per byte; what keeps the function, at 1.849 (copies)
-    # and 1.861 (random layers); from scratch, at the best rate, 1.852: runs/results/best_size
+    # at equal FLOPs, of one seed, plain copies ended at 1.841 bits per byte; what keeps the function, at 1.849
+    # (copies) and 1.861 (random layers); from scratch, at the best rate, 1.852: runs/results/best_size
     deeper, why = sizes.keys() == {"n_layer"}, finished(ckpt)
     init = args.init or ("random" if not deeper else "copy" if why else "stack")
     if args.copy_state and (init not in ("copy", "stack") or "n_layer" not in sizes):
@@ -1026,9 +1038,10 @@ def grow_file(ckpt: dict, parent_sha256: str, out: str, args: argparse.Namespace
         tokens, what, n_bytes = probe_tokens(ckpt, args.text)
 
         # --- what is to be made
-        step = {"sizes": sizes, "vocab": args.vocab or "", "init": init, "place": args.place, "condense": args.condense or 0}
-        step |= {"seed": args.seed, "parent_sha256": parent_sha256} | {k: ckpt["ledger"][k] for k in ("tokens", "flops")}
-        step["max_dlogit"] = torch.zeros((), dtype=torch.float64)  # a tensor: known, and put in, when the file is written
+        step = {"sizes": sizes, "vocab": args.vocab or "", "init": init, "place": args.place}
+        step |= {"condense": args.condense or 0, "seed": args.seed, "parent_sha256": parent_sha256}
+        step |= {k: ckpt["ledger"][k] for k in ("tokens", "flops")}
+        step["max_dlogit"] = torch.zeros((), dtype=torch.float64)  # a tensor: it is put in when it is known
         new, born, reasons = ckpt | {"lineage": [*ckpt["lineage"], step]}, [], []
         new |= {"optimizer": {}} if args.fresh_optimizer else {}
         if grows:
@@ -1056,23 +1069,25 @@ def grow_file(ckpt: dict, parent_sha256: str, out: str, args: argparse.Namespace
         # --- the check
         with timed("check"), working("checking"):
             dlogit, largest, *losses = differences(ckpt, new, tokens)
-        line = f"check on {tokens.numel()} {what}: max |dlogit| {dlogit:.1e}, loss {losses[0]:.4f} -> {losses[1]:.4f}"
+        loss = f"loss {losses[0]:.4f} -> {losses[1]:.4f}"
+        print(f"check on {tokens.numel()} {what}: max |dlogit| {dlogit:.1e}, {loss}")
         if n_bytes:
             bpb = [loss * tokens[:, 1:].numel() / n_bytes / math.log(2) for loss in losses]
-            line += f", {bpb[0]:.4f} -> {bpb[1]:.4f} bits per byte"
-        print(line + ("; they tell of exactness only: --text FILE checks on text" if what == "random tokens" else ""))
+            print(f"bits per byte of {args.text}: {bpb[0]:.4f} -> {bpb[1]:.4f}")
+        if what == "random tokens":
+            print("random tokens tell of exactness only: --text FILE checks on text")
         if not math.isfinite(largest):
             raise ValueError(f"{args.input}: not a model: its logits are not finite: nothing written")
         if rows is not None and init != "stack":
-            bound = math.log(len(rows) / cfg.vocab_size)
-            print(f"{len(rows)} rows: the loss may rise by {bound:.4f} at most, and rises by {losses[1] - losses[0]:.4f}")
+            bound, rise = math.log(len(rows) / cfg.vocab_size), losses[1] - losses[0]
+            print(f"{len(rows)} rows: the loss may rise by {bound:.4f} at most, and rises by {rise:.4f}")
         for note in notes:
             print(f"note: {note}")
         allowed = args.tolerance * max(1.0, largest)
         if not dlogit <= allowed:
             if init != "stack":
-                raise ValueError(f"max |dlogit| {dlogit:.1e} is above the tolerance of {allowed:.1e} ({args.tolerance:g} x the "
-                                 f"largest |logit|, {largest:.3g}): nothing written")  # fmt: skip
+                of = f"{allowed:.1e}, {args.tolerance:g} x {max(1.0, largest):.3g}"
+                raise ValueError(f"max |dlogit| {dlogit:.1e} is above the tolerance of {of}: nothing written")
             print("plain copies of layers (--init stack) do not keep the function; --init random and --init copy do")
         if args.dry_run:
             return print("dry run: nothing written")
@@ -1088,7 +1103,8 @@ def grow_file(ckpt: dict, parent_sha256: str, out: str, args: argparse.Namespace
         SECONDS["write"] -= SECONDS["draw"]
         print(f"wrote {out}; " + ", ".join(f"{what} {s:.1f} s" for what, s in SECONDS.items()))
         if why and "n_layer" in sizes and init != "stack" and grown_cfg.n_fused < len(grown_cfg.generations):
-            print(f"to train the new and keep the old as it is: {next_command(grown_cfg, data_of(ckpt), out)}")
+            command = next_command(grown_cfg, data_of(ckpt), out)
+            print(f"to train the new and keep the old as it is: {command}")
 
 
 if __name__ == "__main__":
