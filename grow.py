@@ -840,8 +840,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     p.add_argument("--ffn", type=int, help="ffn_dim")
     p.add_argument("--head_dim", type=int, help="an integer multiple of the old one")
     p.add_argument("--vocab", metavar="STAGE", help="rows for the tokens of a stage of prepare.py --words (words5000, all)")
-    p.add_argument("--init", choices=INITS, help="how the new starts (default: random; for depth alone stack, "
-                   "which is not exact, or copy where the model is finished: imported, or decayed)")  # fmt: skip
+    p.add_argument("--init", choices=INITS, help="how the new starts (default: random; for depth alone "
+                   "stack, not exact, or copy where the model is finished: imported, or decayed)")  # fmt: skip
     p.add_argument("--place", choices=("top", "interleave"), default="top", help="where new layers go (default: top)")
     p.add_argument("--copy_state", action="store_true", help="copied layers copy Adam's state too")
     p.add_argument("--fresh_optimizer", action="store_true", help="drop Adam's state")
@@ -1022,8 +1022,8 @@ def grow_file(ckpt: dict, parent_sha256: str, out: str, args: argparse.Namespace
     if not sizes and (args.init or args.place != "top" or args.copy_state):
         raise ValueError("--init, --place and --copy_state are for a growth, and nothing grows")
 
-    # at equal FLOPs, of one seed, plain copies ended at 1.841 bits per byte; what keeps the function, at 1.849
-    # (copies) and 1.861 (random layers); from scratch, at the best rate, 1.852: runs/results/best_size
+    # at equal FLOPs, of one seed, plain copies ended at 1.841 bits per byte; what keeps the function, at
+    # 1.849 (copies) and 1.861 (random layers); from scratch, at the best rate, 1.852: runs/results/best_size
     deeper, why = sizes.keys() == {"n_layer"}, finished(ckpt)
     init = args.init or ("random" if not deeper else "copy" if why else "stack")
     if args.copy_state and (init not in ("copy", "stack") or "n_layer" not in sizes):

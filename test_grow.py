@@ -1485,7 +1485,8 @@ def test_the_curriculum_loop(tmp_path):
     small = load_checkpoint(a / "ckpt.pt")["config"]
     assert small["vocab_size"] == meta["stages"][0]["rows"] < small["n_tokens"] == meta["vocab_size"]
     assert metrics(a, "bpb_words12")[8] < metrics(a, "bpb_all")[8]
-    assert "plain copies of layers" in ok("grow.py", "--in", a / "ckpt.pt", "--vocab", "all", "--double", "depth", "--dry_run")
+    stacked = ["--vocab", "all", "--double", "depth", "--init", "stack", "--dry_run"]
+    assert "plain copies of layers" in ok("grow.py", "--in", a / "ckpt.pt", *stacked)
     printed = ok("grow.py", "--in", a / "ckpt.pt", "--vocab", "all", "--double", "ffn", "--explain")
     assert float(re.search(r"max \|dlogit\| (\S+),", printed)[1]) < 1e-5
     bound, rise = map(float, re.search(r"rise by (\S+) at most, and rises by (\S+)", printed).groups())

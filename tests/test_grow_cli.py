@@ -1,0 +1,464 @@
+"""grow.py's command line, and growing a model that is finished."""
+
+import contextlib
+import io
+import math
+import os
+import re
+import shutil
+import time
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+import grow
+from checkpoint import build_model, load_checkpoint, save_checkpoint
+from data import load_tokenizer
+from export import llama_config
+from model import Config, Llama
+from test_grow import CLONE, build, heads, ok, run, steps, tiny, torchrun, write_stage
+
+DEPTH = ("--double", "depth")
+
+
+@pytest.fixture(scope="session")
+def run_in_its_constant_part(data, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("constant")
+    ok("train.py", *write_stage(data, folder, folder / "a"))
+    return folder / "a/ckpt.pt"
+
+
+@pytest.fixture
+def trained(run_in_its_constant_part, tmp_path):
+    """A checkpoint of a run that stands in the constant part of its schedule, in a folder of the test's own."""
+    (tmp_path / "a").mkdir()
+    return shutil.copy(run_in_its_constant_part, tmp_path / "a/ckpt.pt")
+
+
+@pytest.fixture
+def imported(trained, tmp_path):
+    """A checkpoint as export.py --from makes one: with a tokenizer and an origin, no data, never trained."""
+    ckpt = load_checkpoint(trained)
+    ledger = {"tokens": 0, "flops": 0, "seconds": 0.0, "dealt": 0, "read": {}, "from": "SmolLM2"}
+    (generation,) = ckpt["config"]["generations"]
+    generation |= {"birth": 0, "learning_rate": 0.0, "warmup": 0, "horizon": 0}
+    new = {"config": ckpt["config"] | {"generations": [generation]}, "ledger": ledger}
+    new |= {"lineage": [], "step": 0}
+    new |= {"model": dict(ckpt["model"]), "optimizer": {}, "settings": {}, "tokenizer": ckpt["tokenizer"]}
+    save_checkpoint(tmp_path / "llama.pt", new)
+    return tmp_path / "llama.pt"
+
+
+def with_schedule(rates, tokens=900, peaks=(1e-2,), decay_from=800, **more):
+    """A tiny checkpoint whose schedule stands as told."""
+    ckpt = tiny()
+    for peak in peaks[1:]:
+        ckpt = grow.grow(ckpt, n_layer=ckpt["config"]["n_layer"] + 1)[0]
+    for generation, peak in zip(ckpt["config"]["generations"], peaks):
+        generation["learning_rate"] = peak
+    schedule = {"start": 0, "decay_from": decay_from, "horizon": 1000, "rates": rates}
+    return ckpt | {"ledger": ckpt["ledger"] | {"tokens": tokens}, "schedule": schedule} | more
+
+
+# -----------------------------------------------------------------------------
+# a finished model
+
+
+def test_what_is_finished():
+    assert grow.finished(tiny()) == ""
+    assert grow.finished(with_schedule([1e-2])) == ""
+    assert grow.finished(with_schedule([1e-4])) == "its rates have decayed to 1% of their peaks"
+    assert grow.finished(with_schedule([1e-4], tokens=100)) == ""  # in its warmup
+    # old generations at 0, but new ones at full rate: what is learnt now is not finished
+    assert grow.finished(with_schedule([0.0, 1e-2], peaks=(1e-2, 1e-2))) == ""
+    assert grow.finished(with_schedule([0.0, 1e-4], peaks=(1e-2, 1e-2)))
+    # policy shared: all have the youngest's peak, far below that of the first
+    assert grow.finished(with_schedule([1e-3, 1.3e-3], peaks=(1e-2, 1e-3))) == ""
+    # grown, and not trained yet: with a generation that has no rate; by --init clone, with a peak forgotten
+    decayed = with_schedule([1e-4], settings={"learning_rate": 1e-2})
+    assert grow.finished(grow.grow(decayed, n_layer=3)[0])
+    assert grow.finished(grow.grow(decayed, **CLONE, **heads("gqa", 12))[0])
+    start = {"branch": {"tokens": 1, "length": 1}}  # a trunk's checkpoint has that, too
+    assert "--branch=decay" in grow.finished(tiny() | start | {"settings": {"branch": "decay"}})
+    assert grow.finished(tiny() | start | {"settings": {"branch": ""}}) == ""
+    assert grow.finished(tiny() | {"origin": {"name": "SmolLM2"}}) == "SmolLM2 was imported"
+    ckpt = tiny()
+    ckpt["ledger"]["from"] = "SmolLM2"
+    for growth in (dict(n_layer=4), dict(n_embd=60), dict(ffn_dim=140)):
+        assert grow.finished(ckpt) == "SmolLM2 was imported"
+        ckpt, _ = grow.grow(ckpt, **growth)
+    assert grow.finished(grow.condense(ckpt, 1)[0]) == "SmolLM2 was imported"
+
+
+@pytest.mark.parametrize("horizon, ended", [(900, True), (901, False)])
+def test_what_is_finished_in_checkpoints_without_a_schedule(horizon, ended):
+    ckpt = tiny()
+    ckpt["ledger"]["tokens"] = 900
+    assert grow.finished(ckpt) == ""  # never trained
+    ckpt["config"]["generations"][0] |= {"learning_rate": 1e-2, "horizon": horizon}
+    assert bool(grow.finished(ckpt)) == bool(grow.finished(grow.grow(ckpt, n_layer=3)[0])) == ended
+
+
+def test_the_default_for_depth_keeps_a_finished_model(imported, trained, stage, tmp_path):
+    printed = ok("grow.py", "--in", trained, *DEPTH, "--dry_run")
+    assert "plain copies of layers (--init stack) do not keep" in printed and "--freeze" not in printed
+    why = "SmolLM2 was imported: --init copy keeps its function; --init stack would not\n"
+    printed = ok("grow.py", "--in", imported, *DEPTH)
+    grown = tmp_path / "grown.pt"
+    assert why in printed and "max |dlogit| 0.0e+00" in printed
+    assert load_checkpoint(grown)["lineage"][-1]["init"] == "copy"
+    # the exact next command keeps the old as it is, and trains the new
+    command = re.search(r"python (train\.py .*)", printed)[1]
+    assert command == f"train.py --data=DATA --init_from={grown} --out_dir={tmp_path / 'grown'} --freeze=[0]"
+    options = [*stage, "--n_layer=4", *(x for x in command.split()[1:] if x != "--data=DATA")]
+    ok("train.py", *options)
+    old, before, after = (load_checkpoint(x)["model"] for x in (imported, grown, tmp_path / "grown/ckpt.pt"))
+    assert all(torch.equal(after[name], w) for name, w in old.items())
+    assert all(not torch.equal(after[name], before[name]) for name in after.keys() - old.keys())
+    # trained on, it is imported still; what is asked for is done; for a width the default is exact anyway
+    assert why in ok("grow.py", "--in", tmp_path / "grown/ckpt.pt", *DEPTH, "--dry_run")
+    printed = ok("grow.py", "--in", imported, *DEPTH, "--init", "stack", "--dry_run")
+    assert "do not keep the function" in printed and why not in printed
+    assert why not in ok("grow.py", "--in", imported, "--double", "width", "--dry_run")
+
+
+def test_the_default_for_depth_keeps_a_decayed_model(stage, tmp_path):
+    ok("train.py", *stage, f"--horizon_tokens={12 * 512}")
+    printed = ok("grow.py", "--in", tmp_path / "a/ckpt.pt", *DEPTH, "--dry_run")
+    assert re.search("^its rates have decayed .*: --init copy keeps its function", printed, re.M)
+    assert "max |dlogit| 0.0e+00" in printed
+    ok("train.py", *stage, f"--out_dir={tmp_path / 'b'}")
+    ok("train.py", *stage, f"--out_dir={tmp_path / 'b'}", "--branch=decay", "--branch_tokens=1024")
+    assert "--init stack" in ok("grow.py", "--in", tmp_path / "b/ckpt.pt", *DEPTH, "--dry_run")
+    assert "max |dlogit| 0.0e+00" in ok("grow.py", "--in", tmp_path / "b-decay/ckpt.pt", *DEPTH, "--dry_run")
+
+
+# -----------------------------------------------------------------------------
+# the check
+
+
+def test_the_tolerance_is_relative_to_the_logits(tmp_path):
+    ckpt = tiny(torch.float32)
+    ckpt["model"]["head.0"] *= 300
+    save_checkpoint(tmp_path / "a.pt", ckpt)
+    clone = ("grow.py", "--in", tmp_path / "a.pt", "--double", "width", "--init", "clone", "--ffn", 140)[:-2]
+    printed = ok(*clone, "--dry_run")
+    assert float(re.search(r"max \|dlogit\| (\S+),", printed)[1]) > 1e-4  # where it was
+    error, _ = run(*clone, "--dry_run", "--tolerance", 1e-9)
+    found = re.search(r"above the tolerance of (\S+), (\S+) x (\S+):", error)
+    of, times, largest = map(float, found.groups())
+    assert largest > 100 and of == pytest.approx(times * largest, rel=0.1)
+    # where logits are small the tolerance does not shrink with them
+    ckpt["model"]["head.0"] *= 1e-6
+    save_checkpoint(tmp_path / "a.pt", ckpt)
+    assert re.search(r"above the tolerance of -1.0e\+00, -1 x 1:", run(*clone, "--tolerance", -1)[0])
+
+
+def test_differences_are_those_of_all_logits_at_once():
+    a, tokens = tiny(), torch.randint(97, (3, 25), generator=torch.Generator().manual_seed(1))
+    b = steps(grow.grow(a, n_embd=60)[0], 2)
+    with torch.no_grad():
+        logits = [build(x)(tokens[:, :-1]) for x in (a, b)]
+    torch.set_default_dtype(torch.float64)
+    try:
+        measured = grow.differences(a, b, tokens, n=7)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    losses = [F.cross_entropy(x.flatten(0, 1), tokens[:, 1:].flatten()).item() for x in logits]
+    expected = [(logits[0] - logits[1]).abs().max().item(), logits[0].abs().max().item(), *losses]
+    assert measured == pytest.approx(expected, abs=1e-12)
+
+
+def test_a_text_to_check_on(imported, trained, data, tmp_path):
+    said = "Ann sees the ball. Ben likes the dog."
+    (tmp_path / "t.txt").write_text(said)
+    printed = ok("grow.py", "--in", imported, *DEPTH, "--text", tmp_path / "t.txt", "--dry_run")
+    model, tok = build_model(load_checkpoint(imported)), load_tokenizer(f"{data}/tokenizer.model")
+    ids = torch.tensor([[tok.bos, *tok.encode(said)]])
+    loss = model(ids[:, :-1], ids[:, 1:]).item()
+    bpb = loss * (ids.size(1) - 1) / len(said.encode()) / math.log(2)
+    assert f"check on {ids.numel()} tokens of {tmp_path / 't.txt'}: " in printed
+    assert f"loss {loss:.4f} -> {loss:.4f}\n" in printed and f": {bpb:.4f} -> {bpb:.4f}\n" in printed
+    # a long one: some hundred tokens, in windows of block_size, whatever ends its lines; a BOM is no text
+    (tmp_path / "long.txt").write_bytes("\ufeff".encode() + b"\r\n".join([said.encode()] * 5000))
+    tokens, what, n_bytes = grow.probe_tokens(load_checkpoint(imported), tmp_path / "long.txt")
+    assert tokens.shape == (8, 65) and tokens[0, 0] == tok.bos and (tokens[1:, 0] == tokens[:-1, -1]).all()
+    read = tok.decode([*tokens[0].tolist()[1:], *tokens[1:, 1:].flatten().tolist()])
+    assert read.startswith("Ann sees") and n_bytes == len(read.encode())
+    for path, data_, message in [
+        ("empty.txt", b"", "empty.txt: no text in it"),
+        ("bom.txt", "\ufeff".encode(), "bom.txt: no text in it"),
+        ("latin.txt", "é".encode("latin1"), "latin.txt: not UTF-8"),
+        ("none.txt", None, "none.txt"),
+    ]:
+        if data_ is not None:
+            (tmp_path / path).write_bytes(data_)
+        error, _ = run("grow.py", "--in", imported, *DEPTH, "--text", tmp_path / path)
+        assert message in error and not os.path.exists(tmp_path / "grown.pt")
+    # without a text: the validation text if there is one, and random tokens are called that
+    printed = ok("grow.py", "--in", trained, *DEPTH, "--dry_run")
+    assert re.search(r"check on 130 tokens of \S+/val.bin: max", printed)
+    printed = ok("grow.py", "--in", imported, *DEPTH, "--dry_run")
+    assert "check on 130 random tokens: max" in printed and "tell of exactness only: --text FILE" in printed
+
+
+def test_a_text_is_spelled_where_rows_are_missing(data):
+    tok = load_tokenizer(f"{data}/tokenizer.model")
+    n_rows = 3 + 256  # specials, bytes
+    cfg = Config(n_layer=1, n_head=1, n_embd=8, head_dim=8, vocab_size=n_rows, n_tokens=tok.vocab_size)
+    model = Llama(cfg)
+    model.init_weights(0)
+    model.row_of[:n_rows] = torch.arange(n_rows)
+    tokenizer = tok.to_dict() | {"model": torch.from_numpy(np.frombuffer(tok.model, np.uint8).copy())}
+    ckpt = tiny() | {"config": cfg.plain(), "model": model.state_dict(), "tokenizer": tokenizer}
+    path = f"{os.path.dirname(data)}/text.txt"
+    tokens, _, n_bytes = grow.probe_tokens(ckpt, path)
+    with open(path) as f:
+        text = f.read(512)
+    assert tokens.max() < n_rows and n_bytes == 512 - 1  # sentencepiece's space before the text
+    assert tok.decode([*tokens[0].tolist()[1:], *tokens[1:, 1:].flatten().tolist()]) == text[:-1]
+
+
+def test_weights_that_are_not_finite_are_named(tmp_path):
+    ckpt = tiny(torch.float32)
+    ckpt["model"]["layers.1.mlp.up.0"][0, 0] = math.nan
+    save_checkpoint(tmp_path / "a.pt", ckpt)
+    for growth in (DEPTH, ("--double", "ffn"), ("--double", "depth", "--init", "stack")):
+        assert "its logits are not finite" in run("grow.py", "--in", tmp_path / "a.pt", *growth)[0]
+    assert os.listdir(tmp_path) == ["a.pt"]
+
+
+# -----------------------------------------------------------------------------
+# files
+
+
+def test_a_dry_run_writes_nothing_beside_the_input(trained, tmp_path, monkeypatch):
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    before = os.stat(trained.parent).st_mtime_ns  # a file made and removed would show
+    os.chmod(trained.parent, 0o555)
+    condensed, explained = ("--double", "width", "--condense", 1), ("--double", "ffn", "--explain")
+    for options in [DEPTH, condensed, explained, ("--fresh_optimizer",)]:
+        printed = ok("grow.py", "--in", trained, *options, "--dry_run")
+        assert printed.endswith("dry run: nothing written\n") and "max |dlogit|" in printed
+    os.chmod(trained.parent, 0o755)
+    assert os.stat(trained.parent).st_mtime_ns == before and os.listdir(tmp_path / "tmp") == []
+
+
+def test_a_dry_run_says_what_the_growth_will(trained):
+    dry, wet = (ok("grow.py", "--in", trained, "--double", "width", *x) for x in (["--dry_run"], []))
+    table = re.compile(r"^(n_layer|heads|ffn_dim|rows|  |parameters|FLOPs|checkpoint|check on).*", re.M)
+    assert [m[0] for m in table.finditer(dry)] == [m[0] for m in table.finditer(wet)]
+    assert len(table.findall(dry)) >= 10
+
+
+def test_paths_are_read_as_they_are_meant(stage, tmp_path):
+    a = tmp_path / "a"
+    assert torchrun(1, [*stage, "--shard", "--stop_at=2"]).returncode == 0
+    path = a / "ckpt.pt"
+    files, before = sorted(os.listdir(path)), os.stat(path).st_mtime_ns
+    assert "whole.pt" not in files
+    assert "nothing written" in ok("grow.py", "--in", path, "--double", "width", "--dry_run")
+    assert os.stat(path).st_mtime_ns == before
+    for spelled in (f"{path}/", f"{path}//", f"{path}/.", f"{path}/whole.pt"):
+        assert f"wrote {a / 'grown.pt'};" in ok("grow.py", "--in", spelled, "--double", "width", "--force")
+        assert sorted(os.listdir(path)) == sorted([*files, "whole.pt"])
+    (tmp_path / "folder").mkdir()
+    for options, message in [
+        (["--out", path], "is the input: give another name"),
+        (["--out", f"{path}/"], "is the input: give another name"),
+        (["--out", path / "grown.pt"], f"is inside the checkpoint {path}: name a file elsewhere"),
+        (["--out", tmp_path / "folder", "--force"], "folder is a folder: name a file, such as "),
+        (["--out", f"{tmp_path / 'folder'}/", "--force"], "folder/ is a folder: name a file, such as "),
+        (["--out", f"{tmp_path / 'new'}/"], "new/ is a folder: name a file, such as "),
+        (["--in", a], f"{a} is a folder with a checkpoint in it: give {path}"),
+        (["--in", f"{a}/"], f"{a} is a folder with a checkpoint in it: give {path}"),
+        (["--in", tmp_path / "folder"], "folder: not a checkpoint"),
+    ]:
+        error, _ = run("grow.py", "--in", path, "--double", "width", *options)
+        assert message in error, (options, error)
+    assert os.listdir(tmp_path / "folder") == [] and sorted(os.listdir(path)) == sorted([*files, "whole.pt"])
+
+
+# -----------------------------------------------------------------------------
+# sizes
+
+
+SHAPES = [
+    dict(n_layer=3, n_head=4, n_kv_head=2, n_embd=40, head_dim=6, ffn_dim=70),
+    dict(n_layer=30, n_head=9, n_kv_head=3, n_embd=576, head_dim=64, ffn_dim=1536),
+    dict(n_layer=2, n_head=2, n_embd=32, head_dim=16),
+]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("along, multiple", [("depth", 0), ("width", 0), ("width", 96)])
+def test_the_nearest_size_is_that_of_a_search(shape, along, multiple):
+    cfg = Config(**shape)
+    now = grow.skeleton(cfg).count_params()["non_embedding"]
+    assert grow.non_embedding(cfg, {}) == now
+    sizes, of = grow.size_steps(cfg, along, multiple)
+    for size in sizes[:2]:
+        names = ("n_layer", *grow.SIZES)
+        new = Config(**{name: getattr(cfg, name) for name in names} | of(size))
+        assert grow.skeleton(new).count_params()["non_embedding"] == grow.non_embedding(cfg, of(size))
+    for times in (1.0001, 1.5, 2, 3.7, 60):
+        n = [grow.non_embedding(cfg, of(size)) for size in sizes[:2000]]
+        best = min(range(2000), key=lambda i: abs(n[i] - times * now))
+        assert grow.nearest_size(cfg, times * now, along, multiple) == of(sizes[best])
+    start = time.time()
+    for times in (1e3, 1e6, 1e30):
+        assert grow.nearest_size(cfg, times * now, along, multiple)
+    assert time.time() - start < 1
+
+
+def test_what_was_asked_for_and_what_was_chosen(trained):
+    now = grow.non_embedding(Config(**load_checkpoint(trained)["config"]), {})
+    for params, along, line in [
+        ("2x", "width", "asked for 2.00 x, chose 1.69 x: the width above, 64, is 3.99 x"),
+        ("3.5x", "width", "asked for 3.50 x, chose 3.99 x: the width below, 48, is 1.69 x"),
+        ("2x", "depth", "asked for 2.00 x, chose 2.00 x: the depth above, 5, is 2.50 x"),
+        ("1.1x", "depth", "asked for 1.10 x, chose 1.50 x: the smallest step"),
+        (str(1.6 * now), "depth", "asked for 52.7k, chose 49.4k: the depth above, 4, is 65.8k"),
+    ]:
+        printed = ok("grow.py", "--in", trained, "--params", params, "--along", along, "--dry_run")
+        assert f"{line}\n" in printed
+    # the table stands before the growth begins, with it: sizes of both, all generations in order
+    printed = ok("grow.py", "--in", trained, "--width", 48, "--condense", 1, "--dry_run")
+    rows = [line.rsplit(maxsplit=2) for line in printed.splitlines() if line.startswith("  generation")]
+    assert [row[0] for row in rows] == ["  generation 0", "  generation 1"]
+    assert rows[0][2] == rows[1][1] == "0" and rows[0][1] != "0" != rows[1][2]
+
+
+def test_what_is_no_stock_llama_is_said_before_the_training(tmp_path):
+    cfg = Config(n_layer=1, n_head=6, n_kv_head=2, n_embd=64, head_dim=8)  # no multiple of 3 divides 64
+    said = "n_embd = 64 is no multiple of n_head = 6, as transformers wants: "
+    said += "grow.py --width 66 --heads 6 would make it one"
+    assert grow.not_stock(cfg) == said
+    with pytest.raises(ValueError, match=said):
+        llama_config(cfg, "float32", 1, 2)
+    save_checkpoint(tmp_path / "a.pt", tiny(torch.float32))  # 4 heads, 2 kv heads, of 40
+    for options, remedy in [
+        (["--heads", 6], "--width 42 --heads 6 would make it one, or --heads 8"),
+        (["--width", 42, "--heads", 4], "--width 44 --heads 4 would make it one, or --heads 6"),
+    ]:
+        command = ("grow.py", "--in", tmp_path / "a.pt", "--dry_run")
+        printed = ok(*command, *options)
+        assert "warning: export.py will not make a stock Llama of it: n_embd" in printed and remedy in printed
+        again = re.search(r"grow.py (--width \d+ --heads \d+)", printed)[1].split()
+        assert "warning" not in ok(*command, *again)
+        assert "warning" not in ok(*command, *options, *remedy.split()[-2:])
+
+
+def test_a_growth_with_no_room_is_refused_at_once(trained):
+    start = time.time()
+    vast = ["--params", "1e30x", "--along", "depth"]
+    for options in (["--depth", 10**9], ["--width", 10**9], ["--ffn", 10**12], vast):
+        error, _ = run("grow.py", "--in", trained, *options)
+        assert re.search(r"pt.tmp: can't be written: \S+B of parameters, and \S+B are free", error), error
+    assert time.time() - start < 20 and os.listdir(trained.parent).count("grown.pt.tmp") == 0
+
+
+# -----------------------------------------------------------------------------
+# what is said on the way, and refused
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_progress_is_said(terminal, monkeypatch):
+    err = io.StringIO()
+    err.isatty = lambda: terminal
+    monkeypatch.setattr(grow, "TICK", (0.05, 0.1))
+    monkeypatch.setattr(grow, "WRITING", {"done": 0, "whole": 0})
+    with contextlib.redirect_stderr(err):
+        with grow.working("writing x.pt"):
+            time.sleep(0.5)
+            grow.WRITING.update(done=3e9, whole=12e9)
+            time.sleep(0.5)
+        said = err.getvalue()
+        time.sleep(0.3)
+    assert err.getvalue() == said  # it stops
+    lines = said.split("\r\033[K" if terminal else "\n")
+    assert lines[1 if terminal else 0] == "writing x.pt: 0 s"
+    assert lines[-2].endswith("s, 3GB of 12GB") and lines[-1] == ""
+    assert ("\n" in said) != terminal and len(lines) < 25
+
+
+def test_a_growth_says_how_much_it_has_written(tmp_path, monkeypatch):
+    path, seen = str(tmp_path / "a.pt"), []
+    write = grow.write
+    monkeypatch.setattr(grow, "write", lambda *args: (seen.append(grow.WRITING["done"]), write(*args)))
+    grown, _ = grow.grow(steps(tiny(), 1), n_layer=3, path=path)
+    assert seen == sorted(seen) and seen[0] == 0 and seen[-1] > 0.8 * os.path.getsize(path)
+    assert grow.WRITING == {"done": 0, "whole": 0}
+
+
+def test_arguments_that_cannot_be(trained, tmp_path):
+    before = trained.read_bytes()
+    for args, message in [
+        (["--params", "nan", "--along", "width"], "--params nan: a number, or a factor such as 2x"),
+        (["--params", "inf", "--along", "depth"], "--params inf: a number"),
+        (["--params", "infx", "--along", "depth"], "--params infx: a number"),
+        (["--params", "nanx", "--along", "depth"], "--params nanx: a number"),
+        (["--params", "x", "--along", "depth"], "--params x: a number"),
+        (["--params", "abc", "--along", "depth"], "--params abc: a number"),
+        (["--params", "0", "--along", "depth"], "--params 0: it has"),
+        (["--params", "0x", "--along", "width"], "--params 0x: it has"),
+        (["--params=-2x", "--along", "width"], "--params -2x: it has"),
+        (["--params", "2x", "--along", "width", "--multiple", -256], "--multiple is at least 0"),
+        ([*DEPTH, "--tolerance", "nan"], "--tolerance a number"),
+        (["--vocab", "all"], "--vocab all: the model has all 300 rows"),
+        *[([f"--{name}", n], f"--{name} {n}: at least 1") for n in (0, -3)
+          for name in ("width", "depth", "heads", "ffn", "head_dim", "condense")],
+    ]:  # fmt: skip
+        error, _ = run("grow.py", "--in", trained, *args)
+        assert message in error, (args, error)
+    assert trained.read_bytes() == before and not os.path.exists(trained.parent / "grown.pt")
+    for seed in (-1, 0, 2**63, 10**30):  # any will do
+        ok("grow.py", "--in", trained, "--double", "ffn", "--seed", seed, "--force")
+        assert load_checkpoint(trained.parent / "grown.pt")["lineage"][-1]["seed"] == seed
+
+
+def test_a_plan_of_what_cannot_be(tmp_path):
+    good = "max_steps, tokens_per_step, batch_size, block_size = 10, 512, 4, 64\nlearning_rate = 1e-3\n"
+    good += "n_layer, n_head, n_embd, head_dim, vocab_size = 2, 2, 32, 16, 300\n"
+    (tmp_path / "stage0.py").write_text(good)
+    assert re.search(r"^stage0 .* 2 x 32 ", ok("grow.py", "--plan", tmp_path), re.M)
+    for args, message in [
+        (["--count", 0], "--count 0: at least 1"),
+        (["--count", -1], "--count -1: at least 1"),
+        (["--mfu", 0], "--mfu 0.0: a share of the peak, above 0 and at most 1"),
+        (["--mfu", -0.4], "--mfu -0.4: a share"),
+        (["--mfu", "nan"], "--mfu nan: a share"),
+        (["--mfu", 40], "--mfu 40.0: a share"),
+    ]:
+        assert message in run("grow.py", "--plan", tmp_path, *args)[0], args
+    for line, message in [
+        ("n_layer = = 2", "stage0.py: SyntaxError: "),
+        ("import nothing_of_this_name", "stage0.py: ModuleNotFoundError: "),
+        ("n_layer = 1 / 0", "stage0.py: ZeroDivisionError: "),
+        ("raise ValueError('a' + chr(10) + 'b')", "stage0.py: ValueError: a"),
+        ("n_layer = 'two'", "stage0.py: n_layer = 'two', expected a whole number above 0"),
+        ("max_steps = 0", "stage0.py: max_steps = 0, expected a whole number above 0"),
+        ("tokens_per_step = -512", "stage0.py: tokens_per_step = -512, expected"),
+        ("n_embd = 32.5", "stage0.py: n_embd = 32.5, expected a whole number"),
+        ("learning_rate = float('nan')", "stage0.py: learning_rate = nan, expected a number above 0"),
+        ("n_head = None", "stage0.py: n_head = None, expected a whole number"),
+        ("n_head, n_kv_head = 3, 2", "stage0.py: n_head = 3 is not a multiple of n_kv_head = 2"),
+        ("generations = 3", "stage0.py: "),
+    ]:
+        (tmp_path / "stage0.py").write_text(f"{good}{line}\n")
+        error, _ = run("grow.py", "--plan", tmp_path)
+        assert message in error, (line, error)
+    (tmp_path / "stage0.py").write_text(f"{good}max_steps = 1e1\nn_embd = 32.0\n")  # as train.py has it
+    assert "stage0" in ok("grow.py", "--plan", tmp_path)
+
+
+def test_fusing_what_was_just_born_is_noted(trained):
+    note = "note: generation 1 was never trained, and what is fused with it follows its schedule"
+    assert note in ok("grow.py", "--in", trained, "--double", "ffn", "--condense", 1, "--dry_run")
+    assert "note" not in ok("grow.py", "--in", trained, "--double", "ffn", "--dry_run")
+    error, printed = run("grow.py", "--in", trained, "--double", "ffn", "--condense", 2)
+    assert "--condense 2: 2 generations remain" in error and "n_embd" not in printed  # nothing was made
