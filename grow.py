@@ -253,20 +253,15 @@ def finished(ckpt: dict) -> str:
     """Return why a checkpoint's model is finished: it was imported, before whatever growths, or its rates
     have decayed. '' if it is not. A growth must keep what a finished model knows: no training at a full rate
     comes to mend it."""
-    generations = Config(**ckpt["config"]).generations
     ledger, schedule, settings = ckpt["ledger"], ckpt.get("schedule"), ckpt.get("settings", {})
     if "from" in ledger or ckpt.get("origin"):
         return f"{ledger.get('from') or ckpt['origin'].get('name', 'the model')} was imported"
-    if settings.get("branch") == "decay":
+    if ckpt.get("branch"):
         return "its rates were decayed, by --branch=decay"
-    if not schedule:  # written before there was one
-        trained = [g for g in generations if g.learning_rate]
-        ended = trained and all(g.horizon <= ledger["tokens"] for g in trained)
-        return "its rates have decayed to their end" if ended else ""
-    if ledger["tokens"] <= schedule["decay_from"]:
+    if not schedule or ledger["tokens"] <= schedule["decay_from"]:
         return ""
     # --init clone forgets a peak; the settings have it
-    peaks = [g.learning_rate or settings.get("learning_rate") for g in generations]
+    peaks = [g.learning_rate or settings.get("learning_rate") for g in Config(**ckpt["config"]).generations]
     left = max((rate / peak for rate, peak in zip(schedule["rates"], peaks) if peak), default=1.0)
     return f"its rates have decayed to {left:.0%} of their peaks" if left <= 0.5 else ""
 

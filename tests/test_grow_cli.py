@@ -43,9 +43,9 @@ def imported(trained, tmp_path):
     ckpt = load_checkpoint(trained)
     ledger = {"tokens": 0, "flops": 0, "seconds": 0.0, "dealt": 0, "read": {}, "from": "SmolLM2"}
     (generation,) = ckpt["config"]["generations"]
-    generation |= {"birth": 0, "learning_rate": 0.0, "warmup": 0, "horizon": 0}
+    generation |= {"birth": 0, "learning_rate": None, "warmup": 0, "warm_start": 0}
     new = {"config": ckpt["config"] | {"generations": [generation]}, "ledger": ledger}
-    new |= {"lineage": [], "step": 0}
+    new |= {"lineage": [], "step": 0, "schedule": None, "branch": None}
     new |= {"model": dict(ckpt["model"]), "optimizer": {}, "settings": {}, "tokenizer": ckpt["tokenizer"]}
     save_checkpoint(tmp_path / "llama.pt", new)
     return tmp_path / "llama.pt"
@@ -80,9 +80,7 @@ def test_what_is_finished():
     decayed = with_schedule([1e-4], settings={"learning_rate": 1e-2})
     assert grow.finished(grow.grow(decayed, n_layer=3)[0])
     assert grow.finished(grow.grow(decayed, **CLONE, **heads("gqa", 12))[0])
-    start = {"branch": {"tokens": 1, "length": 1}}  # a trunk's checkpoint has that, too
-    assert "--branch=decay" in grow.finished(tiny() | start | {"settings": {"branch": "decay"}})
-    assert grow.finished(tiny() | start | {"settings": {"branch": ""}}) == ""
+    assert "--branch=decay" in grow.finished(tiny() | {"branch": {"tokens": 1, "length": 1, "rates": [1e-2]}})
     assert grow.finished(tiny() | {"origin": {"name": "SmolLM2"}}) == "SmolLM2 was imported"
     ckpt = tiny()
     ckpt["ledger"]["from"] = "SmolLM2"
@@ -92,12 +90,17 @@ def test_what_is_finished():
     assert grow.finished(grow.condense(ckpt, 1)[0]) == "SmolLM2 was imported"
 
 
-@pytest.mark.parametrize("horizon, ended", [(900, True), (901, False)])
-def test_what_is_finished_in_checkpoints_without_a_schedule(horizon, ended):
+@pytest.mark.parametrize("horizon, ended", [(900, True), (901, False), (0, False)])
+def test_what_is_finished_in_checkpoints_of_older_versions(horizon, ended, tmp_path):
+    """They had no schedule; every generation had a horizon, and a rate of 0 until it was trained; a trunk a branch."""
     ckpt = tiny()
     ckpt["ledger"]["tokens"] = 900
-    assert grow.finished(ckpt) == ""  # never trained
-    ckpt["config"]["generations"][0] |= {"learning_rate": 1e-2, "horizon": horizon}
+    (generation,) = ckpt["config"]["generations"]
+    del generation["warm_start"], generation["warm_share"]
+    generation |= {"horizon": horizon, "learning_rate": 1e-2 if horizon else 0.0}
+    ckpt |= {"branch": {"tokens": 800, "length": 80}, "settings": {"branch": ""}}
+    save_checkpoint(tmp_path / "a.pt", ckpt)
+    ckpt = load_checkpoint(tmp_path / "a.pt")
     assert bool(grow.finished(ckpt)) == bool(grow.finished(grow.grow(ckpt, n_layer=3)[0])) == ended
 
 
