@@ -16,23 +16,23 @@ Where parameters are sharded it is a folder: torch.distributed.checkpoint's file
 import fcntl
 import hashlib
 import io
-import mmap
+import itertools
+import math
 import os
 import pickle
 import shutil
-import struct
 import warnings
 import zipfile
-import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import BinaryIO
 
+import numpy as np
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.tensor import DTensor
-from torch.serialization import set_default_mmap_options, skip_data
 
 from model import Config, Llama, put
 
@@ -88,20 +88,25 @@ def save_checkpoint(path: str, ckpt: dict, keep: str = "") -> None:
     else:
         into = aside
     if master:
-        try:
-            with open(into, "wb") as f:
-                torch.save(ckpt, f)
-                f.flush()
-                os.fsync(f.fileno())
-        except (RuntimeError, OSError) as e:
-            remove(into)
-            raise unwritten(into, e) from None
+        write_checkpoint(into, ckpt)
         if keep and os.path.exists(path):
             remove(keep)
             os.replace(path, keep)
         elif os.path.isdir(path) or os.path.isdir(aside):
             remove(path)  # a folder can't be replaced at one go
         os.replace(aside, path)
+
+
+def write_checkpoint(path: str, ckpt: dict) -> None:
+    """Write a checkpoint into a file, to the disk. Raise OSError, with the file gone, where that fails."""
+    try:
+        with open(path, "wb") as f:
+            torch.save(ckpt, f)
+            f.flush()
+            os.fsync(f.fileno())
+    except (RuntimeError, OSError) as e:  # torch's own when a write fails is a RuntimeError
+        remove(path)
+        raise unwritten(path, e) from None
 
 
 def unwritten(path: str, e: BaseException) -> OSError:
@@ -152,48 +157,68 @@ def remove(path: str) -> None:
         os.remove(path)
 
 
-def allocate_checkpoint(path: str, ckpt: dict) -> tuple[dict, dict]:
-    """Writes the checkpoint without its tensors' bytes, which are zero then -> (it loaded, each tensor a view of the file:
-    what is written into it is written to the file; the same tree, with each tensor's offset in the file instead). When all is
-    written, call seal. What has a shape and a dtype counts as a tensor."""
+@dataclass
+class Lazy:
+    """A tensor of a checkpoint that is yet to be made: fill(out) writes it into `out`, which is zeros."""
 
-    def tree(x, of_tensor):
-        if isinstance(x, dict):
-            return {key: tree(value, of_tensor) for key, value in x.items()}
-        if isinstance(x, list):
-            return [tree(value, of_tensor) for value in x]
-        return of_tensor(x) if hasattr(x, "shape") else x
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    fill: Callable[[torch.Tensor], None]
 
-    with FakeTensorMode():
-        fake = tree(ckpt, lambda x: torch.empty(x.shape, dtype=x.dtype))
+    def made(self) -> torch.Tensor:
+        """Return it, made in memory."""
+        out = torch.zeros(self.shape, dtype=self.dtype)
+        self.fill(out)
+        return out
+
+
+def materialise(ckpt: dict, scratch: str = "") -> dict:
+    """Make what is Lazy in a checkpoint, in place and in the dicts' order, and return it.
+
+    scratch: a new file, which the tensors are then mapped to, so that only one at a time is in memory: its pages are the
+    kernel's to take back.
+    Raise OSError where the disk has no room."""
+    found = list(lazy_tensors(ckpt))
+    places = itertools.accumulate((-(-size_of(x) // 64) * 64 for _, _, x in found), initial=0)  # each aligned
+    *places, whole = places
+    if scratch and whole:
+        reserve(scratch, whole)
+    for (tree, key, x), at in zip(found, places):
+        n_bytes = size_of(x)
+        if scratch and n_bytes:
+            memory = torch.from_numpy(np.memmap(scratch, np.uint8, "r+", at, (n_bytes,)))
+            tree[key] = memory.view(x.dtype).view(x.shape)
+            x.fill(tree[key])
+        else:
+            tree[key] = x.made()
+    return ckpt
+
+
+def lazy_tensors(tree: dict | list) -> Iterator[tuple[dict | list, str | int, Lazy]]:
+    """Yield (dict or list, key, Lazy) of all in nested dicts and lists."""
+    for key, x in tree.items() if isinstance(tree, dict) else enumerate(tree):
+        if isinstance(x, (dict, list)):
+            yield from lazy_tensors(x)
+        elif isinstance(x, Lazy):
+            yield tree, key, x
+
+
+def size_of(x: Lazy) -> int:
+    """The bytes of a tensor."""
+    return math.prod(x.shape) * x.dtype.itemsize
+
+
+def reserve(path: str, n_bytes: int) -> None:
+    """Make a file of so many zeros, for which the disk has room: where it has none, writing into a mapping of the file
+    would kill the process. Raise OSError then."""
     try:
-        with skip_data(materialize_fake_tensors=True):
-            torch.save(fake, path)
-        if hasattr(os, "posix_fallocate"):  # or a full disk would kill the process when it writes
-            with open(path, "r+b") as f:
-                os.posix_fallocate(f.fileno(), 0, os.path.getsize(path))
-    except (RuntimeError, OSError) as e:  # torch's own when a write fails is a RuntimeError
+        with open(path, "wb") as f:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(f.fileno(), 0, n_bytes)
+            else:
+                f.truncate(n_bytes)
+    except OSError as e:
         raise unwritten(path, e) from None
-    with FakeTensorMode():
-        offsets = tree(torch.load(path, weights_only=True), lambda x: x.untyped_storage()._checkpoint_offset)
-    with set_default_mmap_options(mmap.MAP_SHARED):
-        return torch.load(path, map_location="cpu", mmap=True, weights_only=True), offsets
-
-
-def seal(path: str) -> None:
-    """Finishes a file that allocate_checkpoint began: the CRC-32 of every record goes where a zip has it, behind the record and
-    in the directory, 16 bytes into its entry; and all is on the disk then."""
-    with zipfile.ZipFile(path) as z:
-        records, at = z.infolist(), z.start_dir
-    with open(path, "r+b") as f, mmap.mmap(f.fileno(), 0) as m, memoryview(m) as view:
-        for r in records:
-            start = r.header_offset + 30 + sum(struct.unpack_from("<HH", m, r.header_offset + 26))  # its name, padding
-            crc = zlib.crc32(view[start : start + r.file_size])
-            struct.pack_into("<I", m, start + r.file_size + 4, crc)
-            struct.pack_into("<I", m, at + 16, crc)
-            at += 46 + sum(struct.unpack_from("<HHH", m, at + 28))  # its name, sizes above 4 GB, comment
-        m.flush()
-        os.fsync(f.fileno())
 
 
 def damaged(f: str | BinaryIO) -> str | None:
@@ -261,15 +286,6 @@ def converted(ckpt: dict) -> dict:
     return ckpt
 
 
-def copy_tensors(place: dict | list, tree: dict | list) -> None:
-    """Copies the tensors of nested dicts and lists into those of others like them."""
-    for key, x in tree.items() if isinstance(tree, dict) else enumerate(tree):
-        if isinstance(x, (dict, list)):
-            copy_tensors(place[key], x)
-        elif isinstance(x, torch.Tensor):
-            place[key].copy_(x)
-
-
 class Metadata(pickle.Unpickler):
     """What torch.distributed.checkpoint pickles beside the tensors, read before it does: a pickle can run any code."""
 
@@ -303,7 +319,7 @@ def load_folder(path: str, whole: bool, verify: bool) -> dict:
             verify_folder(path, metadata, known)
     except Exception as e:
         raise ValueError(f"{path}: damaged ({reason(e)}); use the one before, ckpt.prev.pt, or a copy") from None
-    checked(f"{path}/rest.pt", ckpt)
+    ckpt = checked(f"{path}/rest.pt", ckpt)
     for key, where in metadata.planner_data.items():  # ("model", name) or ("optimizer", name, "step")
         stored = metadata.state_dict_metadata[key]
         tree = ckpt[where[0]]
@@ -312,18 +328,27 @@ def load_folder(path: str, whole: bool, verify: bool) -> dict:
         tree[where[-1]] = torch.empty(stored.size, dtype=stored.properties.dtype, device="meta")
     if not whole:
         return ckpt | {"folder": path}
-    aside = f"{path}/whole.{os.getpid()}"
+    aside, scratch = (f"{path}/whole.{os.getpid()}{end}" for end in ("", ".scratch"))
     try:
-        made, _ = allocate_checkpoint(aside, ckpt)
-        rest = torch.load(f"{path}/rest.pt", weights_only=True)
-        copy_tensors(made, rest)
+        for name in ("model", "optimizer"):
+            ckpt[name] = as_lazy(ckpt[name])
+        materialise(ckpt, scratch)
         with warnings.catch_warnings(action="ignore"):  # that it is loaded by a single process
-            read_folder(path, {key: made[key] for key in ("model", "optimizer")}, no_dist=True)
-        seal(aside)
+            read_folder(path, {key: ckpt[key] for key in ("model", "optimizer")}, no_dist=True)
+        save_checkpoint(aside, ckpt)
         os.replace(aside, f"{path}/whole.pt")
     finally:
         remove(aside)
+        remove(scratch)
     return load_checkpoint(f"{path}/whole.pt", verify=False)
+
+
+def as_lazy(tree: dict) -> dict:
+    """Return nested dicts of tensors without data as such of Lazy zeros."""
+    return {
+        key: as_lazy(x) if isinstance(x, dict) else Lazy(tuple(x.shape), x.dtype, lambda out: None)
+        for key, x in tree.items()
+    }
 
 
 def read_folder(path: str, into: dict, **options: bool) -> None:

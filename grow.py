@@ -10,20 +10,10 @@ $ python grow.py --in out/stage0/ckpt.pt --width 768 --heads 8 --explain --dry_r
 $ python grow.py --in out/stage2/ckpt.pt --vocab words5000 --params 2x --along depth
 $ python grow.py --in out/stage3/ckpt.pt --condense 1 --out out/stage3/condensed.pt
 $ python grow.py --in llama.pt --double depth --place interleave --text book.txt  # checked on a text
-$ python grow.py --plan config/ --device h200 --count 8           # what a ladder takes: FLOPs, memory, hours
 
 The rule, for every operator: old slabs are untouched, and of each product of two new factors exactly one is zero, so
-that the function stays and yet every new parameter gets a gradient.
-
-| growth    | zero at birth                                                        | drawn (--init) at birth
-|-----------|----------------------------------------------------------------------|------------------------------------
-| width     | what writes the new residual dimensions: wte's, o's, down's columns  | what reads them: q, k, v, gate, up, head
-| heads     | the new heads' o                                                     | their q, k, v
-| ffn       | the new units' down                                                  | their gate and up
-| depth     | the new block's o and down, but for --init stack                     | everything else in it
-| vocab     | -                                                                    | the new rows: the mean of the old
-| head_dim  | the new pairs of k, the new rows of o                                | the new pairs of q, the new rows of v
-New norm gains are 1.
+that the function stays and yet every new parameter gets a gradient. RULES says it tensor by tensor; --explain prints
+it for a checkpoint, slab by slab.
 
 --init clone is another rule, HyperCloning's (arXiv 2409.12903), for widths of an integer factor k: all is tiled k times, and
 what reads a tiled input is divided by k, plus noise that cancels in the sum, or AdamW would keep the copies equal for ever.
@@ -34,31 +24,24 @@ import argparse
 import bisect
 import contextlib
 import functools
-import glob
 import hashlib
-import itertools
 import math
 import os
-import re
-import runpy
 import shutil
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
-from typing import BinaryIO
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-from checkpoint import allocate_checkpoint, build_model, load_checkpoint, lock, reason, remove, seal, sha256
+from checkpoint import Lazy, build_model, load_checkpoint, lock, materialise, remove, sha256, write_checkpoint
 from data import Tokenizer, count_bytes, read_meta, read_spelling, read_stage_rows, speller
 from model import (
-    CHUNK,
-    DEVICES,
     SHAPES,
     SIZES,
     Config,
@@ -71,14 +54,39 @@ from model import (
     row_ids,
 )
 
-ZERO = {  # (tensor, axis grown): why the new slab is zero
-    ("wte", "n_embd"): "writes the new residual dimensions",
-    ("o", "n_embd"): "writes the new residual dimensions",
-    ("down", "n_embd"): "writes the new residual dimensions",
-    ("o", "n_head"): "writes what the new heads read",
-    ("o", "head_dim"): "writes what the new dimensions of v hold",
-    ("down", "ffn_dim"): "writes what the new units compute",
-    ("k", "pairs"): "the new pairs must not change the scores",
+WRITES, READS, GAIN, ROW = "writes", "reads", "gain", "row"
+
+# The rule of growth: what a new slab does, by its tensor and the axis it is appended on, or "layer" for the whole tensor
+# of a new block. What writes starts at zero, so that the function stays. What reads is drawn or copied, so that of each
+# product of two new factors one is not zero, and every new parameter gets a gradient.
+RULES = {
+    ("wte", "n_embd"): (WRITES, "the new residual dimensions"),
+    ("o", "n_embd"): (WRITES, "the new residual dimensions"),
+    ("down", "n_embd"): (WRITES, "the new residual dimensions"),
+    ("q", "n_embd"): (READS, "the new residual dimensions"),
+    ("k", "n_embd"): (READS, "the new residual dimensions"),
+    ("v", "n_embd"): (READS, "the new residual dimensions"),
+    ("gate", "n_embd"): (READS, "the new residual dimensions"),
+    ("up", "n_embd"): (READS, "the new residual dimensions"),
+    ("head", "n_embd"): (READS, "the new residual dimensions"),
+    ("norm", "n_embd"): (GAIN, "the new residual dimensions"),
+    ("o", "n_head"): (WRITES, "what the new heads have read"),
+    ("q", "n_head"): (READS, "the residual, for new heads"),
+    ("k", "n_kv_head"): (READS, "the residual, for new heads"),
+    ("v", "n_kv_head"): (READS, "the residual, for new heads"),
+    ("down", "ffn_dim"): (WRITES, "what the new units compute"),
+    ("gate", "ffn_dim"): (READS, "the residual, for new units"),
+    ("up", "ffn_dim"): (READS, "the residual, for new units"),
+    ("k", "pairs"): (WRITES, "the scores, with the new pairs of q"),
+    ("q", "pairs"): (READS, "the residual, for new pairs"),
+    ("o", "head_dim"): (WRITES, "what the new dimensions of v hold"),
+    ("v", "head_dim"): (READS, "the residual, for new dimensions"),
+    ("o", "layer"): (WRITES, "the residual, from the new block"),
+    ("down", "layer"): (WRITES, "the residual, from the new block"),
+    **{(kind, "layer"): (READS, "the residual, in the new block") for kind in ("q", "k", "v", "gate", "up")},
+    ("norm", "layer"): (GAIN, "the residual, in the new block"),
+    ("wte", "vocab_size"): (ROW, "a new token"),
+    ("head", "vocab_size"): (ROW, "a new token"),
 }
 INITS = ("random", "copy", "eye", "stack", "clone")
 SECONDS = dict.fromkeys(("hash", "draw", "write", "check"), 0.0)  # what main() says of its time
@@ -92,20 +100,20 @@ def timed(what: str) -> Iterator[None]:
 
 
 TICK = (0.5, 10.0)  # seconds between two lines of progress: on a terminal, and elsewhere
-WRITING = {"done": 0, "whole": 0}  # bytes of the file that make() writes; whole: 0 when it writes none
 
 
 @contextlib.contextmanager
-def working(what: str) -> Iterator[None]:
-    """Say on stderr what is being done, and for how long: a line every 10 s, or on a terminal one line, which
-    goes away at the end. A thread of its own says it, so that hashing and matrix products show too."""
+def working(what: str, path: str = "") -> Iterator[None]:
+    """Say on stderr what is being done, for how long, and how large the file at path is by now: a line every 10 s, or on
+    a terminal one line, which goes away at the end. A thread of its own says it, so that hashing and matrix products show
+    too."""
     terminal, start, over = sys.stderr.isatty(), time.time(), threading.Event()
 
-    def tick():
+    def tick() -> None:
         while not over.wait(TICK[0] if terminal else TICK[1]):
             line = f"{what}: {time.time() - start:.0f} s"
-            if WRITING["whole"]:
-                line += f", {count(WRITING['done'])}B of {count(WRITING['whole'])}B"
+            if os.path.exists(path):
+                line += f", {count(os.path.getsize(path))}B"
             if terminal:
                 columns = shutil.get_terminal_size().columns
                 line = "\r\033[K" + line[: columns - 1]  # \033[K clears what was there
@@ -270,54 +278,81 @@ def finished(ckpt: dict) -> str:
 # the new slabs
 
 
+def start_of(kind: str, axis: str, init: str) -> tuple[str, str]:
+    """Return (how a new slab starts, why), by RULES and --init. axis: of SHAPES[kind], or "layer"."""
+    role, what = RULES[kind, axis]
+    new_head = axis in ("n_head", "n_kv_head")
+    if axis == "layer" and (init == "stack" or init == "copy" and role != WRITES):
+        return "copied", f"{role} {what}, as the layer it copies"
+    if role == ROW:  # the mean bounds the loss's rise by log(new / old rows), by Jensen's inequality
+        return "mean", f"of the old rows: {what}"
+    if role == GAIN:
+        return "one", f"{role} of {what}"
+    if init == "eye" and kind in ("q", "k", "v", "o") and new_head:
+        return "zero", "the new heads read only the new dimensions"
+    if init == "eye" and kind in ("q", "k", "v", "o"):
+        return "eye", f"for the new heads, else zero: {role} {what}"
+    if role == WRITES:
+        return "zero", f"{role} {what}"
+    return "copied" if init == "copy" else "drawn", f"{role} {what}"
+
+
+def explain_rules() -> Iterator[str]:
+    """Yield the lines of a Markdown table of RULES, a line a growth."""
+    growths = {
+        "width": ("n_embd",),
+        "heads": ("n_head", "n_kv_head"),
+        "ffn": ("ffn_dim",),
+        "head_dim": ("pairs", "head_dim"),
+        "depth": ("layer",),
+        "vocab": ("vocab_size",),
+    }
+    yield "| growth | writes: zero at birth | reads: drawn at birth, or copied | else |"
+    yield "|---|---|---|---|"
+    for growth, axes in growths.items():
+        kinds = {role: [k for (k, axis), (r, _) in RULES.items() if axis in axes and r == role] for role in (WRITES, READS)}
+        others = [(k, r) for (k, axis), (r, _) in RULES.items() if axis in axes and r in (GAIN, ROW)]
+        rest = ", ".join(f"{k}: {'1' if r == GAIN else 'the mean of the old rows'}" for k, r in others)
+        yield f"| {growth} | {', '.join(kinds[WRITES]) or '-'} | {', '.join(kinds[READS]) or '-'} | {rest or '-'} |"
+
+
 @dataclass
-class Unmade:
-    """A tensor of a grown checkpoint that is yet to be made: fill(out) writes it into zeros and says why it is so."""
+class Birth:
+    """All that a new slab is made of. before(): the tensor that it is appended to, or that of the layer which it may
+    copy; a function, since few need it."""
 
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-    fill: Callable[[torch.Tensor], str | None]
+    kind: str
+    axis: int | None  # the one it is appended on; None: the base slab of a new layer's tensor
+    how: str  # of start_of
+    before: Callable[[], torch.Tensor]
+    cfg: Config  # the grown one
+    rng: Callable[[], torch.Generator]  # the slab's own
 
+    def fill(self, out: torch.Tensor) -> None:
+        """Make the slab in `out`, which is zeros."""
+        if self.how == "mean":
+            out.copy_(self.before().mean(0).expand(out.shape))
+        elif self.how == "one":
+            out.fill_(1.0)
+        elif self.how == "eye":  # identity where the new heads meet the new dimensions
+            out[self.cfg.shape(self.kind, -2)[0] :].view(-1, out.shape[-1]).fill_diagonal_(1.0)
+        elif self.how == "copied" and self.axis is None:
+            out.copy_(self.before())
+        elif self.how == "copied":
+            self.tile(out)
+        if self.how == "drawn" or self.how == "copied" and not out.any():  # copies of zeros would be dead
+            with timed("draw"):
+                out.normal_(0, init_std(self.kind, self.cfg), generator=self.rng())
 
-def newborn(out: torch.Tensor, kind: str, axis: int | None, before: Callable, cfg: Config, init: str, rng: Callable) -> str:
-    """Makes one new slab of `out`, which is zeros -> why it starts so.
-
-    axis: the one it is appended on, or None for the base slab of a new layer; before: a function, since few need it,
-    that gives the tensor it is appended to, or that of the layer it may copy; cfg: the grown Config; rng: a function
-    that gives the slab's own torch.Generator."""
-    if axis is None:
-        if init == "stack" or init == "copy" and kind not in ("o", "down"):
-            out.copy_(before())
-            return "copied"
-        if kind in ("o", "down"):
-            return "zero: the new block adds nothing yet"
-    role = axis is not None and SHAPES[kind][axis]
-    if role == "vocab_size":  # the mean bounds the loss's rise by log(new / old rows), by Jensen's inequality
-        out.copy_(before().mean(0).expand(out.shape))
-        return "mean of the old rows"
-    if kind == "norm":
-        out.fill_(1.0)
-        return "one"
-    if init == "eye" and kind in ("q", "k", "v", "o") and role in ("n_head", "n_kv_head"):
-        return "zero: the new heads read only the new dimensions"
-    if init == "eye" and kind in ("q", "k", "v", "o"):  # n_embd: identity where the new heads meet the new dimensions
-        out[cfg.shape(kind, -2)[0] :].view(-1, out.shape[-1]).fill_diagonal_(1.0)
-        return "eye for the new heads, else zero"
-    if (kind, role) in ZERO:
-        return f"zero: {ZERO[kind, role]}"
-    if init == "copy" and axis is not None:
-        old = before()
+    def tile(self, out: torch.Tensor) -> None:
+        """Fill `out` with copies of what is before it along its axis, at the RMS that this has."""
+        old, axis = self.before(), self.axis
         n = old.shape[axis]
         for start in range(0, out.shape[axis], n):
             part = out.narrow(axis, start, min(n, out.shape[axis] - start))
             part.copy_(old.narrow(axis, 0, part.shape[axis]))
         if out.any():
             out.mul_(rms(old) / rms(out))
-            return f"copied along {role}, RMS {rms(old):.3g}"
-    std = init_std(kind, cfg)
-    with timed("draw"):
-        out.normal_(0, std, generator=rng())
-    return f"N(0, {std:.3g})"
 
 
 def assembled(weights: dict[str, torch.Tensor], name: str, plan: Plan) -> torch.Tensor:
@@ -330,41 +365,7 @@ def rms(x: torch.Tensor) -> float:
     return math.sqrt(sum(row.double().square().sum().item() for row in x) / x.numel())
 
 
-def make(ckpt: dict, path: str = "") -> tuple[dict, list[str]]:
-    """Makes what is Unmade in ckpt -> (ckpt, [why each slab is so]), in memory; with a path in a new file there, into which
-    the rest is copied, and the checkpoint is that file's. In memory are at most two or three tensors at a time."""
-    why = []
-
-    def visit(tree, place, offset):
-        for key, x in tree.items() if isinstance(tree, dict) else enumerate(tree):
-            if isinstance(x, (dict, list)):
-                visit(x, place and place[key], offset and offset[key])
-                continue
-            if isinstance(x, Unmade):
-                tree[key] = torch.zeros(x.shape, dtype=x.dtype)
-                why.extend(filter(None, [x.fill(tree[key])]))  # Adam's moments have none
-            if path and isinstance(tree[key], torch.Tensor):
-                write(f, tree[key], offset[key])
-                WRITING["done"] += tree[key].nbytes
-                tree[key] = place[key]
-
-    if not path:
-        visit(ckpt, None, None)
-        return ckpt, why
-    made, offsets = allocate_checkpoint(path, ckpt)
-    WRITING.update(done=0, whole=os.path.getsize(path))
-    with open(path, "r+b", buffering=0) as f:
-        visit(ckpt, made, offsets)
-    WRITING.update(done=0, whole=0)
-    return made, why
-
-
-def write(f: BinaryIO, x: torch.Tensor, offset: int) -> None:
-    """A tensor into an open file. Into a mapping of it would take half as long again: a page fault for every 4 KB."""
-    f.seek(offset)
-    data = memoryview(x.reshape(-1).view(torch.uint8).numpy())
-    while data:  # 2 GB at most go at once
-        data = data[f.write(data) :]
+Born = list[tuple[str, tuple[int, ...], str]]  # new slabs: name, shape, why it starts so
 
 
 def grow(
@@ -374,60 +375,38 @@ def grow(
     seed: int = 1337,
     copy_state: bool = False,
     rows: np.ndarray | None = None,
-    path: str = "",
     **sizes: int,
-) -> tuple[dict, list[tuple[str, tuple, str]]]:
-    """-> (the grown checkpoint, [(slab's name, its shape, why it starts so)] of the new slabs).
+) -> tuple[dict, Born]:
+    """Return (the grown checkpoint, in memory; its new slabs).
 
     sizes: any of n_layer, n_head, n_kv_head, n_embd, head_dim, ffn_dim, at their new values. rows: the token ids of all
-    rows of a growing vocabulary, the old ones first. Old slabs are those of ckpt, not copies, unless there is a path: a
-    file to make it in. Adam's state stays with old slabs; new slabs have none, or with copy_state, where a layer is
-    copied, a copy. ValueError where the sizes don't fit."""
-    grown, born = planned(ckpt, place, init, seed, copy_state, rows, **sizes)
-    grown, reasons = make(grown, path)
-    return grown, [(*slab, why) for slab, why in zip(born, reasons)]
-
-
-def planned(
-    ckpt: dict, place: str, init: str, seed: int, copy_state: bool, rows: np.ndarray | None, **sizes: int
-) -> tuple[dict, list[tuple[str, tuple]]]:
-    """grow's result, new slabs Unmade, and the [(name, shape)] of these."""
-    if init == "clone":
-        if place != "top" or copy_state or rows is not None:
-            raise ValueError("--init clone goes without --place, --copy_state and --vocab: it tiles the model that there is")
-        return plan_clone(ckpt, seed, **sizes)
-    return plan_growth(ckpt, place, init, seed, copy_state, rows, **sizes)
+    rows of a growing vocabulary, the old ones first. Old slabs are those of ckpt, not copies. Adam's state stays with old
+    slabs; new slabs have none, or with copy_state, where a layer is copied, a copy. Raise ValueError where the sizes
+    don't fit."""
+    grown, born = plan_growth(ckpt, place, init, seed, copy_state, rows, **sizes)
+    return materialise(grown), born
 
 
 def plan_growth(
     ckpt: dict, place: str, init: str, seed: int, copy_state: bool, rows: np.ndarray | None, **sizes: int
-) -> tuple[dict, list[tuple[str, tuple]]]:
-    """planned's result, but for --init clone."""
+) -> tuple[dict, Born]:
+    """Return what grow does, new slabs Lazy."""
+    if init == "clone":
+        if place != "top" or copy_state or rows is not None:
+            raise ValueError("--init clone goes without --place, --copy_state and --vocab: it tiles the model that there is")
+        return plan_clone(ckpt, seed, **sizes)
     old = Config(**ckpt["config"])
     if rows is not None:
-        if not old.n_tokens:
-            raise ValueError(f"the vocabulary can't grow: the model has all {old.vocab_size} rows")
-        if not np.array_equal(rows[: old.vocab_size], row_ids(ckpt["model"].get("row_of"), old.vocab_size)):
-            raise ValueError("the new rows do not begin with the model's own: they are of another folder of prepare.py")
+        check_rows(old, ckpt["model"].get("row_of"), rows)
         sizes = sizes | {"vocab_size": len(rows)}
     cfg, layers = grown_config(old, sizes, place, init, ckpt["ledger"]["tokens"])
-    weights, state, born = ungrown(ckpt), {}, []
+    weights, state, born, dtype = ungrown(ckpt), {}, [], ckpt["model"]["wte.0"].dtype
     if rows is not None:
         weights["row_of"] = torch.full((old.n_tokens,), -1)
         weights["row_of"][torch.as_tensor(rows)] = torch.arange(len(rows))
-    tensors, dtype = skeleton(cfg).growables(), ckpt["model"]["wte.0"].dtype
-
-    def old_layers_first(name):
-        return name.startswith("layers.") and layers[int(name.split(".")[1])][1]
-
-    for name in sorted(tensors, key=old_layers_first):
-        plan, kind, source, is_new = tensors[name].plan, tensors[name].kind, name, False
-        if name.startswith("layers."):
-            _, i, rest = name.split(".", 2)
-            layer, is_new = layers[int(i)]
-            source = f"layers.{layer}.{rest}"  # its name in the old model
-            if is_new:  # the layer it may copy, as it is after this growth
-                source = f"layers.{layers.index((layer, False))}.{rest}"
+    tensors = skeleton(cfg).growables()
+    for name, source, is_new in sources(tensors, layers):
+        kind, plan = tensors[name].kind, tensors[name].plan
         for i, (_, axis, shape) in enumerate(plan):
             slab, from_slab = f"{name}.{i}", f"{source}.{i}"
             if not is_new and from_slab in ckpt["model"]:
@@ -435,15 +414,37 @@ def plan_growth(
                 if from_slab in ckpt["optimizer"]:
                     state[slab] = dict(ckpt["optimizer"][from_slab])
                 continue
-            whole, source_plan = (source, tensors[source].plan) if is_new else (name, plan[:i])
-            before = functools.partial(assembled, weights, whole, source_plan)
-            rng = functools.partial(generator, seed, slab)
-            fill = functools.partial(newborn, kind=kind, axis=axis, before=before, cfg=cfg, init=init, rng=rng)
-            weights[slab] = Unmade(shape, dtype, fill)
-            born.append((slab, shape))
-            if copy_state and is_new and (init == "stack" or kind not in ("o", "down")):
-                state |= fused_state(source, source_plan, slab, state)
+            whole, its_plan = (source, tensors[source].plan) if is_new else (name, plan[:i])
+            how, why = start_of(kind, "layer" if axis is None else SHAPES[kind][axis], init)
+            before = functools.partial(assembled, weights, whole, its_plan)
+            birth = Birth(kind, axis, how, before, cfg, functools.partial(generator, seed, slab))
+            weights[slab] = Lazy(shape, dtype, birth.fill)
+            born.append((slab, shape, f"{how}: {why}"))
+            if copy_state and is_new and how == "copied":
+                state |= fused_state(source, its_plan, slab, state)
     return ckpt | {"config": cfg.plain(), "model": weights, "optimizer": state, "step": 0}, born
+
+
+def check_rows(cfg: Config, row_of: torch.Tensor | None, rows: np.ndarray) -> None:
+    """Raise ValueError where the model's vocabulary can't grow to these rows."""
+    if not cfg.n_tokens:
+        raise ValueError(f"the vocabulary can't grow: the model has all {cfg.vocab_size} rows")
+    if not np.array_equal(rows[: cfg.vocab_size], row_ids(row_of, cfg.vocab_size)):
+        raise ValueError("the new rows do not begin with the model's own: they are of another folder of prepare.py")
+
+
+def sources(tensors: dict, layers: list[tuple[int, bool]]) -> list[tuple[str, str, bool]]:
+    """Return (a tensor's name; its name in the old model, or for one of a new layer that of the layer which it may copy,
+    as it is after this growth; whether it is of a new layer), those of old layers first."""
+    out = []
+    for name in tensors:
+        source, is_new = name, False
+        if name.startswith("layers."):
+            _, i, rest = name.split(".", 2)
+            layer, is_new = layers[int(i)]
+            source = f"layers.{layers.index((layer, False)) if is_new else layer}.{rest}"
+        out.append((name, source, is_new))
+    return sorted(out, key=lambda row: row[2])
 
 
 def generator(seed: int, slab: str) -> torch.Generator:
@@ -453,52 +454,52 @@ def generator(seed: int, slab: str) -> torch.Generator:
 
 
 # For every tensor that reads what is tiled, the axis on which it reads it. The rest (wte, norm) is tiled, not divided.
-READS = {"q": 3, "k": 3, "v": 2, "o": 0, "gate": 1, "up": 1, "down": 0, "head": 1}
+READ_AXIS = {"q": 3, "k": 3, "v": 2, "o": 0, "gate": 1, "up": 1, "down": 0, "head": 1}
 TILED = ("n_head", "n_kv_head", "n_embd", "ffn_dim")
 
 
-def plan_clone(ckpt: dict, seed: int, noise: float = 10**-0.5, **sizes: int) -> tuple[dict, list[tuple[str, tuple]]]:
-    """planned's result for --init clone. noise: its RMS over that of what it is added to; the default is
-    HyperCloning's 10 dB. Adam's moments are tiled, and divided, as the gradients are, by the copies of what a tensor
-    writes: its gradients are as many times smaller."""
-    old = Config(**ckpt["config"])
+def times(values: dict, k: int) -> dict:
+    """Return the values, with k times the sizes that are tiled."""
+    return values | {name: k * values[name] for name in TILED}
+
+
+def cloned_config(old: Config, sizes: dict[str, int]) -> tuple[Config, int]:
+    """Return (the Config of --init clone, k). Raise ValueError where the sizes are not k times the old."""
     k = sizes.get("n_embd", 0) // old.n_embd
     wanted = {name: k * getattr(old, name) for name in TILED}
     near = sizes | {"ffn_dim": wanted["ffn_dim"]} if sizes.get("ffn_dim") == ffn_like(old, k * old.n_embd) else sizes
     if k < 2 or near != wanted:
         raise ValueError("--init clone multiplies n_embd, heads and ffn_dim by an integer, and nothing else: --double width")
-
-    def times(values):
-        return values | {name: k * values[name] for name in TILED}
-
-    generations = [times(vars(g)) for g in old.generations]
+    generations = [times(vars(g), k) for g in old.generations]
     generations[-1] |= {"learning_rate": None, "warmup": 0}  # train.py gives it the next stage's
     born_at = {"layer_born": [k * born for born in old.layer_born], "n_fused": len(generations)}
-    cfg = Config(**times(vars(old)) | {"generations": generations} | born_at)
+    return Config(**times(vars(old), k) | {"generations": generations} | born_at), k
+
+
+def plan_clone(ckpt: dict, seed: int, noise: float = 10**-0.5, **sizes: int) -> tuple[dict, Born]:
+    """Return plan_growth's result for --init clone. noise: its RMS over that of what it is added to; the default is
+    HyperCloning's 10 dB. Adam's moments are tiled, and divided, as the gradients are, by the copies of what a tensor
+    writes: its gradients are as many times smaller."""
+    old = Config(**ckpt["config"])
+    cfg, k = cloned_config(old, sizes)
     weights, state, born, dtype = ungrown(ckpt), {}, [], ckpt["model"]["wte.0"].dtype
     for name, tensor in skeleton(old).growables().items():
         slab, kind, shape = f"{name}.0", tensor.kind, cfg.shape(tensor.kind)
         gain_of_tied = old.tied and name == "norm.gain"  # a tied head reads what wte, undivided, has written
-        fill = functools.partial(tile, k=k, kind=kind, scale=1 / k if kind in READS or gain_of_tied else 1,
-                                 noise=noise * (kind in READS), rng=functools.partial(generator, seed, slab),
-                                 before=functools.partial(assembled, ckpt["model"], name, tensor.plan))  # fmt: skip
-        weights[slab] = Unmade(shape, dtype, fill)
-        born.append((slab, shape))
-        writes = 1 if kind == "head" or gain_of_tied else k
+        scale = 1 / k if kind in READ_AXIS or gain_of_tied else 1
+        its_noise = noise if kind in READ_AXIS else 0.0
+        before = functools.partial(assembled, ckpt["model"], name, tensor.plan)
+        rng = functools.partial(generator, seed, slab)
+        fill = functools.partial(tile, before=before, k=k, kind=kind, scale=scale, noise=its_noise, rng=rng)
+        weights[slab] = Lazy(shape, dtype, fill)
+        born.append((slab, shape, "tiled"))
+        copies = 1 if kind == "head" or gain_of_tied else k
         for key, s in fused_state(name, tensor.plan, slab, ckpt["optimizer"]).get(slab, {}).items():
-            if isinstance(s, Unmade):
-                scale = 1 / writes if key == "exp_avg" else 1 / writes**2
-                fill = functools.partial(tile, k=k, kind=kind, scale=scale, before=functools.partial(made, s), why=None)
-                s = Unmade(shape, s.dtype, fill)
+            if isinstance(s, Lazy):
+                scale = 1 / copies if key == "exp_avg" else 1 / copies**2
+                s = Lazy(shape, s.dtype, functools.partial(tile, before=s.made, k=k, kind=kind, scale=scale))
             state.setdefault(slab, {})[key] = s
     return ckpt | {"config": cfg.plain(), "model": weights, "optimizer": state, "step": 0}, born
-
-
-def made(x: Unmade) -> torch.Tensor:
-    """What is Unmade, made in memory."""
-    out = torch.zeros(x.shape, dtype=x.dtype)
-    x.fill(out)
-    return out
 
 
 def tile(
@@ -509,20 +510,19 @@ def tile(
     scale: float,
     noise: float = 0.0,
     rng: Callable[[], torch.Generator] | None = None,
-    why: str | None = "tiled",
-) -> str | None:
-    """Writes scale x before(), tiled k times on every axis that TILED names, into out, which is zeros, plus noise that sums
-    to zero over the copies of what the tensor reads -> why."""
-    old, tiled = before(), [axis for axis, role in enumerate(SHAPES[kind]) if role in TILED]
+) -> None:
+    """Write scale x before(), tiled k times on every axis that TILED names, into out, which is zeros, plus noise that sums
+    to zero over the copies of what the tensor reads."""
+    old, tiled = before(), [axis for axis, size in enumerate(SHAPES[kind]) if size in TILED]
     view, w = out, old
     for axis in reversed(tiled):  # view: each tiled axis as (k, its old size); w: as (1, its old size)
         view, w = view.unflatten(axis, (k, -1)), w.unsqueeze(axis)
     if noise:
         with timed("draw"):
             view.normal_(0, noise * scale * rms(old), generator=rng())
-        view -= view.mean(READS[kind] + sum(axis < READS[kind] for axis in tiled), keepdim=True)
+        read = READ_AXIS[kind]
+        view -= view.mean(read + sum(axis < read for axis in tiled), keepdim=True)
     view += scale * w
-    return why
 
 
 def ungrown(ckpt: dict) -> dict:
@@ -531,69 +531,76 @@ def ungrown(ckpt: dict) -> dict:
 
 
 def fused_state(name: str, plan: Plan, slab: str, state: dict) -> dict[str, dict]:
-    """{slab: the Adam state of the tensor `name` as one slab, Unmade}; {} where none of its slabs has one. Slabs without
-    count as zeros; the step is the largest."""
+    """Return {slab: the Adam state of the tensor `name` as one slab, Lazy}; {} where none of its slabs has one. Slabs
+    without count as zeros; the step is the largest."""
     states = [state.get(f"{name}.{j}") for j in range(len(plan))]
     known = [s for s in states if s]
     if not known:
         return {}
 
-    def fill(out, key):
+    def fill(out: torch.Tensor, key: str) -> None:
         zeros = known[0][key].new_zeros
         out.copy_(concatenate(plan, [s[key] if s else zeros(shape) for s, (_, _, shape) in zip(states, plan)]))
 
-    shape = concatenate(plan, [torch.empty(shape, device="meta") for _, _, shape in plan]).shape
-    moments = {key: Unmade(shape, known[0][key].dtype, functools.partial(fill, key=key)) for key in ("exp_avg", "exp_avg_sq")}
+    shape = tuple(concatenate(plan, [torch.empty(shape, device="meta") for _, _, shape in plan]).shape)
+    moments = {
+        key: Lazy(shape, known[0][key].dtype, functools.partial(fill, key=key)) for key in ("exp_avg", "exp_avg_sq")
+    }
     return {slab: {"step": max(s["step"] for s in known).clone()} | moments}
 
 
-def condense(ckpt: dict, keep: int, path: str = "") -> tuple[dict, list[str]]:
-    """-> (the checkpoint with its oldest generations fused so that `keep` remain, what is not exact about it).
+def condense(ckpt: dict, keep: int) -> tuple[dict, list[str]]:
+    """Return (the checkpoint, in memory, with its oldest generations fused so that `keep` remain; what is not exact about
+    it).
 
-    In memory, or with a path in a new file there. The function stays to the bit. The fused slabs follow the schedule of
-    the youngest among them and the largest of their step counts: exact for the next optimizer step where they agree."""
+    The function stays to the bit. The fused slabs follow the schedule of the youngest among them and the largest of their
+    step counts: exact for the next optimizer step where they agree."""
     condensed, notes = plan_condensing(ckpt, keep)
-    return make(condensed, path)[0], notes
+    return materialise(condensed), notes
 
 
 def plan_condensing(ckpt: dict, keep: int) -> tuple[dict, list[str]]:
-    """condense's result, fused slabs Unmade."""
+    """Return what condense does, fused slabs Lazy. The slabs of ckpt may be Lazy too, if they are made first."""
     old = Config(**ckpt["config"])
     n_fused = len(old.generations) - keep + 1
     if keep < 1 or n_fused <= old.n_fused:
         remain = len(old.generations) - old.n_fused + 1
-        raise ValueError(
-            f"--condense {keep}: {remain} generation{'s' * (remain > 1)} remain; give at least 1 and fewer than that"
-        )
+        remaining = f"{remain} generation{'s' if remain > 1 else ''} remain"
+        raise ValueError(f"--condense {keep}: {remaining}; give at least 1 and fewer than that")
     cfg = Config(**vars(old) | {"n_fused": n_fused})
-    weights, state, steps = ungrown(ckpt), {}, set()
+    weights, state, steps, was = ungrown(ckpt), {}, set(), ckpt["optimizer"]
     old_tensors = skeleton(old).growables()
     for name, tensor in skeleton(cfg).growables().items():
         plan = old_tensors[name].plan
         m = len(plan) - len(tensor.plan) + 1  # slabs that become one
-        for i in range(len(plan)):
-            if f"{name}.{i}" in ckpt["optimizer"] and i < m > 1:
-                steps.add(int(ckpt["optimizer"][f"{name}.{i}"]["step"]))
-        weights[f"{name}.0"] = ckpt["model"][f"{name}.0"]
+        first = ckpt["model"][f"{name}.0"]
         if m > 1:
+            steps |= {int(was[f"{name}.{i}"]["step"]) for i in range(m) if f"{name}.{i}" in was}
             fill = functools.partial(fuse, weights=ckpt["model"], name=name, plan=plan[:m])
-            weights[f"{name}.0"] = Unmade(tensor.plan[0][2], weights[f"{name}.0"].dtype, fill)
-        state |= fused_state(name, plan[:m], f"{name}.0", ckpt["optimizer"])
+            first = Lazy(tensor.plan[0][2], first.dtype, fill)
+        weights[f"{name}.0"] = first
+        state |= fused_state(name, plan[:m], f"{name}.0", was)
         for i in range(m, len(plan)):
             weights[f"{name}.{i - m + 1}"] = ckpt["model"][f"{name}.{i}"]
-            if f"{name}.{i}" in ckpt["optimizer"]:
-                state[f"{name}.{i - m + 1}"] = dict(ckpt["optimizer"][f"{name}.{i}"])
-    notes = []
-    fused = cfg.generations[old.n_fused - 1 : n_fused]
-    if not fused[-1].learning_rate and any(g.learning_rate for g in fused):
-        newborn = f"generation {n_fused - 1} was never trained"
-        notes.append(f"{newborn}, and what is fused with it follows its schedule, as if all were new")
-    elif len({(g.learning_rate, g.warmup, g.warm_start if g.warmup else 0) for g in fused}) > 1:
-        notes.append(f"the fused generations had schedules of their own: all follow generation {n_fused - 1}'s from now on")
-    if len(steps) > 1:
-        notes.append(f"their Adam step counts differ ({min(steps)} to {max(steps)}): the largest is kept, which shifts the bias"
-                     " corrections (by nothing, at beta2 = 0.95, after about 700 steps)")  # fmt: skip
+            if f"{name}.{i}" in was:
+                state[f"{name}.{i - m + 1}"] = dict(was[f"{name}.{i}"])
+    notes = what_fusing_changes(cfg.generations[old.n_fused - 1 : n_fused], n_fused - 1, steps)
     return ckpt | {"config": cfg.plain(), "model": weights, "optimizer": state}, notes
+
+
+def what_fusing_changes(fused: list[Generation], last: int, steps: set[int]) -> list[str]:
+    """Return what is not exact about fusing generations of which the last has the number `last`."""
+    notes = []
+    if not fused[-1].learning_rate and any(g.learning_rate for g in fused):
+        notes.append(f"generation {last} was never trained, and what is fused with it follows its schedule, as if all were new")
+    elif len({(g.learning_rate, g.warmup, g.warm_start if g.warmup else 0) for g in fused}) > 1:
+        notes.append(f"the fused generations had schedules of their own: all follow generation {last}'s from now on")
+    if len(steps) > 1:
+        notes.append(
+            f"their Adam step counts differ ({min(steps)} to {max(steps)}): the largest is kept, which shifts the bias "
+            "corrections (by nothing, at beta2 = 0.95, after about 700 steps)"
+        )
+    return notes
 
 
 def fuse(out: torch.Tensor, weights: dict[str, torch.Tensor], name: str, plan: Plan) -> None:
@@ -738,92 +745,11 @@ def size_table(*ckpts: dict) -> list[str]:
 
 
 # -----------------------------------------------------------------------------
-# what a ladder takes
-
-
-def memory(cfg: Config, tokens: int, count: int, sharded: bool, recompute: bool) -> float:
-    """Bytes a device: parameters, gradients and two moments in fp32, weights cast to bf16, and the activations of `tokens`
-    tokens a forward without torch.compile, which keeps less. tokens: of one device.
-
-    The activations are what autograd saves under bf16 autocast (test_plan counts them); of the chunked loss, a chunk."""
-    n = skeleton(cfg).count_params()
-    layer = (n["non_embedding"] - cfg.n_embd) // cfg.n_layer
-    unit = max(layer, n["total"] - n["non_embedding"])  # what FSDP gathers at a time
-    a_layer = tokens * (26 * cfg.n_embd + 10 * cfg.n_head * cfg.head_dim + 8 * cfg.ffn_dim)
-    activations = a_layer + tokens * 4 * cfg.n_embd * cfg.n_layer if recompute else a_layer * cfg.n_layer
-    loss = 10 * CHUNK + 4 * cfg.vocab_size * cfg.n_embd  # logits, their gradient; the head's
-    # sharded: two units of bf16 weights, this and the next, and the gradients of one before they are scattered
-    weights = 16 * n["total"] / count + (2 * 2 + 4) * unit if sharded else 18 * n["total"]
-    return weights + activations + loss
-
-
-def read_stage(path: str) -> tuple[dict, Config]:
-    """Return the settings in a stage's config file, and its Config. Raise a ValueError that names the file
-    where it is broken, or lacks something that plan() needs."""
-    try:
-        s = runpy.run_path(path)
-    except Exception as e:
-        raise ValueError(f"{path}: {type(e).__name__}: {reason(e)}") from None
-    needed = "max_steps tokens_per_step batch_size block_size learning_rate n_layer vocab_size".split()
-    missing = [name for name in needed if name not in s]
-    if missing:
-        raise ValueError(f"{path}: {missing[0]} is missing")
-    kinds = {f.name: f.type for f in fields(Config) if f.type in (int, float)}
-    kinds |= dict.fromkeys(needed[:3], int) | {"learning_rate": float}
-    for name in kinds.keys() & s.keys():
-        kind, x = kinds[name], s[name]
-        if type(x) not in (int, float) or not 0 <= x < math.inf or kind(x) != x or name in needed and not x:
-            expected = "a whole number" if kind is int else "a number"
-            above = " above 0" if name in needed else ""
-            raise ValueError(f"{path}: {name} = {x!r}, expected {expected}{above}")
-        s[name] = kind(x)  # 1e6 for an int
-    try:
-        return s, Config(**{f.name: s[f.name] for f in fields(Config) if f.name in s})
-    except (TypeError, ValueError) as e:
-        raise ValueError(f"{path}: {reason(e)}") from None
-
-
-def plan(folder: str, device: str, n_devices: int, mfu: float) -> None:
-    """Prints what the stages of a folder of configs take, one after another, on `n_devices` devices."""
-    if not 0 < mfu <= 1:
-        raise ValueError(f"--mfu {mfu}: a share of the peak, above 0 and at most 1")
-    names = {name.lower(): name for name in DEVICES}
-    if device.lower() not in names:
-        raise ValueError(f"--device {device}: one of {', '.join(names)}")
-    peak, room = DEVICES[names[device.lower()]]
-    paths = sorted(
-        glob.glob(f"{folder}/stage*.py"), key=lambda path: [int(n) for n in re.findall(r"\d+", os.path.basename(path))]
-    )
-    if not paths:
-        raise ValueError(f"{folder}: no stage*.py in it")
-    print(f"{n_devices} x {names[device.lower()]} of {room / 1e9:.0f} GB at {mfu:.0%} MFU. GB a device; *: recomputing")
-    print("grown: at this share of the FLOPs up to the stage's end; 10 to 25 % did best so far (runs/results)")
-    heads = "stage,layers x width,parameters,tokens,rate,FLOPs,grown,GB,*,sharded,*,hours"
-    print(("{:<8}{:>14}{:>16}" + "{:>9}" * 9).format(*heads.split(",")))
-    tokens = flops = 0
-    for path in paths:
-        s, cfg = read_stage(path)
-        n = s["max_steps"] * s["tokens_per_step"]
-        this = n * cfg.flops_per_token()
-        tokens, flops = tokens + n, flops + this
-        forward = min(s["batch_size"] * s["block_size"], s["tokens_per_step"] // n_devices)
-        gb = [memory(cfg, forward, n_devices, *how) / 1e9 for how in itertools.product((False, True), repeat=2)]
-        name, shape, hours = os.path.basename(path)[:-3], f"{cfg.n_layer} x {cfg.n_embd}", this / (n_devices * peak * mfu) / 3600
-        print(f"{name:<8}{shape:>14}{skeleton(cfg).count_params()['total']:>16,}{count(n):>9}{s['learning_rate']:>9.1e}"
-              f"{this:>9.2e}{1 - this / flops:>9.0%}" + "".join(f"{g:>9.0f}" for g in gb) + f"{hours:>9.1f}")  # fmt: skip
-    scratch, speed = tokens * cfg.flops_per_token(), n_devices * peak * mfu * 3600
-    print(f"all: {count(tokens)} tokens, {flops:.2e} FLOPs, {flops / speed:,.1f} hours")
-    print(
-        f"the last stage from scratch on as many: {scratch:.2e} FLOPs, {scratch / speed:,.1f} hours, {scratch / flops:.2f} times"
-    )
-
-
-# -----------------------------------------------------------------------------
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     p = argparse.ArgumentParser(description="Grow a checkpoint: a bigger model that computes what the smaller one did.")
-    p.add_argument("--in", dest="input", metavar="CKPT", help="the checkpoint to grow; never overwritten")
+    p.add_argument("--in", dest="input", required=True, metavar="CKPT", help="the checkpoint to grow; never overwritten")
     p.add_argument("--out", metavar="CKPT", help="where to write (default: grown.pt beside the input)")
     p.add_argument("--double", choices=("width", "depth", "ffn", "head_dim"), help="width: n_embd, heads and ffn_dim")
     p.add_argument("--params", metavar="N", help="non-embedding parameters to come near to: 2x, 1.5x, 110e6; with --along")
@@ -850,14 +776,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     p.add_argument("--explain", action="store_true", help="list every new slab, and whether it is alive")
     p.add_argument("--dry_run", action="store_true", help="write nothing but a temporary file in $TMPDIR")
     p.add_argument("--force", action="store_true", help="overwrite an existing output")
-    p.add_argument("--plan", metavar="FOLDER", help="print what the ladder of a folder's stage*.py takes, and nothing else")
-    p.add_argument("--device", default="h100", help="for --plan (default: h100)")
-    p.add_argument("--count", type=int, default=8, help="for --plan: devices (default: 8)")
-    p.add_argument("--mfu", type=float, default=0.4, help="for --plan: share of the peak FLOP/s that is reached (default: 0.4)")
     args = p.parse_args(argv)
-    if bool(args.input) == bool(args.plan):
-        p.error("give --in CKPT, or --plan FOLDER")
-    for name in ("width", "depth", "heads", "ffn", "head_dim", "condense", "count"):
+    for name in ("width", "depth", "heads", "ffn", "head_dim", "condense"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             raise ValueError(f"--{name} {getattr(args, name)}: at least 1")
     if args.multiple < 0 or math.isnan(args.tolerance):
@@ -959,13 +879,13 @@ def enough_room(cfg: Config, sizes: dict[str, int], path: str) -> None:
 
 @contextlib.contextmanager
 def work_files(out: str, dry_run: bool, force: bool) -> Iterator[list[str]]:
-    """Give the names of two files to work in, which are gone at the end. They are beside out, the first of
-    them locked; for a dry run, in $TMPDIR."""
+    """Give the names of three files to work in, which are gone at the end. They are beside out, the first of them
+    locked; for a dry run, in $TMPDIR."""
     if dry_run:
         with tempfile.TemporaryDirectory(prefix="grow-") as folder:
-            yield [f"{folder}/grown.pt", f"{folder}/condensed.pt"]
+            yield [f"{folder}/{i}" for i in range(3)]
         return
-    files = [f"{out}.tmp", f"{out}.tmp2"]
+    files = [f"{out}.tmp{i}" for i in ("", 1, 2)]
     with lock(files[0]):  # two at a time would write into the same files
         try:
             if os.path.exists(out) and not force:
@@ -984,41 +904,30 @@ def next_command(cfg: Config, data: str, out: str) -> str:
     return f"python train.py --data={data or 'DATA'} --init_from={out} --out_dir={folder} --freeze=[{old}]"
 
 
-def main() -> None:
-    args = parse_args()
-    if args.plan:
-        return plan(args.plan, args.device, args.count, args.mfu)
-    source, out = file_names(args.input, args.out)
-    with contextlib.ExitStack() as at_end:
-        loaded = source
-        if args.dry_run and os.path.isdir(source) and not os.path.exists(f"{source}/whole.pt"):
-            loaded = at_end.enter_context(tempfile.TemporaryDirectory(prefix="grow-"))  # for its whole.pt
-            for name in os.listdir(source):
-                os.symlink(os.path.abspath(f"{source}/{name}"), f"{loaded}/{name}")
-        with working(f"reading {source}"):
-            ckpt = load_checkpoint(loaded)
-        whole = f"{loaded}/whole.pt" if os.path.isdir(loaded) else loaded
-        with timed("hash"), working(f"hashing {source}"):
-            parent_sha256 = sha256(whole)
-        grow_file(ckpt, parent_sha256, out, args)
+@dataclass
+class Growth:
+    """What the command line asks for, of a checkpoint."""
+
+    sizes: dict[str, int]
+    rows: np.ndarray | None  # token ids, of a growing vocabulary
+    init: str
+    why: str  # the model is finished, '' if it is not
 
 
-def grow_file(ckpt: dict, parent_sha256: str, out: str, args: argparse.Namespace) -> None:
-    """Grow a checkpoint as the command line asks, check it, and write it to `out`."""
-    # --- what is asked for
+def asked_growth(ckpt: dict, args: argparse.Namespace) -> Growth:
+    """Return what is to grow, and how. Raise ValueError where nothing is, or options don't go together."""
     cfg = Config(**ckpt["config"])
     sizes = asked_sizes(cfg, args)
     if args.vocab and not cfg.n_tokens:
         raise ValueError(f"--vocab {args.vocab}: the model has all {cfg.vocab_size} rows: leave --vocab out")
     rows = read_stage_rows(data_of(ckpt), args.vocab, f"--vocab {args.vocab}") if args.vocab else None
-    grows = bool(sizes) or rows is not None
-    if not grows and not args.condense and not args.fresh_optimizer:
+    if not sizes and rows is None and not args.condense and not args.fresh_optimizer:
         raise ValueError("nothing to do: give --double, --params with --along, sizes, --vocab, or --condense")
     if not sizes and (args.init or args.place != "top" or args.copy_state):
         raise ValueError("--init, --place and --copy_state are for a growth, and nothing grows")
 
-    # at equal FLOPs, of one seed, plain copies ended at 1.841 bits per byte; what keeps the function, at
-    # 1.849 (copies) and 1.861 (random layers); from scratch, at the best rate, 1.852: runs/results/best_size
+    # at equal FLOPs, of one seed, plain copies ended at 1.841 bits per byte; what keeps the function, at 1.849 (copies)
+    # and 1.861 (random layers); from scratch, at the best rate, 1.852: runs/results/best_size
     deeper, why = sizes.keys() == {"n_layer"}, finished(ckpt)
     init = args.init or ("random" if not deeper else "copy" if why else "stack")
     if args.copy_state and (init not in ("copy", "stack") or "n_layer" not in sizes):
@@ -1027,79 +936,105 @@ def grow_file(ckpt: dict, parent_sha256: str, out: str, args: argparse.Namespace
         print(f"{why}: --init copy keeps its function; --init stack would not")
     if args.params:
         print(chosen(cfg, args))
+    return Growth(sizes, rows, init, why)
 
-    with work_files(out, args.dry_run, args.force) as files:
-        enough_room(cfg, sizes | ({} if rows is None else {"vocab_size": len(rows)}), files[0])
-        tokens, what, n_bytes = probe_tokens(ckpt, args.text)
 
-        # --- what is to be made
-        step = {"sizes": sizes, "vocab": args.vocab or "", "init": init, "place": args.place}
-        step |= {"condense": args.condense or 0, "seed": args.seed, "parent_sha256": parent_sha256}
-        step |= {k: ckpt["ledger"][k] for k in ("tokens", "flops")}
-        step["max_dlogit"] = torch.zeros((), dtype=torch.float64)  # a tensor: it is put in when it is known
-        new, born, reasons = ckpt | {"lineage": [*ckpt["lineage"], step]}, [], []
-        new |= {"optimizer": {}} if args.fresh_optimizer else {}
-        if grows:
-            new, born = planned(new, args.place, init, args.seed, args.copy_state, rows, **sizes)
-        last, notes = plan_condensing(new, args.condense) if args.condense else (new, [])
-        print("\n".join(size_table(ckpt, last)))
-        grown_cfg = Config(**last["config"])
-        if not_stock(grown_cfg):
-            print(f"warning: export.py will not make a stock Llama of it: {not_stock(grown_cfg)}")
+def make(ckpt: dict, growth: Growth, args: argparse.Namespace, scratch: list[str], tokens: torch.Tensor) -> dict:
+    """Return the grown checkpoint, its new slabs in the scratch files; print its sizes, and if asked, its new slabs."""
+    new, born = ckpt | ({"optimizer": {}} if args.fresh_optimizer else {}), []
+    if growth.sizes or growth.rows is not None:
+        how = (args.place, growth.init, args.seed, args.copy_state, growth.rows)
+        new, born = plan_growth(new, *how, **growth.sizes)
+    condensed, notes = plan_condensing(new, args.condense) if args.condense else (new, [])
+    print("\n".join(size_table(ckpt, condensed)))
+    if not_stock(Config(**condensed["config"])):
+        print(f"warning: export.py will not make a stock Llama of it: {not_stock(Config(**condensed['config']))}")
 
-        # --- making it; a dry run has no use for Adam's state
-        unused = {"optimizer": {}} if args.dry_run else {}
-        if grows or not args.condense:
-            with timed("write"), working(f"writing {files[0]}"):
-                new, reasons = make(new | unused, files[0])
-        if args.explain and born:
-            with working("looking for dead parameters"):
-                share = alive(new, tokens, {slab for slab, _ in born})
-            for (slab, shape), reason_why in zip(born, reasons):
-                print(f"{slab:<24} {str(list(shape)):<22} {share[slab]:>4.0%} alive  {reason_why}")
-        if args.condense:
-            with timed("write"), working(f"writing {files[1]}"):
-                new, _ = condense(new | unused, args.condense, path=files[1])
+    if args.dry_run:  # which has no use for Adam's state
+        new = new | {"optimizer": {}}
+    with timed("write"), working("making new slabs"):
+        new = materialise(new, scratch[0])
+    if args.explain and born:
+        with working("looking for dead parameters"):
+            share = alive(new, tokens, {slab for slab, _, _ in born})
+        for slab, shape, why in born:
+            print(f"{slab:<24} {str(list(shape)):<22} {share[slab]:>4.0%} alive  {why}")
+    if args.condense:
+        with timed("write"), working("fusing generations"):
+            new = materialise(plan_condensing(new, args.condense)[0], scratch[1])
+    for note in notes:
+        print(f"note: {note}")
+    return new
 
-        # --- the check
-        with timed("check"), working("checking"):
-            dlogit, largest, *losses = differences(ckpt, new, tokens)
-        loss = f"loss {losses[0]:.4f} -> {losses[1]:.4f}"
-        print(f"check on {tokens.numel()} {what}: max |dlogit| {dlogit:.1e}, {loss}")
-        if n_bytes:
-            bpb = [loss * tokens[:, 1:].numel() / n_bytes / math.log(2) for loss in losses]
-            print(f"bits per byte of {args.text}: {bpb[0]:.4f} -> {bpb[1]:.4f}")
-        if what == "random tokens":
-            print("random tokens tell of exactness only: --text FILE checks on text")
-        if not math.isfinite(largest):
-            raise ValueError(f"{args.input}: not a model: its logits are not finite: nothing written")
-        if rows is not None and init != "stack":
-            bound, rise = math.log(len(rows) / cfg.vocab_size), losses[1] - losses[0]
-            print(f"{len(rows)} rows: the loss may rise by {bound:.4f} at most, and rises by {rise:.4f}")
-        for note in notes:
-            print(f"note: {note}")
-        allowed = args.tolerance * max(1.0, largest)
-        if not dlogit <= allowed:
-            if init != "stack":
-                of = f"{allowed:.1e}, {args.tolerance:g} x {max(1.0, largest):.3g}"
-                raise ValueError(f"max |dlogit| {dlogit:.1e} is above the tolerance of {of}: nothing written")
-            print("plain copies of layers (--init stack) do not keep the function; --init random and --init copy do")
+
+def check(ckpt: dict, new: dict, growth: Growth, args: argparse.Namespace, probe: tuple) -> float:
+    """Print how the two checkpoints differ on the probe, and return max |dlogit|. Raise ValueError where the growth should
+    have kept the function and did not."""
+    tokens, what, n_bytes = probe
+    with timed("check"), working("checking"):
+        dlogit, largest, *losses = differences(ckpt, new, tokens)
+    print(f"check on {tokens.numel()} {what}: max |dlogit| {dlogit:.1e}, loss {losses[0]:.4f} -> {losses[1]:.4f}")
+    if n_bytes:
+        bpb = [loss * tokens[:, 1:].numel() / n_bytes / math.log(2) for loss in losses]
+        print(f"bits per byte of {args.text}: {bpb[0]:.4f} -> {bpb[1]:.4f}")
+    if what == "random tokens":
+        print("random tokens tell of exactness only: --text FILE checks on text")
+    if not math.isfinite(largest):
+        raise ValueError(f"{args.input}: not a model: its logits are not finite: nothing written")
+    if growth.rows is not None and growth.init != "stack":
+        n, rise = len(growth.rows), losses[1] - losses[0]
+        bound = math.log(n / ckpt["config"]["vocab_size"])
+        print(f"{n} rows: the loss may rise by {bound:.4f} at most, and rises by {rise:.4f}")
+    allowed = args.tolerance * max(1.0, largest)
+    if not dlogit <= allowed:
+        if growth.init != "stack":
+            of = f"{allowed:.1e}, {args.tolerance:g} x {max(1.0, largest):.3g}"
+            raise ValueError(f"max |dlogit| {dlogit:.1e} is above the tolerance of {of}: nothing written")
+        print("plain copies of layers (--init stack) do not keep the function; --init random and --init copy do")
+    return dlogit
+
+
+def read_input(source: str, dry_run: bool, at_end: contextlib.ExitStack) -> tuple[dict, str]:
+    """Return (the checkpoint at source, the sha256 of its one file). A dry run makes that file of a sharded checkpoint in
+    $TMPDIR."""
+    loaded = source
+    if dry_run and os.path.isdir(source) and not os.path.exists(f"{source}/whole.pt"):
+        loaded = at_end.enter_context(tempfile.TemporaryDirectory(prefix="grow-"))
+        for name in os.listdir(source):
+            os.symlink(os.path.abspath(f"{source}/{name}"), f"{loaded}/{name}")
+    with working(f"reading {source}"):
+        ckpt = load_checkpoint(loaded)
+    with timed("hash"), working(f"hashing {source}"):
+        return ckpt, sha256(f"{loaded}/whole.pt" if os.path.isdir(loaded) else loaded)
+
+
+def main() -> None:
+    args = parse_args()
+    source, out = file_names(args.input, args.out)
+    with contextlib.ExitStack() as at_end:
+        ckpt, parent_sha256 = read_input(source, args.dry_run, at_end)
+        cfg, growth = Config(**ckpt["config"]), asked_growth(ckpt, args)
+        files = at_end.enter_context(work_files(out, args.dry_run, args.force))
+        wider = {} if growth.rows is None else {"vocab_size": len(growth.rows)}
+        enough_room(cfg, growth.sizes | wider, files[0])
+        probe = probe_tokens(ckpt, args.text)
+        new = make(ckpt, growth, args, files[1:], probe[0])
+        dlogit = check(ckpt, new, growth, args, probe)
         if args.dry_run:
             return print("dry run: nothing written")
 
-        # --- the file
-        new["lineage"][-1]["max_dlogit"].fill_(dlogit)
-        written = files[1] if args.condense else files[0]
-        with timed("write"), working(f"writing {out}"), open(written, "r+b") as f:
-            os.fsync(f.fileno())
-        with timed("hash"), working(f"writing {out}"):
-            seal(written)
-        os.replace(written, out)
-        SECONDS["write"] -= SECONDS["draw"]
-        print(f"wrote {out}; " + ", ".join(f"{what} {s:.1f} s" for what, s in SECONDS.items()))
-        if why and "n_layer" in sizes and init != "stack" and grown_cfg.n_fused < len(grown_cfg.generations):
-            command = next_command(grown_cfg, data_of(ckpt), out)
-            print(f"to train the new and keep the old as it is: {command}")
+        # how it grew, for whoever reads the checkpoint
+        step = {"sizes": growth.sizes, "vocab": args.vocab or "", "init": growth.init, "place": args.place}
+        step |= {"condense": args.condense or 0, "seed": args.seed, "parent_sha256": parent_sha256, "max_dlogit": dlogit}
+        step |= {key: ckpt["ledger"][key] for key in ("tokens", "flops")}
+        with timed("write"), working(f"writing {out}", files[0]):
+            write_checkpoint(files[0], new | {"lineage": [*ckpt["lineage"], step]})
+        os.replace(files[0], out)
+    SECONDS["write"] -= SECONDS["draw"]
+    print(f"wrote {out}; " + ", ".join(f"{what} {s:.1f} s" for what, s in SECONDS.items()))
+    grown = Config(**new["config"])
+    if growth.why and "n_layer" in growth.sizes and growth.init != "stack" and grown.n_fused < len(grown.generations):
+        print(f"to train the new and keep the old as it is: {next_command(grown, data_of(ckpt), out)}")
 
 
 if __name__ == "__main__":
