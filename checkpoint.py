@@ -303,7 +303,7 @@ def load_folder(path: str, whole: bool, verify: bool) -> dict:
             verify_folder(path, metadata, known)
     except Exception as e:
         raise ValueError(f"{path}: damaged ({reason(e)}); use the one before, ckpt.prev.pt, or a copy") from None
-    checked(f"{path}/rest.pt", ckpt)
+    ckpt = checked(f"{path}/rest.pt", ckpt)
     for key, where in metadata.planner_data.items():  # ("model", name) or ("optimizer", name, "step")
         stored = metadata.state_dict_metadata[key]
         tree = ckpt[where[0]]
