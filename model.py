@@ -11,7 +11,7 @@ The architecture is a function of Config alone: Llama(cfg) has exactly the param
 import math
 import os
 import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, fields
 
 import torch
@@ -363,7 +363,8 @@ def softmax_loss(logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Ten
 
 
 class KVCache:
-    """Keys and values of the tokens read so far, for generation. At most cfg.context tokens."""
+    """Keys and values of the tokens read so far, for generation. At most cfg.context tokens; memory for at most about
+    twice those read."""
 
     def __init__(self, cfg: Config) -> None:
         self.cfg, self.length, self.kv = cfg, 0, {}
@@ -371,9 +372,13 @@ class KVCache:
     def extend(self, layer: int, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Appends one layer's k and v (B, n_kv_head, T, hd); returns all of that layer's so far."""
         B, nkv, T, hd = k.shape
-        if layer not in self.kv:
-            self.kv[layer] = k.new_empty(2, B, nkv, self.cfg.context, hd)
-        kv, end = self.kv[layer], self.length + T
+        kv, end = self.kv.get(layer), self.length + T
+        if kv is None or end > kv.size(3):  # doubled, a token costs one copy of itself, however many there are
+            room = min(self.cfg.context, max(end + 64, 2 * self.length))
+            larger = k.new_empty(2, B, nkv, room, hd)
+            if kv is not None:
+                larger[:, :, :, : self.length] = kv[:, :, :, : self.length]
+            kv = self.kv[layer] = larger
         kv[0, :, :, self.length : end], kv[1, :, :, self.length : end] = k, v
         return kv[0, :, :, :end], kv[1, :, :, :end]
 
@@ -397,9 +402,16 @@ class Llama(nn.Module):
         self.register_buffer("cos", angle.cos().to(dtype), persistent=False)  # (context, hd/2)
         self.register_buffer("sin", angle.sin().to(dtype), persistent=False)
 
-    def forward(self, idx: torch.Tensor, targets: torch.Tensor | None = None, cache: KVCache | None = None) -> torch.Tensor:
+    def forward(
+        self,
+        idx: torch.Tensor,
+        targets: torch.Tensor | None = None,
+        cache: KVCache | None = None,
+        last: bool = False,
+    ) -> torch.Tensor:
         """idx (B, T) token ids -> logits (B, T, vocab_size) of the rows, or with targets (B, T), token ids, their mean
-        loss in nats. Only tokens with a row. With a cache, idx continues what the cache holds."""
+        loss in nats. Only tokens with a row. With a cache, idx continues what the cache holds. With `last`, the logits
+        are those of the last token alone, (B, 1, vocab_size)."""
         start = 0 if cache is None else cache.length
         T = idx.size(1)
         if start + T > self.cfg.context:
@@ -408,7 +420,7 @@ class Llama(nn.Module):
         if cache is not None:
             cache.length += T
         if targets is None:
-            return F.linear(x, w)
+            return F.linear(x[:, -1:] if last else x, w)
         return LinearCrossEntropy.apply(x.flatten(0, 1), w, self.rows(targets).flatten(), self.softmax_loss)
 
     def trunk(
@@ -497,24 +509,29 @@ class Llama(nn.Module):
         top_k: int = 0,
         top_p: float = 1.0,
         rng: torch.Generator | None = None,
-        stop: int | None = None,
+        stop: Iterable[int] = (),
     ) -> Iterator[torch.Tensor]:
-        """Yields n_new times a column (B, 1) of sampled ids, continuing idx (B, T). temperature 0 is greedy;
-        top_k = 0 and top_p = 1 keep the whole distribution. Stops when every row has yielded `stop`. Beyond
-        the context the older half of it is dropped, and the newer half read again."""
+        """Yield n_new times a column (B, 1) of sampled ids, continuing idx (B, T). temperature 0 is greedy;
+        top_k = 0 and top_p = 1 keep the whole distribution. End when every row has yielded one of the ids `stop`.
+        Beyond the context the older half of it is dropped, and the newer half read again. Raise a ValueError where
+        the logits are not finite."""
         done, token_ids = torch.zeros(len(idx), 1, dtype=torch.bool, device=idx.device), self.token_ids().to(idx.device)
+        stop = torch.tensor(list(stop), dtype=torch.long, device=idx.device)
         new, cache = idx, None
         for _ in range(n_new):
             if cache is None or cache.length + 1 > self.cfg.context:
                 keep = self.cfg.context if cache is None else self.cfg.context // 2
                 idx = new = idx[:, -keep:]
                 cache = KVCache(self.cfg)
-            logits = self(new, cache=cache)[:, -1].float()  # (B, vocab)
+            read = cache.length
+            logits = self(new, cache=cache, last=True)[:, -1].float()  # (B, vocab)
+            if not read and not logits.isfinite().all():  # later, a look at every token would wait for the GPU
+                raise ValueError("the model's logits are not finite numbers: its weights are broken; use an earlier checkpoint")
             new = token_ids[pick(logits, temperature, top_k, top_p, rng)]
             idx = torch.cat([idx, new], 1)
             yield new
-            if stop is not None:
-                done |= new == stop
+            if len(stop):
+                done |= torch.isin(new, stop)
                 if done.all():
                     return
 
@@ -526,7 +543,7 @@ def row_ids(row_of: torch.Tensor | None, vocab_size: int) -> torch.Tensor:
 
 def pick(logits: torch.Tensor, temperature: float, top_k: int, top_p: float, rng: torch.Generator | None = None) -> torch.Tensor:
     """logits (B, vocab) -> ids (B, 1)"""
-    if temperature == 0:
+    if temperature < 1e-6:  # the quotient would overflow
         return logits.argmax(-1, keepdim=True)
     logits, ids = (logits / temperature).sort(-1, descending=True)
     if top_k:
