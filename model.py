@@ -363,8 +363,8 @@ def softmax_loss(logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Ten
 
 
 class KVCache:
-    """Keys and values of the tokens read so far, for generation. At most cfg.context tokens; memory for at most about
-    twice those read."""
+    """Keys and values of the tokens read so far, for generation. At most cfg.context tokens; memory for at
+    most about twice those read."""
 
     def __init__(self, cfg: Config) -> None:
         self.cfg, self.length, self.kv = cfg, 0, {}
@@ -373,7 +373,7 @@ class KVCache:
         """Appends one layer's k and v (B, n_kv_head, T, hd); returns all of that layer's so far."""
         B, nkv, T, hd = k.shape
         kv, end = self.kv.get(layer), self.length + T
-        if kv is None or end > kv.size(3):  # doubled, a token costs one copy of itself, however many there are
+        if kv is None or end > kv.size(3):  # doubled, so that a token is copied once on average
             room = min(self.cfg.context, max(end + 64, 2 * self.length))
             larger = k.new_empty(2, B, nkv, room, hd)
             if kv is not None:
@@ -409,9 +409,9 @@ class Llama(nn.Module):
         cache: KVCache | None = None,
         last: bool = False,
     ) -> torch.Tensor:
-        """idx (B, T) token ids -> logits (B, T, vocab_size) of the rows, or with targets (B, T), token ids, their mean
-        loss in nats. Only tokens with a row. With a cache, idx continues what the cache holds. With `last`, the logits
-        are those of the last token alone, (B, 1, vocab_size)."""
+        """idx (B, T) token ids -> logits (B, T, vocab_size) of the rows, or with targets (B, T), token ids,
+        their mean loss in nats. Only tokens with a row. With a cache, idx continues what the cache holds.
+        With `last`, the logits are those of the last token alone, (B, 1, vocab_size)."""
         start = 0 if cache is None else cache.length
         T = idx.size(1)
         if start + T > self.cfg.context:
@@ -512,9 +512,9 @@ class Llama(nn.Module):
         stop: Iterable[int] = (),
     ) -> Iterator[torch.Tensor]:
         """Yield n_new times a column (B, 1) of sampled ids, continuing idx (B, T). temperature 0 is greedy;
-        top_k = 0 and top_p = 1 keep the whole distribution. End when every row has yielded one of the ids `stop`.
-        Beyond the context the older half of it is dropped, and the newer half read again. Raise a ValueError where
-        the logits are not finite."""
+        top_k = 0 and top_p = 1 keep the whole distribution. End when every row has yielded one of the ids
+        `stop`. Beyond the context the older half of it is dropped, and the newer half read again. Raise a
+        ValueError where the logits are not finite."""
         done, token_ids = torch.zeros(len(idx), 1, dtype=torch.bool, device=idx.device), self.token_ids().to(idx.device)
         stop = torch.tensor(list(stop), dtype=torch.long, device=idx.device)
         new, cache = idx, None
@@ -525,8 +525,8 @@ class Llama(nn.Module):
                 cache = KVCache(self.cfg)
             read = cache.length
             logits = self(new, cache=cache, last=True)[:, -1].float()  # (B, vocab)
-            if not read and not logits.isfinite().all():  # later, a look at every token would wait for the GPU
-                raise ValueError("the model's logits are not finite numbers: its weights are broken; use an earlier checkpoint")
+            if not read and not logits.isfinite().all():  # not at every token: it waits for the GPU
+                raise ValueError("the model's logits are not finite: use an earlier checkpoint, ckpt.prev.pt")
             new = token_ids[pick(logits, temperature, top_k, top_p, rng)]
             idx = torch.cat([idx, new], 1)
             yield new
