@@ -256,7 +256,7 @@ def checked(path: str, ckpt: object) -> dict:
         raise ValueError(f"{path}: not a Babel checkpoint; train.py and grow.py write them")
     try:
         ckpt = converted(ckpt)
-        Config(**ckpt["config"])
+        ckpt["config"] = Config(**ckpt["config"]).plain()  # what an older one lacks has its default
     except (TypeError, ValueError, KeyError, AttributeError) as e:
         raise ValueError(f"{path}: not a Babel checkpoint: its config is none ({e})") from None
     return ckpt

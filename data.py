@@ -133,6 +133,27 @@ class Tokenizer:
     def encode_unit(self, text: str) -> bytes:  # behind a NUL, which is dropped again, sentencepiece adds no space
         return np.array(self.sp.encode("\0" + text)[self.nul :], self.dtype).tobytes()
 
+    def encode_with_special(self, text: str, added: dict[str, int], each: bool) -> list[int]:
+        """The ids of a text in which special tokens are meant, as in a rendered chat, without bos. Of
+        sentencepiece these are its control tokens and `added`, {token: id}; the other kinds know theirs.
+        `each`: the space that sentencepiece puts before a text comes before each part between special tokens,
+        else before the text alone."""
+        if self.kind == "tiktoken":
+            return self.enc.encode(text, allowed_special="all")
+        if self.kind == "tokenizers":
+            self.hf.encode_special_tokens = False
+            try:
+                return self.plain(text)
+            finally:
+                self.hf.encode_special_tokens = True
+        control = [i for i in range(self.sp.vocab_size()) if self.sp.is_control(i) or self.sp.is_unknown(i)]
+        special = {self.sp.id_to_piece(i): i for i in control} | added
+        longest_first = sorted(filter(None, special), key=len, reverse=True)
+        ids = []
+        for i, part in enumerate(re.split(f"({'|'.join(map(re.escape, longest_first))})", text)):
+            ids += [special[part]] if i % 2 else self.encode(part, start=each or i == 0)
+        return ids
+
     def decode(self, ids: Iterable[int]) -> str:
         """The text of ids; bos, eos and ids beyond the vocabulary give nothing. A byte token of a space at the start is the
         dummy prefix, spelled (encode never gives one): it is dropped as the dummy prefix is."""

@@ -11,7 +11,7 @@ The architecture is a function of Config alone: Llama(cfg) has exactly the param
 import math
 import os
 import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, fields
 
 import torch
@@ -60,7 +60,8 @@ class Config:
     ffn_dim: int = 0  # 0: 8/3 n_embd, rounded up to a multiple of 128
     vocab_size: int = 32000  # rows of the embedding and the head
     n_tokens: int = 0  # 0: row i is token i. Else the tokenizer's ids, of which vocab_size have a row
-    block_size: int = 1024  # longest context, in tokens
+    block_size: int = 1024  # tokens a sequence in training
+    context: int = 0  # the longest context the model is meant for, in tokens; 0, or below block_size: block_size
     rope_theta: float = 10000.0
     rope_scaling: dict = field(default_factory=dict)  # {}: none. Else Llama 3.1's, with the keys of SCALING
     norm_eps: float = 1e-5
@@ -73,8 +74,9 @@ class Config:
     def __post_init__(self) -> None:
         self.n_kv_head = self.n_kv_head or self.n_head
         self.ffn_dim = self.ffn_dim or ffn_width(self.n_embd)
+        self.context = max(self.context, self.block_size)
         for f in fields(self):
-            if f.type in (int, float) and f.name != "n_tokens" and not getattr(self, f.name) > 0:
+            if f.type in (int, float) and f.name not in ("n_tokens", "context") and not getattr(self, f.name) > 0:
                 raise ValueError(f"{f.name} = {getattr(self, f.name)}: must be positive")
         if self.n_head % self.n_kv_head:
             raise ValueError(f"n_head = {self.n_head} is not a multiple of n_kv_head = {self.n_kv_head}")
@@ -361,7 +363,8 @@ def softmax_loss(logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Ten
 
 
 class KVCache:
-    """Keys and values of the tokens read so far, for generation. At most block_size tokens."""
+    """Keys and values of the tokens read so far, for generation. At most cfg.context tokens; memory for at
+    most about twice those read."""
 
     def __init__(self, cfg: Config) -> None:
         self.cfg, self.length, self.kv = cfg, 0, {}
@@ -369,9 +372,13 @@ class KVCache:
     def extend(self, layer: int, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Appends one layer's k and v (B, n_kv_head, T, hd); returns all of that layer's so far."""
         B, nkv, T, hd = k.shape
-        if layer not in self.kv:
-            self.kv[layer] = k.new_empty(2, B, nkv, self.cfg.block_size, hd)
-        kv, end = self.kv[layer], self.length + T
+        kv, end = self.kv.get(layer), self.length + T
+        if kv is None or end > kv.size(3):  # doubled, so that a token is copied once on average
+            room = min(self.cfg.context, max(end + 64, 2 * self.length))
+            larger = k.new_empty(2, B, nkv, room, hd)
+            if kv is not None:
+                larger[:, :, :, : self.length] = kv[:, :, :, : self.length]
+            kv = self.kv[layer] = larger
         kv[0, :, :, self.length : end], kv[1, :, :, self.length : end] = k, v
         return kv[0, :, :, :end], kv[1, :, :, :end]
 
@@ -390,23 +397,30 @@ class Llama(nn.Module):
         # (n_tokens,): a token's row, -1 for none. Buffers are made for good also where parameters are on the meta device
         row_of = torch.full((cfg.n_tokens,), -1, device="cpu") if cfg.n_tokens else None
         self.register_buffer("row_of", row_of)
-        angle = torch.outer(torch.arange(cfg.block_size, device="cpu"), rope_frequencies(cfg))
+        angle = torch.outer(torch.arange(cfg.context, device="cpu"), rope_frequencies(cfg))
         dtype = torch.get_default_dtype()
-        self.register_buffer("cos", angle.cos().to(dtype), persistent=False)  # (block_size, hd/2)
+        self.register_buffer("cos", angle.cos().to(dtype), persistent=False)  # (context, hd/2)
         self.register_buffer("sin", angle.sin().to(dtype), persistent=False)
 
-    def forward(self, idx: torch.Tensor, targets: torch.Tensor | None = None, cache: KVCache | None = None) -> torch.Tensor:
-        """idx (B, T) token ids -> logits (B, T, vocab_size) of the rows, or with targets (B, T), token ids, their mean
-        loss in nats. Only tokens with a row. With a cache, idx continues what the cache holds."""
+    def forward(
+        self,
+        idx: torch.Tensor,
+        targets: torch.Tensor | None = None,
+        cache: KVCache | None = None,
+        last: bool = False,
+    ) -> torch.Tensor:
+        """idx (B, T) token ids -> logits (B, T, vocab_size) of the rows, or with targets (B, T), token ids,
+        their mean loss in nats. Only tokens with a row. With a cache, idx continues what the cache holds.
+        With `last`, the logits are those of the last token alone, (B, 1, vocab_size)."""
         start = 0 if cache is None else cache.length
         T = idx.size(1)
-        if start + T > self.cfg.block_size:
-            raise ValueError(f"{start + T} tokens, but block_size = {self.cfg.block_size}")
+        if start + T > self.cfg.context:
+            raise ValueError(f"{start + T} tokens, but the model's context has {self.cfg.context}")
         x, w = self.trunk(idx, self.cos[start : start + T], self.sin[start : start + T], cache)
         if cache is not None:
             cache.length += T
         if targets is None:
-            return F.linear(x, w)
+            return F.linear(x[:, -1:] if last else x, w)
         return LinearCrossEntropy.apply(x.flatten(0, 1), w, self.rows(targets).flatten(), self.softmax_loss)
 
     def trunk(
@@ -495,24 +509,29 @@ class Llama(nn.Module):
         top_k: int = 0,
         top_p: float = 1.0,
         rng: torch.Generator | None = None,
-        stop: int | None = None,
+        stop: Iterable[int] = (),
     ) -> Iterator[torch.Tensor]:
-        """Yields n_new times a column (B, 1) of sampled ids, continuing idx (B, T). temperature 0 is greedy;
-        top_k = 0 and top_p = 1 keep the whole distribution. Stops when every row has yielded `stop`. Beyond
-        block_size the older half of the context is dropped, and the newer half read again."""
+        """Yield n_new times a column (B, 1) of sampled ids, continuing idx (B, T). temperature 0 is greedy;
+        top_k = 0 and top_p = 1 keep the whole distribution. End when every row has yielded one of the ids
+        `stop`. Beyond the context the older half of it is dropped, and the newer half read again. Raise a
+        ValueError where the logits are not finite."""
         done, token_ids = torch.zeros(len(idx), 1, dtype=torch.bool, device=idx.device), self.token_ids().to(idx.device)
+        stop = torch.tensor(list(stop), dtype=torch.long, device=idx.device)
         new, cache = idx, None
         for _ in range(n_new):
-            if cache is None or cache.length + 1 > self.cfg.block_size:
-                keep = self.cfg.block_size if cache is None else self.cfg.block_size // 2
+            if cache is None or cache.length + 1 > self.cfg.context:
+                keep = self.cfg.context if cache is None else self.cfg.context // 2
                 idx = new = idx[:, -keep:]
                 cache = KVCache(self.cfg)
-            logits = self(new, cache=cache)[:, -1].float()  # (B, vocab)
+            read = cache.length
+            logits = self(new, cache=cache, last=True)[:, -1].float()  # (B, vocab)
+            if not read and not logits.isfinite().all():  # not at every token: it waits for the GPU
+                raise ValueError("the model's logits are not finite: use an earlier checkpoint, ckpt.prev.pt")
             new = token_ids[pick(logits, temperature, top_k, top_p, rng)]
             idx = torch.cat([idx, new], 1)
             yield new
-            if stop is not None:
-                done |= new == stop
+            if len(stop):
+                done |= torch.isin(new, stop)
                 if done.all():
                     return
 
@@ -524,7 +543,7 @@ def row_ids(row_of: torch.Tensor | None, vocab_size: int) -> torch.Tensor:
 
 def pick(logits: torch.Tensor, temperature: float, top_k: int, top_p: float, rng: torch.Generator | None = None) -> torch.Tensor:
     """logits (B, vocab) -> ids (B, 1)"""
-    if temperature == 0:
+    if temperature < 1e-6:  # the quotient would overflow
         return logits.argmax(-1, keepdim=True)
     logits, ids = (logits / temperature).sort(-1, descending=True)
     if top_k:

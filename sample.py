@@ -2,30 +2,51 @@
 Text out: is the model coherent?
 
 $ python sample.py --in out/tiny2/ckpt.pt --prompt "In the beginning" --n 3 --temperature 0.8 --top_k 50
-$ python sample.py --in out/tiny2/ckpt.pt --check                    # bits per byte on its validation text, repetition
-$ python sample.py --in out/stage0/ckpt.pt out/stage0/grown.pt --check --text book.txt    # side by side
+$ python sample.py --in out/smol/ckpt.pt --chat --prompt "What is the capital of France?" --system "Be brief."
+$ python sample.py --in out/tiny2/ckpt.pt --check           # bits per byte on its validation text, repetition
+$ python sample.py --in out/stage0/ckpt.pt out/stage0/grown.pt --check --text book.txt     # side by side
 """
 
 import argparse
 import contextlib
+import datetime
+import glob
+import io
+import json
 import math
 import os
+import re
+import signal
 import sys
 from collections.abc import Callable, Iterator
 
+import jinja2.ext
+import jinja2.sandbox
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-from checkpoint import build_model, load_checkpoint
-from data import Tokenizer, count_bytes, speller, spread, token_dtype
+from checkpoint import build_model, load_checkpoint, reason
+from data import Tokenizer, count_bytes, one_line, read_meta, speller, spread, token_dtype
 from grow import condense, data_of
 from model import Config, Llama
 
+# --check
+EVALUATED = 262144  # tokens of a validation text, as in train.py
+WINDOW = 4096  # at most so many are read at a time,
+CHUNK = 256  # and at most so many of these have logits at a time
+AT_ONCE = 1024  # samples, which are drawn all at once
+
+
+# -----------------------------------------------------------------------------
+# the model, and what is put into it
+
 
 def load(path: str, device: str) -> tuple[Llama, Tokenizer, Callable, dict]:
-    """-> (model, tokenizer, a function that spells ids which the model has no row for, checkpoint). Generations are
-    fused: each would be concatenated again for every token."""
+    """-> (model, tokenizer, a function that spells ids which the model has no row for, checkpoint).
+    Generations are fused: each would be concatenated again for every token."""
+    if os.path.exists(f"{path}/ckpt.pt"):
+        raise ValueError(f"{path}: the folder of a run: its checkpoint is {path}/ckpt.pt")
     ckpt = load_checkpoint(path)
     cfg = Config(**ckpt["config"])
     if cfg.n_fused < len(cfg.generations):
@@ -35,139 +56,375 @@ def load(path: str, device: str) -> tuple[Llama, Tokenizer, Callable, dict]:
     return model.to(device).eval(), tokenizer, spelled, ckpt
 
 
-@torch.no_grad()
-def log_probs(model: Llama, tokens: np.ndarray, device: str) -> torch.Tensor:
-    """The log-probability, in nats, of every token of the 1-d array but the first, each given those before it in its
-    window: windows of block_size overlap by one token, and the last one reaches back so as to be full."""
-    B, n = model.cfg.block_size, len(tokens) - 1
-    out = torch.empty(n)
-    for start in range(0, n, B):
-        first = max(0, min(start, n - B))
-        window = torch.from_numpy(tokens[first : first + B + 1].astype(np.int64))[None].to(device)
-        losses = F.cross_entropy(model(window[:, :-1])[0].float(), model.rows(window[0, 1:]), reduction="none")
-        out[start : start + B] = -losses[start - first :].cpu()
-    return out
+def missing(default: str) -> ValueError:
+    """The error where no --in was given and there is no checkpoint at the default path."""
+    there = glob.glob(f"{os.path.dirname(default)}/*/ckpt.pt")
+    there = sorted(there, key=os.path.getmtime, reverse=True)[:5]
+    if there:
+        others = f"; or of {', '.join(there[1:])}" if there[1:] else ""
+        return ValueError(f"{default}: no such checkpoint: try the newest, --in {there[0]}{others}")
+    how = "bash runs/demo.sh trains a small model, and README.md says how to train yours"
+    return ValueError(f"{default}: no such checkpoint: name one with --in, or make one: {how}")
 
 
-def repetition(samples: list[list[int]]) -> tuple[float, float]:
-    """(share of 4-grams that repeat one of the same sample, distinct 2-grams as a share of all) of lists of ids."""
-    fours = [list(zip(*(s[i:] for i in range(4)))) for s in samples]
-    twos = [pair for s in samples for pair in zip(s, s[1:])]
-    return 1 - sum(len(set(f)) for f in fours) / max(1, sum(map(len, fours))), len(set(twos)) / max(1, len(twos))
+def check_device(device: str) -> None:
+    """Raise a ValueError where torch can't use the device."""
+    try:
+        torch.zeros(1, device=device).item()
+        torch.Generator(device)
+    except (RuntimeError, AssertionError) as e:
+        raise ValueError(f"--device {device}: {reason(e)}: use another, as --device cpu") from None
 
 
-def reference_text(ckpt: dict, tokenizer: Tokenizer, path: str | None, longest: int = 262144) -> tuple[np.ndarray, int]:
-    """(ids, a bos first, and the bytes of text they stand for) of the file, or of the validation text it knows: the same
-    part of it that train.py evaluates on by default."""
-    if path:
-        with open(path, encoding="utf-8", newline="") as f:
-            text = f.read()
-        return np.array([tokenizer.bos, *tokenizer.encode(text)]), len(text.encode())
-    data = data_of(ckpt)
-    if not os.path.isfile(f"{data}/val.bin"):
-        gone = f"{data}/val.bin, the checkpoint's validation text, is gone" if data else "the checkpoint has no validation text"
-        raise ValueError(f"{gone}: give --text FILE")
-    ids = spread(np.fromfile(f"{data}/val.bin", token_dtype(tokenizer.vocab_size)), longest)
-    return ids, count_bytes(ids[1:], ids[:-1], tokenizer.token_bytes(), tokenizer.bos, tokenizer.dummy_prefix)
+def stop_ids(ckpt: dict, tokenizer: Tokenizer) -> set[int]:
+    """The ids at which a text ends: a bos, which begins the next one, and those that an imported model came
+    with, or else the tokenizer's eos."""
+    ends = (ckpt.get("origin") or {}).get("stop") or [tokenizer.eos]
+    return {i for i in (tokenizer.bos, *ends) if i >= 0}
+
+
+def render_chat(template: str, tokens: dict[str, str], message: str, system: str | None) -> str:
+    """Render a user's message, after a system message if there is one, up to where the answer begins. tokens:
+    what the template knows as bos_token and so on. Raise a ValueError where the template fails. As in
+    transformers' apply_chat_template, in a sandbox: a template is a program of whoever made the model."""
+
+    def raise_exception(text):
+        raise jinja2.TemplateError(text)
+
+    def strftime_now(form):
+        return datetime.datetime.now().strftime(form)
+
+    def tojson(x, ensure_ascii=False, **options):  # jinja's own escapes < and >
+        return json.dumps(x, ensure_ascii=ensure_ascii, **options)
+
+    options = {"trim_blocks": True, "lstrip_blocks": True, "extensions": [jinja2.ext.loopcontrols]}
+    sandbox = jinja2.sandbox.ImmutableSandboxedEnvironment(**options)
+    sandbox.filters["tojson"] = tojson
+    sandbox.globals |= {"raise_exception": raise_exception, "strftime_now": strftime_now}
+    # {% generation %} marks the answers, for training, and writes nothing
+    template = re.sub(r"(\{%[-+]?\s*)generation(\s*[-+]?%\})", r"\1if true\2", template)
+    template = re.sub(r"(\{%[-+]?\s*)endgeneration(\s*[-+]?%\})", r"\1endif\2", template)
+    messages = [] if system is None else [{"role": "system", "content": system}]
+    messages.append({"role": "user", "content": message})
+    given = {"messages": messages, "tools": None, "documents": None, "add_generation_prompt": True}
+    try:
+        return sandbox.from_string(template).render(given | tokens)
+    except Exception as e:  # a template can fail in any way
+        raise ValueError(f"--chat: the model's chat template fails: {one_line(e)}") from None
+
+
+def chat_ids(ckpt: dict, tokenizer: Tokenizer, message: str, system: str | None) -> list[int]:
+    """The ids of a user's message in the model's chat template, as transformers' apply_chat_template has
+    them. Raise a ValueError where the model has no template, or it fails."""
+    kept = (ckpt.get("origin") or {}).get("files", {})
+    files = {name: x.numpy().tobytes().decode(errors="replace") for name, x in kept.items()}
+    read = {}
+    for name, text in files.items():
+        with contextlib.suppress(ValueError):  # what is broken says nothing, nor what is no object
+            read[name] = dict(json.loads(text)) if name.endswith(".json") else {}
+    config = read.get("tokenizer_config.json", {})
+    template = files.get("chat_template.jinja") or config.get("chat_template")
+    if isinstance(template, list):  # several, by name
+        template = {t["name"]: t["template"] for t in template}.get("default")
+    if not template:
+        raise ValueError("--chat: the model came with no chat template: leave --chat out")
+
+    # {name: token}, as bos_token; a file has a token's text, or a dict of its properties
+    tokens = {}
+    if tokenizer.kind == "sentencepiece":
+        ids = {"bos_token": tokenizer.bos, "eos_token": tokenizer.eos, "unk_token": tokenizer.sp.unk_id()}
+        tokens = {name: tokenizer.sp.id_to_piece(i) for name, i in ids.items() if i >= 0}
+    for name, token in (read.get("special_tokens_map.json", {}) | config).items():
+        token = token.get("content") if isinstance(token, dict) else token
+        if name.endswith("_token") and isinstance(token, str):
+            tokens[name] = token
+
+    # {token: id} of those that were added to a sentencepiece model
+    added = dict(read.get("added_tokens.json", {}))
+    added |= {token["content"]: int(i) for i, token in config.get("added_tokens_decoder", {}).items()}
+    more = read.get("tokenizer.json", {}).get("added_tokens", [])
+    added |= {token["content"]: token["id"] for token in more}
+    # where transformers puts a space: LlamaTokenizer, unless it is a legacy one, before the text alone
+    each = config.get("legacy", "Llama" not in config.get("tokenizer_class", "Llama"))
+    return tokenizer.encode_with_special(render_chat(template, tokens, message, system), added, each)
+
+
+def prompt_ids(
+    args: argparse.Namespace,
+    model: Llama,
+    tokenizer: Tokenizer,
+    spelled: Callable,
+    ckpt: dict,
+) -> list[int]:
+    """The ids of the prompt, all with a row: a bos and the text, or with --chat a message. Say so on stderr
+    where the context is too short for them."""
+    if args.chat:
+        ids = chat_ids(ckpt, tokenizer, args.prompt, args.system)
+    else:
+        ids = [tokenizer.bos, *tokenizer.encode(args.prompt)]
+    ids, context = spelled(ids).tolist(), model.cfg.context
+    if not ids or not np.isin(ids, model.token_ids().cpu()).all():
+        raise ValueError("--chat: the chat template writes no token, or one that the model has no row for")
+    if len(ids) > context:
+        left = f"{len(ids):,} tokens, and the context {context:,}: its beginning is not read"
+        print(f"sample.py: the prompt has {left}", file=sys.stderr)
+    return ids
+
+
+# -----------------------------------------------------------------------------
+# text out
 
 
 def samples(
-    model: Llama, start: list[int], n: int, args: argparse.Namespace, seed: int, device: str
+    model: Llama,
+    start: list[int],
+    n: int,
+    stop: set[int],
+    args: argparse.Namespace,
+    seed: int,
 ) -> Iterator[list[list[int]]]:
-    """Yields, token by token, the n continuations so far of the ids `start`, each ending before its first stop."""
-    rng, stop = torch.Generator(device).manual_seed(seed), start[0]  # the bos of another document
-    idx, new = torch.tensor([start] * n, device=device), [[] for _ in range(n)]
-    for column in model.generate(idx, args.tokens, args.temperature, args.top_k, args.top_p, rng, stop):
-        for ids, token in zip(new, column[:, 0].tolist()):
-            ids.append(token)
-        yield [ids[: ids.index(stop)] if stop in ids else ids for ids in new]
+    """Yield, token by token, the n continuations so far of the ids `start`, each without its stop token."""
+    rng = torch.Generator(args.device).manual_seed(seed)
+    idx, new, ended = torch.tensor([start] * n, device=args.device), [[] for _ in range(n)], [False] * n
+    how = args.temperature, args.top_k, args.top_p, rng
+    for column in model.generate(idx, args.tokens, *how, stop):
+        for i, token in enumerate(column[:, 0].tolist()):
+            ended[i] = ended[i] or token in stop
+            if not ended[i]:
+                new[i].append(token)
+        yield new
 
 
-def stream(model: Llama, tokenizer: Tokenizer, start: list[int], args: argparse.Namespace, seed: int, device: str) -> None:
-    """Prints one sample's text as it comes."""
-    shown = 0
-    for (ids,) in samples(model, start, 1, args, seed, device):
-        text = tokenizer.decode(start + ids)
-        if not text.endswith("\ufffd"):  # in the middle of a character
-            print(text[shown:], end="", flush=True)
-            shown = len(text)
-    print()
+def pieces(tokenizer: Tokenizer, begun: list[int], growing: Iterator[list[list[int]]]) -> Iterator[str]:
+    """Yield the text of the ids `begun` and of a single sample, a piece whenever its characters are complete.
+    Joined, it is what decoding all of them gives, which would take ever longer with every token."""
+    ids, shown, ready = list(begun), 0, 0
+    for (new,) in growing:
+        ids += new[len(ids) - len(begun) :]
+        # ids[shown:ready] are out, and decoded again: what a token is may depend on the one before
+        before, text = tokenizer.decode(ids[shown:ready]), tokenizer.decode(ids[shown:])
+        if len(text) > len(before) and not text.endswith("\ufffd"):  # which is in the middle of a character
+            yield text[len(before) :]
+            shown, ready = ready, len(ids)
+    yield tokenizer.decode(ids[shown:])[len(tokenizer.decode(ids[shown:ready])) :]
 
 
-def check(paths: list[str], args: argparse.Namespace, device: str, autocast: contextlib.AbstractContextManager) -> None:
-    """The table of --check: one column a checkpoint, and one for the text itself."""
-    rows, logits = {}, []
-    for path in paths:
+# -----------------------------------------------------------------------------
+# --check
+
+
+def hidden(model: Llama, ids: np.ndarray, device: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """-> (what the head multiplies, (T, C), for T ids in a 1-d array; the head's weight, (vocab_size, C))"""
+    window, T = torch.from_numpy(ids.astype(np.int64))[None].to(device), len(ids)
+    x, head = model.trunk(window, model.cos[:T], model.sin[:T])
+    return x[0], head
+
+
+@torch.no_grad()
+def log_probs(model: Llama, tokens: np.ndarray, device: str) -> torch.Tensor:
+    """The log-probability, in nats, of every token of the 1-d array but the first, each given those before it
+    in its window. Windows of block_size, of WINDOW if that is less, overlap by one token, and the last one
+    reaches back so as to be full."""
+    B, n = min(model.cfg.block_size, WINDOW), len(tokens) - 1
+    out = torch.empty(n)
+    for start in range(0, n, B):
+        first = max(0, min(start, n - B))
+        window = tokens[first : first + B + 1]
+        x, head = hidden(model, window[:-1], device)
+        rows = model.rows(torch.from_numpy(window[1:].astype(np.int64)).to(device))
+        for i in range(start - first, len(rows), CHUNK):
+            logits = F.linear(x[i : i + CHUNK], head).float()
+            losses = F.cross_entropy(logits, rows[i : i + CHUNK], reduction="none")
+            out[first + i : first + i + len(losses)] = -losses.cpu()
+    return out
+
+
+def max_dlogit(one: tuple[torch.Tensor, torch.Tensor], two: tuple[torch.Tensor, torch.Tensor]) -> float:
+    """The largest difference between two models' logits, on the rows of the first. Each is as hidden() has it."""
+    (x, head), (y, other) = one, two
+    largest = 0.0
+    for i in range(0, len(x), CHUNK):
+        a, b = F.linear(x[i : i + CHUNK], head), F.linear(y[i : i + CHUNK], other[: len(head)])
+        largest = max(largest, (a.float() - b.float()).abs().max().item())
+    return largest
+
+
+def repetition(samples: list[list[int]]) -> tuple[float, float]:
+    """(share of 4-grams that repeat one of the same sample, distinct 2-grams as a share of all) of lists of
+    ids; nan where there are none."""
+    fours = [list(zip(*(s[i:] for i in range(4)))) for s in samples]
+    twos = [pair for s in samples for pair in zip(s, s[1:])]
+    n = sum(map(len, fours))
+    repeated = 1 - sum(len(set(f)) for f in fours) / n if n else math.nan
+    return repeated, len(set(twos)) / len(twos) if twos else math.nan
+
+
+def reference_text(ckpt: dict, tokenizer: Tokenizer, path: str | None) -> tuple[np.ndarray, int]:
+    """(ids, a bos first, and the bytes of text they stand for) of the file, or of the validation text that
+    the checkpoint knows: the part of it that train.py evaluates on by default. Raise a ValueError where there
+    is none."""
+    if path is not None:
+        try:
+            with open(path, encoding="utf-8-sig", newline="") as f:  # -sig: as prepare.py reads it
+                text = f.read()
+        except UnicodeDecodeError:
+            raise ValueError(f"--text {path}: not UTF-8 text: convert it") from None
+        except OSError as e:
+            raise ValueError(f"--text {path}: {e.strerror}") from None
+        ids, n_bytes = np.array([tokenizer.bos, *tokenizer.encode(text)]), len(text.encode())
+    else:
+        path = f"{data_of(ckpt)}/val.bin"
+        if not os.path.isfile(path):
+            gone = "the checkpoint has no validation text"
+            if data_of(ckpt):
+                gone = f"{path}, the checkpoint's validation text, is gone"
+            raise ValueError(f"{gone}: give --text FILE")
+        if read_meta(data_of(ckpt))["tokenizer"]["sha256"] != tokenizer.sha256:
+            raise ValueError(f"{path} was made with another tokenizer than the checkpoint: give --text FILE")
+        ids = spread(np.fromfile(path, token_dtype(tokenizer.vocab_size)), EVALUATED)
+        known = tokenizer.token_bytes(), tokenizer.bos, tokenizer.dummy_prefix
+        n_bytes = count_bytes(ids[1:], ids[:-1], *known)
+    if not n_bytes:
+        raise ValueError(f"{path}: no text in it: give another with --text FILE")
+    return ids, n_bytes
+
+
+@torch.no_grad()
+def check(args: argparse.Namespace, autocast: contextlib.AbstractContextManager) -> None:
+    """Print the table of --check: one column a checkpoint, and one for the text itself; of two checkpoints,
+    also how far their logits are apart. Raise a ValueError where they know different texts."""
+    rows, first, apart, device = {}, None, "", args.device
+    for path in args.inputs:
         model, tokenizer, spelled, ckpt = load(path, device)
         ids, n_bytes = reference_text(ckpt, tokenizer, args.text)
-        read, start = spelled(ids), spelled([tokenizer.bos, *tokenizer.encode(args.prompt)]).tolist()
+        if first and args.text is None and not np.array_equal(ids, first["ids"]):
+            raise ValueError("the two know different validation texts: give --text FILE")
+        read, start = spelled(ids), prompt_ids(args, model, tokenizer, spelled, ckpt)
         with autocast:
             lp = log_probs(model, read, device)
-            *_, said = samples(model, start, args.n, args, args.seed, device)
+            *_, said = samples(model, start, args.n, stop_ids(ckpt, tokenizer), args, args.seed)
             own = [log_probs(model, np.array(start + s), device)[len(start) - 1 :] for s in said]
-            if not logits:
-                window = torch.from_numpy(read[: model.cfg.block_size].astype(np.int64))[None].to(device)
-            if window.size(1) <= model.cfg.block_size and model.rows(window).min() >= 0:
-                logits.append((model.token_ids(), model(window)[0].float()))
-        rep, distinct = repetition(said)
-        values = (
-            f"{-lp.sum().item() / n_bytes / math.log(2):.4f}",
-            f"{rep:.1%}",
-            f"{distinct:.3f}",
-            f"{torch.cat(own).mean().item():.3f}",
-        )
-        names = ("bits per byte of the text", "repeated 4-grams", "distinct 2-grams", "mean log-probability under itself")
-        for name, value in zip(names, values):
+            if not first:
+                window = read[: min(model.cfg.block_size, WINDOW)]
+                first = {"ids": ids, "tokenizer": tokenizer.sha256, "rows": model.token_ids()}
+                first["hidden"] = hidden(model, window, device)
+            elif tokenizer.sha256 != first["tokenizer"]:
+                apart = "their tokenizers differ: no max |dlogit|"
+            elif len(window) > model.cfg.context or not starts_with(model.token_ids(), first["rows"]):
+                apart = "the second has not the tokens of the first, or is shorter: no max |dlogit|"
+            else:
+                apart = f"max |dlogit| {max_dlogit(first['hidden'], hidden(model, window, device)):.1e}"
+        values = -lp.sum().item() / n_bytes / math.log(2), *repetition(said), torch.cat(own).mean().item()
+        for name, value in zip(ROWS, values):
             rows.setdefault(name, []).append(value)
     n = args.tokens
-    rep, distinct = repetition([ids[i * n : (i + 1) * n].tolist() for i in range(args.n)])
-    for name, value in zip(rows, ("", f"{rep:.1%}", f"{distinct:.3f}", f"{lp[: n * args.n].mean().item():.3f}")):
-        rows[name].append(value)
-    width = max(map(len, [*paths, "x" * 16])) + 2
-    print(f"{'':<36}" + "".join(f"{name:>{width}}" for name in [*paths, "the text itself"]))
-    for name, values in rows.items():
-        print(f"{name:<36}" + "".join(f"{value:>{width}}" for value in values))
-    if len(paths) == 2:  # on the tokens of the first, which the second may have more of
-        n = len(logits[0][0])
-        if len(logits) < 2 or not torch.equal(logits[0][0], logits[1][0][:n]):
-            raise ValueError("the second has not the tokens of the first, or is shorter: no max |dlogit|")
-        print(f"max |dlogit| {(logits[0][1] - logits[1][1][:, :n]).abs().max().item():.1e}")
+    alike = [ids[i * n : (i + 1) * n].tolist() for i in range(args.n)]
+    itself = math.nan, *repetition(alike), lp[: n * args.n].mean().item()
+    columns = [*args.inputs, "the text itself"]
+    width = max(16, *map(len, columns)) + 2
+    print(f"{'':<36}" + "".join(f"{name:>{width}}" for name in columns))
+    for (name, form), last in zip(ROWS.items(), itself):
+        shown = ["-" if math.isnan(value) else format(value, form) for value in [*rows[name], last]]
+        print(f"{name:<36}" + "".join(f"{text:>{width}}" for text in shown))
+    if apart:
+        print(apart)
+
+
+ROWS = {  # of the table, and how each is written
+    "bits per byte of the text": ".4f",
+    "repeated 4-grams": ".1%",
+    "distinct 2-grams": ".3f",
+    "mean log-probability under itself": ".3f",
+}
+
+
+def starts_with(long: torch.Tensor, short: torch.Tensor) -> bool:
+    """Does the one 1-d tensor begin with the other?"""
+    return torch.equal(long[: len(short)], short)
+
+
+# -----------------------------------------------------------------------------
 
 
 def main() -> None:
     p = argparse.ArgumentParser(description="Sample from a checkpoint, or check how coherent it is.")
-    p.add_argument("--in", dest="inputs", nargs="+", default=["out/ckpt.pt"], metavar="CKPT", help="one, or two with --check")
+    which = "one, or two with --check (default: out/ckpt.pt)"
+    p.add_argument("--in", dest="inputs", nargs="+", metavar="CKPT", help=which)
     p.add_argument("--prompt", default="Once upon a time")
+    p.add_argument("--chat", action="store_true", help="the prompt is a message, for an imported chat model")
+    p.add_argument("--system", metavar="TEXT", help="with --chat: how the model is to answer")
     p.add_argument("--n", type=int, help="samples (default: 1, with --check 8)")
     p.add_argument("--tokens", type=int, default=200, help="at most so many new tokens a sample")
     p.add_argument("--temperature", type=float, help="0: greedy (default: 0.8, with --check 1)")
     p.add_argument("--top_k", type=int, default=0, help="only the k likeliest tokens; 0: all")
-    p.add_argument("--top_p", type=float, default=1.0, help="only the likeliest tokens that make up this share")
+    p.add_argument("--top_p", type=float, default=1.0, help="only the likeliest tokens of this share")
     p.add_argument("--seed", type=int, default=1337)
-    p.add_argument("--check", action="store_true", help="bits per byte, repetition, and confidence, in a table")
+    p.add_argument("--check", action="store_true", help="bits per byte, repetition and confidence, a table")
     p.add_argument("--text", metavar="FILE", help="with --check: text to read instead of the validation set")
     p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = p.parse_args()
     args.n = (8 if args.check else 1) if args.n is None else args.n
     args.temperature = (1.0 if args.check else 0.8) if args.temperature is None else args.temperature
-    if len(args.inputs) > 1 + args.check:
-        raise ValueError("give one checkpoint, or two with --check")
-    if args.temperature < 0 or args.top_k < 0 or not 0 < args.top_p <= 1 or args.n < 1 or args.tokens < 1:
-        raise ValueError("temperature and top_k are at least 0, top_p above 0 and at most 1, n and tokens at least 1")
-    autocast = torch.autocast("cuda", torch.bfloat16) if args.device.startswith("cuda") else contextlib.nullcontext()
+    validate(args)
+    autocast = contextlib.nullcontext()
+    if args.device.startswith("cuda"):
+        autocast = torch.autocast("cuda", torch.bfloat16)
     if args.check:
-        return check(args.inputs, args, args.device, autocast)
-    model, tokenizer, spelled, _ = load(args.inputs[0], args.device)
-    start = spelled([tokenizer.bos, *tokenizer.encode(args.prompt)]).tolist()
+        return check(args, autocast)
+    model, tokenizer, spelled, ckpt = load(args.inputs[0], args.device)
+    start, stop = prompt_ids(args, model, tokenizer, spelled, ckpt), stop_ids(ckpt, tokenizer)
     for i in range(args.n):
+        growing = samples(model, start, 1, stop, args, args.seed + i)
         with autocast:
-            stream(model, tokenizer, start, args, args.seed + i, args.device)
+            for text in pieces(tokenizer, [] if args.chat else start, growing):  # of a chat, the answer alone
+                print(text, end="", flush=True)
+        print()
         if i + 1 < args.n:
             print("-" * 80)
 
 
+def validate(args: argparse.Namespace) -> None:
+    """Raise a ValueError where an argument makes no sense, before anything is loaded. Fill in --in."""
+    if args.inputs is None:
+        args.inputs = ["out/ckpt.pt"]
+        if not os.path.exists(args.inputs[0]):
+            raise missing(args.inputs[0])
+    if len(args.inputs) > (2 if args.check else 1):
+        raise ValueError("give one checkpoint, or two with --check")
+    if not 0 <= args.temperature < math.inf or args.top_k < 0:
+        raise ValueError("temperature and top_k are at least 0, and finite")
+    if not 0 < args.top_p <= 1 or args.n < 1 or args.tokens < 1:
+        raise ValueError("top_p above 0 and at most 1, n and tokens at least 1")
+    if args.check and args.n > AT_ONCE:
+        raise ValueError(f"--n {args.n}: --check draws all samples at once, at most {AT_ONCE:,}")
+    if not -(2**63) <= args.seed < 2**63:
+        raise ValueError(f"--seed {args.seed}: give a number of at most 63 bits")
+    if args.text is not None and not args.check:
+        raise ValueError('--text goes with --check; to go on from a text: --prompt "$(cat FILE)"')
+    if args.system is not None and not args.chat:
+        raise ValueError("--system goes with --chat")
+    for name, text in (("--prompt", args.prompt), ("--system", args.system or "")):
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise ValueError(f"{name}: not UTF-8 text: convert it, or set the terminal to UTF-8") from None
+    check_device(args.device)
+
+
 if __name__ == "__main__":
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a model may write what a terminal can't show
     try:
         main()
+        print(end="", flush=True)
+    except BrokenPipeError:  # as of `| head -1`: nobody reads on
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the exit writes there once more
+        sys.exit(128 + signal.SIGPIPE)
+    except KeyboardInterrupt:
+        sys.exit("sample.py: interrupted")
     except (ValueError, OSError) as e:
         sys.exit(f"sample.py: {e}")
+    except (MemoryError, RuntimeError) as e:
+        if not isinstance(e, MemoryError) and "memory" not in str(e):
+            raise
+        sys.exit(f"sample.py: out of memory ({reason(e)}): give a smaller --n or a shorter prompt")

@@ -1401,7 +1401,7 @@ def test_progress_is_one_line_of_a_terminal(stage, tmp_path):
 
 
 def test_a_stop_and_an_error_are_whole_lines_of_a_terminal(stage, tmp_path):
-    code, lines, _ = terminal([*stage, "--max_steps=100000"], until=b"step 7/")
+    code, lines, _ = terminal([*stage, "--max_steps=100000", "--horizon_tokens=0"], until=b"step 7/")
     (stopped,) = (i for i, line in enumerate(lines) if line.startswith("stopped at step "))
     assert code == 0 and lines[stopped].endswith("go on with --resume") and lines[stopped + 1].startswith("step ")
     code, lines, _ = terminal([*stage, f"--out_dir={tmp_path / 'b'}", "--learning_rate=1e38"])
@@ -1659,11 +1659,11 @@ def test_torchrun_goes_on_by_itself_when_a_process_is_killed(grown_run, tmp_path
     (tmp_path / "killed.py").write_text("""
 import os, train
 rates, calls = train.rates, []
-def killed(*args):
+def killed(*args, **how):
     calls.append(args)
     if len(calls) == 6 and (os.environ["RANK"], os.environ["TORCHELASTIC_RESTART_COUNT"]) == ("1", "0"):
         os.kill(os.getpid(), 9)
-    return rates(*args)
+    return rates(*args, **how)
 train.rates = killed
 train.main()
 """)
@@ -1675,7 +1675,7 @@ train.main()
 
 def test_sigterm_to_torchrun_saves(grown_run, tmp_path):
     stage, _ = grown_run
-    stage = [*stage, f"--out_dir={tmp_path / 'b'}", "--shard", "--max_steps=100000", "--eval_interval=0", "--horizon_tokens=0"]
+    stage = [*stage, f"--out_dir={tmp_path / 'b'}", "--shard", "--max_steps=100000", "--horizon_tokens=0", "--eval_interval=0"]
     with torchrun(2, stage, popen=subprocess.Popen) as p:
         while "step 3/" not in p.stdout.readline():
             assert p.poll() is None, p.stderr.read()
@@ -1685,7 +1685,7 @@ def test_sigterm_to_torchrun_saves(grown_run, tmp_path):
 
 
 def test_sigterm_saves_and_exits_cleanly(stage, tmp_path):
-    command = [sys.executable, os.path.join(HERE, "train.py"), *map(str, stage), "--max_steps=100000", "--eval_interval=0"]
+    command = [sys.executable, os.path.join(HERE, "train.py"), *map(str, stage), "--max_steps=100000", "--horizon_tokens=0", "--eval_interval=0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONUNBUFFERED": "1"}) as p:
         while "step 3/" not in p.stdout.readline():
             assert p.poll() is None
@@ -1701,8 +1701,8 @@ def test_a_kill_in_the_middle_of_a_save_loses_nothing(tmp_path, call):
     path, keep = str(tmp_path / "ckpt.pt"), str(tmp_path / "ckpt.prev.pt")
     save_checkpoint(path, tiny())
     kill = "lambda *a: os.kill(os.getpid(), 9)" if call == "os.fsync" else "lambda *a: (replace(*a), os.kill(os.getpid(), 9))"
-    code = f"import os, sys; sys.path.insert(0, {HERE!r}); import model; replace = os.replace; {call} = {kill}; "
-    done = subprocess.run([sys.executable, "-c", code + f"model.save_checkpoint({path!r}, {{'model': {{}}}}, {keep!r})"])
+    code = f"import os, sys; sys.path.insert(0, {HERE!r}); import checkpoint; replace = os.replace; {call} = {kill}; "
+    done = subprocess.run([sys.executable, "-c", code + f"checkpoint.save_checkpoint({path!r}, {{'model': {{}}}}, {keep!r})"])
     assert done.returncode == -9
     left = path if call == "os.fsync" else keep
     assert same(load_checkpoint(left)["model"], tiny()["model"])
@@ -2073,7 +2073,7 @@ def test_damaged_and_hostile_files(data, tmp_path):
 
 
 def test_one_run_at_a_time_writes_into_a_folder(stage, tmp_path):
-    code = "import sys, time, model; held = model.lock(sys.argv[1]); print(1, flush=True); time.sleep(99)"
+    code = "import sys, time, checkpoint; held = checkpoint.lock(sys.argv[1]); print(1, flush=True); time.sleep(99)"
     (tmp_path / "a").mkdir()
     with subprocess.Popen([sys.executable, "-c", code, tmp_path / "a/.lock"], stdout=subprocess.PIPE, cwd=HERE) as other:
         other.stdout.readline()
@@ -2094,7 +2094,7 @@ def test_wandb_offline_or_missing_goes_on(stage, tmp_path, monkeypatch):
 def test_wandb_gets_what_metrics_jsonl_gets(stage, tmp_path, monkeypatch):
     logged = {}
     run = types.SimpleNamespace(log=lambda values, step: logged.setdefault(step, {}).update(values), finish=lambda: None)
-    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=lambda **settings: run))
+    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=lambda **settings: run, Settings=dict))
     ok("train.py", *stage, "--wandb=True", "--max_steps=3")
     for line in map(json.loads, open(tmp_path / "a/metrics.jsonl")):
         for key, value in line.items():

@@ -773,7 +773,7 @@ def find_device(asked: str) -> tuple[str, str]:
 def join(ranks: tuple[int, int], backend: str) -> None:
     """Join the process group of all processes that torchrun started."""
     (rank, world), store = ranks, next(dist.rendezvous("env://"))[0]
-    # of their own for every attempt: torch 2.13 would find the dead processes' addresses, and wait for them
+    # its own names in the store: torch 2.13 would find the dead processes' addresses, and wait for them
     addresses = dist.PrefixStore(agree_on_attempt(store, rank, world), store)
     dist.init_process_group(backend, store=addresses, rank=rank, world_size=world)
 
@@ -781,15 +781,15 @@ def join(ranks: tuple[int, int], backend: str) -> None:
 def agree_on_attempt(store: dist.Store, rank: int, world: int) -> str:
     """Return a name that all processes of this attempt share, and no process of an earlier attempt.
 
-    torchrun gives none: each node's agent counts its own restarts, and the store has what dead processes wrote.
-    So rank 0 draws the name, and the others ask for it with a word that is as new. Rank 0 answers until all have
-    heard the name. Until it begins, the others listen for another name, that of a rank 0 that was started again."""
+    torchrun gives none: each node's agent counts its own restarts, and the store keeps what dead processes
+    wrote. So rank 0 draws the name, and the others ask for it with a word that is as new. Rank 0 answers
+    until all have heard the name. Until it begins, the others listen for that of a rank 0 started again."""
     word = uuid.uuid4().hex
     if rank == 0:
         deaf = range(1, world)
         while deaf:
             for other in deaf:
-                asked = store.get(f"asked by {other}").decode()  # by a dead process perhaps: then nobody hears it
+                asked = store.get(f"asked by {other}").decode()  # by a dead process perhaps: nobody hears
                 store.set(f"answer to {asked}", word)
             time.sleep(0.1)
             deaf = [other for other in deaf if not store.check([f"{word} heard by {other}"])]
@@ -805,31 +805,32 @@ def agree_on_attempt(store: dist.Store, rank: int, world: int) -> str:
 
 
 def agent() -> str:
-    """Return what identifies the torchrun process that started this one: the folder that it drew for its logs. It
-    is the same after a restart and another in every launch. Return "" where there is none."""
+    """Return what identifies the torchrun process that started this one: the folder that it drew for its
+    logs, which a restart keeps and no other launch has. Return "" where there is none."""
     path = os.environ.get("TORCHELASTIC_ERROR_FILE", "") if "RANK" in os.environ else ""
     match = re.fullmatch(r"(.+)/attempt_\d+/\d+/error\.json", path)
     return match[1] if match else ""
 
 
 def tidy(folder: str) -> str:
-    """Return the folder's path with a last part that a name can be made of: b for b/ and b/., its name for a dot."""
+    """Return the folder's path so that a name can be added to it: b for b/ and b/., its name for a dot."""
     path = Path(folder)
     return str(path.resolve() if path.name in ("", "..") else path)
 
 
 def last_checkpoint(folder: str) -> str:
-    """Return the path of the last complete checkpoint: ckpt.pt, or ckpt.prev.pt where a kill left only that."""
+    """Return the path of the last complete checkpoint: ckpt.pt, or ckpt.prev.pt where a kill left only it."""
     paths = [f"{folder}/ckpt.pt", f"{folder}/ckpt.prev.pt"]
     return next(filter(os.path.exists, paths), paths[0])
 
 
 def claim(folder: str, trunk: str, resume: bool, launch: list[str]) -> tuple[BinaryIO, bool, str]:
-    """Lock the folder for this run, and return (the lock, whether it is resumed, the checkpoint to begin with, or "").
+    """Lock the folder. Return (the lock, whether its run is resumed, the checkpoint to begin with, or "").
 
-    .lock names the agents of torchrun that train there. If one of them started this process too, the run is this
-    launch's own and goes on by itself. trunk: the checkpoint that a run begins with which is not resumed. Raise
-    ValueError if another process has the lock, or if there is a checkpoint of another launch and no --resume."""
+    .lock names the agents of torchrun that train there. If one of them started this process too, the run is
+    this launch's own and goes on by itself. trunk: the checkpoint that a run begins with if not resumed.
+    Raise ValueError if another process has the lock, or if there is a checkpoint of another launch and no
+    --resume."""
     os.makedirs(folder, exist_ok=True)
     held = lock(f"{folder}/.lock")
     last = last_checkpoint(folder)
@@ -848,8 +849,10 @@ def claim(folder: str, trunk: str, resume: bool, launch: list[str]) -> tuple[Bin
     return held, resumed, last if resumed else trunk
 
 
-def claim_for_all(folder: str, trunk: str, resume: bool, ranks: tuple[int, int]) -> tuple[BinaryIO | None, bool, str]:
-    """claim, for all processes: rank 0 decides, since on another node the folder may look older."""
+def claim_for_all(folder: str, trunk: str, resume: bool, ranks: tuple[int, int]) -> tuple:
+    """Return what claim returns to rank 0, in all processes, or raise its error in all; the lock is rank 0's.
+
+    Rank 0 decides, since on another node the folder may look older."""
     (rank, world), launch, found = ranks, [agent()], [None]
     if dist.is_initialized():
         launch = [None] * world

@@ -6,14 +6,17 @@ import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import torch.distributed as dist
 
+import train
 from checkpoint import load_checkpoint
 from test_grow import HERE, metrics, near, ok, torchrun, weights
 
-# train.py, in which PLAN says what happens to a process: {(start, rank): (step, act)}, counted from 1 and step 0
-# before all; a rank's starts are counted in a file. 'wait' hangs until torchrun asks the process to end.
+# train.py, in which PLAN says what happens to a process: {(start, rank): (step, act)}. A rank's starts, from
+# 1, are counted in a file. Step 0 is before all. 'wait' hangs until torchrun asks the process to end.
 SCRIPT = """
 import os, signal, sys, time, torch
 rank, starts = os.environ["RANK"], os.path.dirname(os.path.abspath(__file__)) + "/starts" + os.environ["RANK"]
@@ -23,7 +26,7 @@ clip, steps = torch.nn.utils.clip_grad_norm_, []
 def at(step):
     if step != when:
         return
-    while act == "wait" and signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:  # the handler goes when it was called
+    while act == "wait" and signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:  # train.py's handler sets it
         time.sleep(0.05)
     if act == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
@@ -47,21 +50,22 @@ def write_script(tmp_path, plan):
 
 
 def agrees(one, folder, tolerance=1e-4):
-    """The run in `folder` logged what the one without a kill did, each step once, and ended with its weights."""
+    """Assert that the run in folder logged what one without kills did, and ended with its weights."""
     a, b = metrics(one, "loss"), metrics(folder, "loss")
     assert list(a) == list(b) and max(abs(a[k] - b[k]) for k in a) < tolerance
     assert near(weights(one), weights(folder), tolerance)
 
 
 def two_agents(script, args, *options, rendezvous="c10d", limit=120):
-    """Run the script on two nodes, which are two torchruns here -> what each printed. Both must end well in time."""
+    """Run the script on two nodes, here two torchruns -> what each printed. Both must end well in time."""
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
     where = [f"--rdzv_backend={rendezvous}", f"--rdzv_endpoint=127.0.0.1:{port}", "--local_addr=127.0.0.1"]
     if rendezvous == "static":
         where = ["--master_addr=127.0.0.1", f"--master_port={port}"]
-    command = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc_per_node=1", *where, *options]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc_per_node=1"]
+    command += [*where, *options]
     env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "PYTHONPATH": HERE}
     env["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = "5"
     agents, printed, end = [], [], time.time() + limit
@@ -93,7 +97,8 @@ def test_torchrun_does_not_resume_what_another_launch_started(stage, tmp_path, o
     script = write_script(tmp_path, {})
     done = torchrun(1, [*stage, *options, "--seed=7"], "--max-restarts=1", script=script)
     assert done.returncode != 0
-    assert done.stderr.count(f"train.py: {tmp_path / left} exists: go on with --resume, or give another out_dir") == 2
+    error = f"train.py: {tmp_path / left} exists: go on with --resume, or give another out_dir"
+    assert done.stderr.count(error) == 2
     assert "resumed" not in done.stdout and before == {path: path.read_bytes() for path in folder.iterdir()}
 
 
@@ -165,6 +170,47 @@ def test_two_nodes_go_on_when_one_process_hangs_and_the_other_is_killed(grown_ru
     printed = two_agents(script, args, "--max-restarts=1")
     assert "resumed at step 3" in "".join(printed)
     agrees(one, tmp_path / "b")
+
+
+def test_a_launch_is_known_while_one_of_its_agents_is(tmp_path):
+    """Agents are replaced one by one; another launch, and a run without torchrun, are refused."""
+    (tmp_path / "ckpt.pt").write_bytes(b"")
+    begin = lambda resume, launch: train.claim(str(tmp_path), "g.pt", resume, launch)[1:]  # noqa: E731
+    assert begin(True, ["a", "b"]) == (True, f"{tmp_path}/ckpt.pt")
+    assert begin(False, ["b", "c"])[0] and begin(False, ["c"])[0]
+    for other in (["d"], []):
+        with pytest.raises(ValueError, match="ckpt.pt exists: go on with --resume"):
+            begin(False, other)
+    assert begin(False, ["a"])[0] and begin(True, [])[0]  # by hand: from then on it is nobody's
+    with pytest.raises(ValueError, match="ckpt.pt exists"):
+        begin(False, ["c"])
+    os.remove(tmp_path / "ckpt.pt")
+    assert begin(False, ["d"]) == (False, "g.pt")
+
+
+def test_an_agent_is_known_by_the_folder_of_its_logs(monkeypatch):
+    monkeypatch.setenv("RANK", "0")
+    for path, name in [("/l/t_x/1_y/attempt_2/0/error.json", "/l/t_x/1_y"), ("", ""), ("/dev/null", "")]:
+        monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", path)
+        assert train.agent() == name
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", "/l/t_x/1_y/attempt_2/0/error.json")
+    monkeypatch.delenv("RANK")
+    assert train.agent() == ""
+
+
+def test_processes_agree_on_an_attempt_whatever_the_dead_wrote():
+    """Attempts follow each other in one store. In the last, rank 0 comes again after it was answered."""
+    store, names = dist.HashStore(), []
+    with ThreadPoolExecutor(3) as pool:
+        for _ in range(3):
+            names.append({*pool.map(lambda rank: train.agree_on_attempt(store, rank, 3), range(3))})
+        others = [pool.submit(train.agree_on_attempt, store, rank, 3) for rank in (1, 2)]
+        time.sleep(0.2)
+        for rank in (1, 2):  # what a rank 0 wrote that died before all had heard it
+            store.set(f"answer to {store.get(f'asked by {rank}').decode()}", "dead")
+        time.sleep(0.3)
+        names.append({train.agree_on_attempt(store, 0, 3), *(f.result(timeout=20) for f in others)})
+    assert [len(name) for name in names] == [1, 1, 1, 1] and len(set.union(*names)) == 4
 
 
 @pytest.mark.parametrize("slash", ["b/", "b//", "b/.", "./b/", "b"])
