@@ -33,9 +33,9 @@ import numpy as np
 import sentencepiece
 import torch
 
-from checkpoint import load_checkpoint, remove, seal, unwritten
+from checkpoint import Lazy, load_checkpoint, materialise, remove, unwritten, write_checkpoint
 from data import MODEL_FILES, Tokenizer, load_tokenizer, one_line
-from grow import Unmade, assembled, make, not_stock, skeleton
+from grow import assembled, not_stock, skeleton
 from model import SCALING, Config, rope_places, row_ids
 
 DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
@@ -355,8 +355,8 @@ def open_safetensors(folder: str) -> dict:
     return tensors
 
 
-def babel_tensors(cfg: Config, files: dict, folder: str) -> dict[str, Unmade]:
-    """{slab: Unmade} of a Config of one generation and what open_safetensors found. ValueError where that is not what the
+def babel_tensors(cfg: Config, files: dict, folder: str) -> dict[str, Lazy]:
+    """{slab: Lazy} of a Config of one generation and what open_safetensors found. ValueError where that is not what the
     Config wants."""
     names, slabs = llama_names(cfg), {}
     known = {*names.values(), "lm_head.weight"}  # which a tied one may have as well
@@ -383,7 +383,7 @@ def babel_tensors(cfg: Config, files: dict, folder: str) -> dict[str, Unmade]:
             raise ValueError(f"{folder}: {there} is {stored.get_dtype()} {stored.get_shape()}, expected {list(shape)} of "
                              + ", ".join(DTYPES.values()))  # fmt: skip
         slab_shape = tensor.plan[0][2]
-        slabs[f"{name}.0"] = Unmade(slab_shape, torch.float32, functools.partial(fill, name=there, kind=tensor.kind))
+        slabs[f"{name}.0"] = Lazy(slab_shape, torch.float32, functools.partial(fill, name=there, kind=tensor.kind))
     return slabs
 
 
@@ -410,11 +410,11 @@ def read_llama(folder: str, out: str, block_size: int | None = None) -> None:
     os.makedirs(os.path.dirname(out) or ".", exist_ok=True)
     aside = f"{out}.{os.getpid()}"
     try:
-        make(ckpt, aside)
-        seal(aside)
+        write_checkpoint(aside, materialise(ckpt, f"{aside}.scratch"))
         os.rename(aside, out)
     finally:
         remove(aside)
+        remove(f"{aside}.scratch")
     n, spare = skeleton(cfg).count_params()["total"], cfg.vocab_size - tok.vocab_size
     print(f"wrote {out}: {cfg.n_layer} x {cfg.n_embd}, {n:,} parameters, block_size {cfg.block_size}, tokenizer {tok.name}"
           + f", {spare} rows more than it has tokens" * (spare > 0))  # fmt: skip

@@ -38,17 +38,18 @@ import export
 import prepare
 import train
 from checkpoint import (
-    allocate_checkpoint,
+    Lazy,
     build_model,
     load_checkpoint,
     load_state,
     lock,
     optimizer_state,
     save_checkpoint,
-    seal,
+    materialise,
+    write_checkpoint,
 )
 from data import DEAL, PAGE, Mixture, Shard
-from grow import compare, condense, grow, make, memory, nearest_size, plan_clone, skeleton
+from grow import compare, condense, grow, nearest_size, plan_clone, skeleton
 from model import Config, KVCache, Llama
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -234,7 +235,7 @@ def test_cloning(kind):
             assert dlogit(small, grow(small, **size)[0]) <= tolerance
     # the gradient of a tensor is as many times smaller as there are copies of what it writes: so are Adam's moments
     ckpt = steps(ckpt, 3)
-    exact = make(plan_clone(ckpt, 0, noise=0.0, **{k: v for k, v in size.items() if k != "init"})[0])[0]
+    exact = materialise(plan_clone(ckpt, 0, noise=0.0, **{k: v for k, v in size.items() if k != "init"})[0])
     old, new = build(ckpt), build(exact)
     for model in (old, new):
         model(TOKENS[:, :-1], TOKENS[:, 1:]).backward()
@@ -1949,12 +1950,16 @@ def test_growing_takes_the_memory_of_a_tensor_not_of_a_model(tmp_path):
     for n_layer in (1, 48):
         cfg = Config(n_layer=n_layer, n_head=2, n_embd=256, head_dim=128, ffn_dim=1024, vocab_size=300, block_size=64)
         shapes = skeleton(cfg).state_dict()
-        state = {k: {"step": torch.zeros(()), "exp_avg": v, "exp_avg_sq": v} for k, v in shapes.items()}
-        ckpt = tiny() | {"config": cfg.plain(), "model": shapes, "optimizer": state}
+
+        def lazy(w, fill):
+            return Lazy(tuple(w.shape), torch.float32, fill)
+
+        drawn = {k: lazy(w, lambda out, k=k: out.fill_(1.0) if "norm" in k else out.normal_(0, 0.02)) for k, w in shapes.items()}
+        moments = {k: {m: lazy(w, lambda out: None) for m in ("exp_avg", "exp_avg_sq")} for k, w in shapes.items()}
+        state = {k: {"step": torch.zeros(())} | both for k, both in moments.items()}
+        ckpt = tiny() | {"config": cfg.plain(), "model": drawn, "optimizer": state}
         path = tmp_path / f"{n_layer}.pt"
-        for name, w in allocate_checkpoint(path, ckpt)[0]["model"].items():
-            w.fill_(1.0) if "norm" in name else w.normal_(0, 0.02)
-        seal(path)
+        write_checkpoint(path, materialise(ckpt, f"{path}.scratch"))
         size = os.path.getsize(path) / 1e6
         peak[n_layer] = peak_anonymous_memory([sys.executable, f"{HERE}/grow.py", "--in", path, "--double", "width", "--force"])
     assert size > 600 and peak[48] < peak[1] + 100, (size, peak)  # MB; its largest tensor has 1 MB
