@@ -321,7 +321,8 @@ def read_lines(blocks: Iterable[bytes]) -> Iterator[bytes]:
     for block in blocks:
         block = held + block
         held = b"\r" if block.endswith(b"\r") else b""  # it may be half of a CRLF
-        *whole, rest = re.split(rb"\r\n|\n|\r", block.removesuffix(held))
+        block = block.removesuffix(held).replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        *whole, rest = block.split(b"\n")
         for line in whole:
             yield b"".join([*parts, line])
             parts = []
