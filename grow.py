@@ -762,7 +762,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     p.add_argument("--head_dim", type=int, help="an integer multiple of the old one")
     p.add_argument("--vocab", metavar="STAGE", help="rows for the tokens of a stage of prepare.py --words (words5000, all)")
     p.add_argument("--init", choices=INITS, help="how the new starts (default: random; for depth alone "
-                   "stack, not exact, or copy where the model is finished: imported, or decayed)")  # fmt: skip
+                   "stack, not exact, or copy if the model is finished: imported, or decayed)")  # fmt: skip
     p.add_argument("--place", choices=("top", "interleave"), default="top", help="where new layers go (default: top)")
     p.add_argument("--copy_state", action="store_true", help="copied layers copy Adam's state too")
     p.add_argument("--fresh_optimizer", action="store_true", help="drop Adam's state")

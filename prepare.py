@@ -321,7 +321,8 @@ def read_lines(blocks: Iterable[bytes]) -> Iterator[bytes]:
     for block in blocks:
         block = held + block
         held = b"\r" if block.endswith(b"\r") else b""  # it may be half of a CRLF
-        *whole, rest = re.split(rb"\r\n|\n|\r", block.removesuffix(held))
+        block = block.removesuffix(held).replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        *whole, rest = block.split(b"\n")
         for line in whole:
             yield b"".join([*parts, line])
             parts = []
@@ -435,13 +436,13 @@ def split_at(pieces: Iterable[tuple[str, bool, str]], at: int) -> Iterator[tuple
 ENDS = [re.compile(end) for end in (r"\n\s*\n", r"\n", r"[.!?]['\"’”)]*\s+|[。！？]", r"\s+")]
 UPPER = "".join(filter(str.isupper, map(chr, range(1 << 16))))
 MARKS = "".join(c for c in map(chr, range(1 << 16)) if unicodedata.category(c) in ("Mn", "Mc"))
-COMBINING = "".join(filter(unicodedata.combining, map(chr, range(sys.maxunicode + 1))))
+# A mark that normalize() sorts, or anything beyond U+FFFF, where some are; and 31 of these in a row
+COMBINING = "".join(filter(unicodedata.combining, map(chr, range(1 << 16)))) + "\U00010000-\U0010ffff"
+MARK, RUN = re.compile(f"[{COMBINING}]"), re.compile(f"[{COMBINING}][{COMBINING}]{{30,}}")
 # A capitalised word (not all capitals) behind a word, a comma, or Mr. and the like, on the same line
 NAME = re.compile(rf"[{UPPER}](?![{UPPER}])(?:(?<=[\w,;] .)|(?<=\b[MDS][rt]\. .)|(?<=\bMrs\. .))\w+(?:['-]\w+)*")
 # Apostrophes, and the points and commas of numbers, belong to a word; a hyphen parts two. \0: a name
 WORD = re.compile(rf"[\w\0{MARKS}]+(?:'[\w{MARKS}]+|(?<=\d)[.,]\d+)*")
-# More combining marks in a row than the 30 of Unicode's stream-safe text format; it begins with these
-TOO_MANY_MARKS = re.compile(rf"([{COMBINING}][{COMBINING}]{{29}})[{COMBINING}]+")
 # Words that join a clause to another, of those that seldom do anything else
 JOINING = set("although because if that though unless until what when where whether which while who whom whose why".split())
 
@@ -476,9 +477,23 @@ def chunks(text: str) -> list[str]:
     return out
 
 
+def shorten_marks(run: re.Match) -> str:
+    """Return the text of run with at most 30 marks in a row, as in Unicode's stream-safe text format.
+
+    normalize() takes a time that is quadratic in their number.
+    """
+    out, n = [], 0
+    for character in run[0]:
+        n = n + 1 if unicodedata.combining(character) else 0
+        if n <= 30:
+            out.append(character)
+    return "".join(out)
+
+
 def words(text: str) -> list[str]:
     """The words of a text, case folded; "\\0" stands for each name."""
-    text = TOO_MANY_MARKS.sub(r"\1", text)  # normalize() sorts them, in time that is quadratic
+    if MARK.search(text[::31]):  # else there can't be 31 in a row
+        text = RUN.sub(shorten_marks, text)
     text = unicodedata.normalize("NFC", text).replace("’", "'").replace("_", " ")
     return WORD.findall(NAME.sub("\0", text).casefold())
 
@@ -1024,7 +1039,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    for printed in (sys.stdout, sys.stderr):
-        printed.reconfigure(errors="backslashreplace")  # samples and paths may hold what it can't show
+    with contextlib.suppress(AttributeError):  # not a file's
+        sys.stdout.reconfigure(errors="backslashreplace")  # a sample may hold what it can't show
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("prepare.py: terminated"))
     main()

@@ -61,7 +61,7 @@ def missing(default: str) -> ValueError:
     there = glob.glob(f"{os.path.dirname(default)}/*/ckpt.pt")
     there = sorted(there, key=os.path.getmtime, reverse=True)[:5]
     if there:
-        others = f"; or of {', '.join(there[1:])}" if there[1:] else ""
+        others = f"; or {', '.join(there[1:])}" if there[1:] else ""
         return ValueError(f"{default}: no such checkpoint: try the newest, --in {there[0]}{others}")
     how = "bash runs/demo.sh trains a small model, and README.md says how to train yours"
     return ValueError(f"{default}: no such checkpoint: name one with --in, or make one: {how}")
@@ -77,10 +77,12 @@ def check_device(device: str) -> None:
 
 
 def stop_ids(ckpt: dict, tokenizer: Tokenizer) -> set[int]:
-    """The ids at which a text ends: a bos, which begins the next one, and those that an imported model came
-    with, or else the tokenizer's eos."""
-    ends = (ckpt.get("origin") or {}).get("stop") or [tokenizer.eos]
-    return {i for i in (tokenizer.bos, *ends) if i >= 0}
+    """The ids at which a text ends: those that an imported model came with, else the tokenizer's eos; and, once
+    it was trained here, the bos of the next text."""
+    came_with = (ckpt.get("origin") or {}).get("stop")
+    if came_with and not ckpt["ledger"]["tokens"]:
+        return set(came_with)
+    return {i for i in (tokenizer.bos, *(came_with or [tokenizer.eos])) if i >= 0}
 
 
 def render_chat(template: str, tokens: dict[str, str], message: str, system: str | None) -> str:

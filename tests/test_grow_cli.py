@@ -32,7 +32,7 @@ def run_in_its_constant_part(data, tmp_path_factory):
 
 @pytest.fixture
 def trained(run_in_its_constant_part, tmp_path):
-    """A checkpoint of a run that stands in the constant part of its schedule, in a folder of the test's own."""
+    """A checkpoint of a run that stands in the constant part of its schedule, for one test alone."""
     (tmp_path / "a").mkdir()
     return shutil.copy(run_in_its_constant_part, tmp_path / "a/ckpt.pt")
 
@@ -92,7 +92,7 @@ def test_what_is_finished():
 
 @pytest.mark.parametrize("horizon, ended", [(900, True), (901, False), (0, False)])
 def test_what_is_finished_in_checkpoints_of_older_versions(horizon, ended, tmp_path):
-    """They had no schedule; every generation had a horizon, and a rate of 0 until it was trained; a trunk a branch."""
+    """They had no schedule; a generation had a horizon, and a rate of 0 until it was trained; a trunk a branch."""
     ckpt = tiny()
     ckpt["ledger"]["tokens"] = 900
     (generation,) = ckpt["config"]["generations"]
@@ -403,13 +403,18 @@ def test_arguments_that_cannot_be(trained, tmp_path):
         (["--params", "2x", "--along", "width", "--multiple", -256], "--multiple is at least 0"),
         ([*DEPTH, "--tolerance", "nan"], "--tolerance a number"),
         (["--vocab", "all"], "--vocab all: the model has all 300 rows"),
-        *[([f"--{name}", n], f"--{name} {n}: at least 1") for n in (0, -3)
-          for name in ("width", "depth", "heads", "ffn", "head_dim", "condense")],
-    ]:  # fmt: skip
+        (["--width", 0], "--width 0: at least 1"),
+        (["--depth", -3], "--depth -3: at least 1"),
+        (["--heads", 0], "--heads 0: at least 1"),
+        (["--ffn", -3], "--ffn -3: at least 1"),
+        (["--head_dim", 0], "--head_dim 0: at least 1"),
+        (["--condense", 0], "--condense 0: at least 1"),
+        (["--condense", -1], "--condense -1: at least 1"),
+    ]:
         error, _ = run("grow.py", "--in", trained, *args)
         assert message in error, (args, error)
     assert trained.read_bytes() == before and not os.path.exists(trained.parent / "grown.pt")
-    for seed in (-1, 0, 2**63, 10**30):  # any will do
+    for seed in (-1, 10**30):  # any will do
         ok("grow.py", "--in", trained, "--double", "ffn", "--seed", seed, "--force")
         assert load_checkpoint(trained.parent / "grown.pt")["lineage"][-1]["seed"] == seed
 

@@ -57,7 +57,7 @@ def files_of(folder):
 
 @pytest.fixture
 def meanwhile(monkeypatch):
-    """A function that has another be called once the text is tokenised, before the folder is put in its place."""
+    """-> a function: what it gets is called once the text is tokenised, before the folder is replaced."""
 
     def at_the_end(act):
         write = prepare.write_splits
@@ -230,7 +230,12 @@ def test_the_order_of_files_is_that_of_their_names(tmp_path, sp_model):
         (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "in" / name).write_text(name)
     found = prepare.list_files([str(tmp_path / "in")], str(tmp_path / "out"))
-    assert [os.path.relpath(name, tmp_path / "in") for name in found] == ["a.txt", "a/z.txt", "b.txt", "b/a.txt"]
+    assert [os.path.relpath(name, tmp_path / "in") for name in found] == [
+        "a.txt",
+        "a/z.txt",
+        "b.txt",
+        "b/a.txt",
+    ]
 
 
 def test_what_prepare_wrote_is_no_input(tmp_path, sp_model):
@@ -341,7 +346,14 @@ def test_a_document_that_begins_with_blanks_is_kept_to_the_byte(tmp_path, sp_mod
 
 def test_blanks_at_the_start_are_not_held_in_memory():
     piece = " " * (1 << 18)
-    pieces = [("a", True), *[(piece, False)] * 2, (piece, True), *[(piece, False)] * 200, ("x", False), (" ", True)]
+    pieces = [
+        ("a", True),
+        *[(piece, False)] * 2,
+        (piece, True),
+        *[(piece, False)] * 200,
+        ("x", False),
+        (" ", True),
+    ]
     seen = {"empty": 0, "documents": 0, "characters": 0, "end": 0, "lowest": 2**64}
     tracemalloc.start()
     got = prepare.split_by_hash(iter(pieces), 2**63, seen)
@@ -526,7 +538,10 @@ def parquet(values, kind, **options):
     import pyarrow
     import pyarrow.parquet
 
-    buf, kinds = io.BytesIO(), {"list": pyarrow.list_(pyarrow.string()), "null": pyarrow.null(), "int": pyarrow.int64()}
+    buf, kinds = (
+        io.BytesIO(),
+        {"list": pyarrow.list_(pyarrow.string()), "null": pyarrow.null(), "int": pyarrow.int64()},
+    )
     kinds["struct"] = pyarrow.struct([("a", pyarrow.string())])
     kinds["dictionary of binary"] = pyarrow.dictionary(pyarrow.int8(), pyarrow.binary())
     kinds["dictionary"] = pyarrow.dictionary(pyarrow.int8(), pyarrow.string())
@@ -564,7 +579,12 @@ def test_parquet_of_other_types_is_named_once(tmp_path, sp_model, capsys):
         ("struct", [{"a": "x"}, None], "struct<a: string>"),
     ]:
         (tmp_path / "in" / "a.parquet").write_bytes(parquet(values, kind))
-        refused(tmp_path, tmp_path / "in", sp_model, f"column text holds {shown}, not text: name another with --field")
+        refused(
+            tmp_path,
+            tmp_path / "in",
+            sp_model,
+            f"column text holds {shown}, not text: name another with --field",
+        )
         assert prepared(tmp_path, tmp_path / "in", sp_model, "--skip_bad") == sorted(DOCS)
         assert "1 broken parts" in capsys.readouterr().out
     (tmp_path / "in" / "a.parquet").write_bytes(parquet([], "string"))
@@ -626,12 +646,16 @@ def test_time_is_linear_in_the_length(kind):
         assert seconds(work, 80_000) < 20 * seconds(work, 10_000), work.__name__  # 8 times the text; 64 if quadratic
 
 
-def test_marks_are_counted_as_before():
-    rng = random.Random(0)
-    marks = [c for c in map(chr, range(0x300, 0x370)) if unicodedata.combining(c)]
-    text = " ".join(rng.choice("aeo") + "".join(rng.choices(marks, k=rng.randint(0, 30))) for _ in range(500))
-    assert prepare.TOO_MANY_MARKS.sub("", text) == text
-    assert prepare.words("e" + "\u0301" * 50) == prepare.words("e" + "\u0301" * 30)
+def test_no_mark_is_dropped_that_is_not_the_31st_in_a_row():
+    rng, used = random.Random(0), []
+    marks = [c for c in map(chr, range(sys.maxunicode + 1)) if unicodedata.combining(c)]
+    for n in [*range(40), 300]:
+        used.append("".join(rng.choices(marks, k=n)))
+    text = " ".join(rng.choice("aeo\U0001f600") + run for run in used)
+    short = " ".join(piece[0] + piece[1:31] for piece in text.split(" "))
+    assert prepare.words(text) == prepare.WORD.findall(unicodedata.normalize("NFC", short).casefold())
+    emoji = "\U0001f600" * 50 + "\U00010330" * 50
+    assert prepare.words(emoji) == ["\U00010330" * 50] and prepare.RUN.search(emoji)
 
 
 def test_reading_is_linear_in_the_length_of_a_line():
@@ -659,7 +683,16 @@ def test_odd_input_gives_the_same_bytes_for_any_number_of_workers(tmp_path, sp_m
     (folder / "c.parquet").write_bytes(parquet([doc.encode() for doc in docs], "binary"))
     for options in ([], ["--words", "5,20,all"]):
         results = [
-            run_prepare(tmp_path / f"out{workers}", folder, sp_model, "--skip_bad", "--force", "--workers", workers, *options)[0]
+            run_prepare(
+                tmp_path / f"out{workers}",
+                folder,
+                sp_model,
+                "--skip_bad",
+                "--force",
+                "--workers",
+                workers,
+                *options,
+            )[0]
             for workers in ("1", "2", "3")
         ]
         assert results[0] == results[1] == results[2]
@@ -671,15 +704,30 @@ def test_odd_input_gives_the_same_bytes_for_any_number_of_workers(tmp_path, sp_m
 
 def test_options_that_would_fail_late_are_refused(tmp_path, sp_model, capsys):
     name = write_docs(tmp_path / "a.txt", DOCS)
-    for options in (["--rows", "inf"], ["--rows", "nan"], ["--separator", "a\nb"], ["--val", "nan"], ["--known", "nan"]):
+    for options in (
+        ["--rows", "inf"],
+        ["--rows", "nan"],
+        ["--separator", "a\nb"],
+        ["--val", "nan"],
+        ["--known", "nan"],
+    ):
         with pytest.raises(SystemExit):
             run_prepare(tmp_path / "out", name, sp_model, "--words", "5,all", *options)
         assert "error: --" in capsys.readouterr().err and os.listdir(tmp_path) == ["a.txt"]
 
 
 def test_a_report_needs_no_display_and_no_terminal_that_shows_all(tmp_path, sp_model):
-    name = write_docs(tmp_path / "a.txt", ["naïve 日本"] * 9 + DOCS)
-    command = [sys.executable, prepare.__file__, "--input", name, "--out", tmp_path / "out", "--tokenizer", sp_model]
+    name = write_docs(tmp_path / "a.txt", [f"naïve 日本 {doc}" for doc in DOCS])
+    command = [
+        sys.executable,
+        prepare.__file__,
+        "--input",
+        name,
+        "--out",
+        tmp_path / "out",
+        "--tokenizer",
+        sp_model,
+    ]
     env = {**os.environ, "PYTHONIOENCODING": "ascii", "MPLBACKEND": "tkagg"}
     options = ["--words", "5,all", "--report", "--workers", "1"]
     done = subprocess.run([*command, *options], env=env, capture_output=True, text=True)

@@ -56,7 +56,7 @@ def agrees(one, folder, tolerance=1e-4):
     assert near(weights(one), weights(folder), tolerance)
 
 
-def two_agents(script, args, *options, rendezvous="c10d", limit=120):
+def two_agents(script, args, *options, rendezvous="c10d", limit=240):
     """Run the script on two nodes, here two torchruns -> what each printed. Both must end well in time."""
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
