@@ -346,8 +346,7 @@ def load_folder(path: str, whole: bool, verify: bool) -> dict:
 def as_lazy(tree: dict) -> dict:
     """Return nested dicts of tensors without data as such of Lazy zeros."""
     return {
-        key: as_lazy(x) if isinstance(x, dict) else Lazy(tuple(x.shape), x.dtype, lambda out: None)
-        for key, x in tree.items()
+        key: as_lazy(x) if isinstance(x, dict) else Lazy(tuple(x.shape), x.dtype, lambda out: None) for key, x in tree.items()
     }
 
 

@@ -543,9 +543,7 @@ def fused_state(name: str, plan: Plan, slab: str, state: dict) -> dict[str, dict
         out.copy_(concatenate(plan, [s[key] if s else zeros(shape) for s, (_, _, shape) in zip(states, plan)]))
 
     shape = tuple(concatenate(plan, [torch.empty(shape, device="meta") for _, _, shape in plan]).shape)
-    moments = {
-        key: Lazy(shape, known[0][key].dtype, functools.partial(fill, key=key)) for key in ("exp_avg", "exp_avg_sq")
-    }
+    moments = {key: Lazy(shape, known[0][key].dtype, functools.partial(fill, key=key)) for key in ("exp_avg", "exp_avg_sq")}
     return {slab: {"step": max(s["step"] for s in known).clone()} | moments}
 
 

@@ -1,7 +1,7 @@
 """
 Stage 0: 8 x 512, 58M parameters.
 
-$ torchrun --nproc_per_node=8 train.py config/stage0.py      # or all nine: bash runs/ladder.sh
+$ torchrun --nproc_per_node=8 train.py config/stage0.py      # or all nine: python runs/ladder.py run config/stage?.py
 
 The ladder: nine stages, each with about twice the non-embedding parameters of the one before, by width or by depth.
 Every stage's file does the same arithmetic, with the counters of model.py. Its rules are a place to start from, not
@@ -21,7 +21,7 @@ measured:
                  (runs/results/vocabulary), but need text in stages: prepare.py --words, then rows = "words2000" here,
                  and --vocab in _grow of a stage that follows
   memory         16 bytes a parameter (weights, gradients, two moments, all fp32), 2 for weights cast to bf16; and
-                 activations, about 60 n_embd n_layer bytes a token without compile: grow.py --plan has the sum
+                 activations, about 60 n_embd n_layer bytes a token without compile: runs/ladder.py plan has the sum
 
   parameters     58,466,816, 25,698,816 without embedding and head
   tokens         526,123,008 = 2,007 steps x 262,144, 9.0 a parameter

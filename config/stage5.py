@@ -11,7 +11,7 @@ $ python grow.py --in out/stage4/ckpt.pt --params 2x --along width --multiple 25
 
 out_dir = "out/stage5"
 init_from = "out/stage4/grown.pt"
-_grow = "--params 2x --along width --multiple 256"  # for runs/ladder.sh: how stage 4 becomes this one
+_grow = "--params 2x --along width --multiple 256"  # for runs/ladder.py: how stage 4 becomes this one
 data = "data/babel"
 tokens_per_step = 2**20
 batch_size = 8

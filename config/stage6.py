@@ -11,7 +11,7 @@ $ python grow.py --in out/stage5/ckpt.pt --params 2x --along depth
 
 out_dir = "out/stage6"
 init_from = "out/stage5/grown.pt"
-_grow = "--params 2x --along depth"  # by plain copies of the layers; for runs/ladder.sh: how stage 5 becomes this one
+_grow = "--params 2x --along depth"  # by plain copies of the layers; for runs/ladder.py: how stage 5 becomes this one
 data = "data/babel"
 tokens_per_step = 2**21
 batch_size = 1

@@ -12,7 +12,7 @@ $ python grow.py --in out/stage6/ckpt.pt --params 2x --along width --multiple 51
 
 out_dir = "out/stage7"
 init_from = "out/stage6/grown.pt"
-_grow = "--params 2x --along width --multiple 512"  # for runs/ladder.sh: how stage 6 becomes this one
+_grow = "--params 2x --along width --multiple 512"  # for runs/ladder.py: how stage 6 becomes this one
 data = "data/babel"
 tokens_per_step = 2**22
 batch_size = 1

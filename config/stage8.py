@@ -12,7 +12,7 @@ $ python grow.py --in out/stage7/ckpt.pt --params 2x --along width --multiple 51
 
 out_dir = "out/stage8"
 init_from = "out/stage7/grown.pt"
-_grow = "--params 2x --along width --multiple 512"  # for runs/ladder.sh: how stage 7 becomes this one
+_grow = "--params 2x --along width --multiple 512"  # for runs/ladder.py: how stage 7 becomes this one
 data = "data/babel"
 tokens_per_step = 2**22
 batch_size = 1

@@ -10,7 +10,7 @@ $ python grow.py --in out/tiny0/ckpt.pt --double width --vocab words6000
 
 out_dir = "out/tiny1"
 init_from = "out/tiny0/grown.pt"
-_grow = "--double width --vocab words6000"  # for runs/ladder.sh: how tiny0 becomes this one
+_grow = "--double width --vocab words6000"  # for runs/ladder.py: how tiny0 becomes this one
 data = "data/demo"
 data_mix = "words6000"  # and a fifth from the stages before
 tokens_per_step = 1024

@@ -10,7 +10,7 @@ $ python grow.py --in out/tiny1/ckpt.pt --double depth --vocab all
 
 out_dir = "out/tiny2"
 init_from = "out/tiny1/grown.pt"
-_grow = "--double depth --vocab all"  # for runs/ladder.sh: how tiny1 becomes this one
+_grow = "--double depth --vocab all"  # for runs/ladder.py: how tiny1 becomes this one
 data = "data/demo"
 data_mix = "all"  # and a fifth from the stages before
 tokens_per_step = 1024

@@ -5,30 +5,23 @@
 #   bash runs/evening.sh                                      # settings for train.py may follow: --batch_size=16
 #   REHEARSE=1 bash runs/evening.sh                           # the same steps with config/tiny?.py, ten steps each, on data/demo
 # To expect on an H100 at 40 % MFU: 4.6 hours, at most 37 GB of its memory (10 with --recompute), 25 GB of disk. That is
-# grow.py --plan's arithmetic, not yet a measurement. Stopped, it goes on when it is started again.
+# arithmetic (ladder.py plan), not yet a measurement. Stopped, it goes on when it is started again.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 [ -n "${PYTHON:-}" ] || PYTHON=$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python)
-export PYTHON STAGES="config/stage0.py config/stage1.py config/stage2.py config/stage3.py" NPROC=1
-steps=()
+stages=(config/stage0.py config/stage1.py config/stage2.py config/stage3.py) last=out/stage3
 if [ -n "${REHEARSE:-}" ]; then
-  STAGES="config/tiny0.py config/tiny1.py config/tiny2.py" steps=(--max_steps=10)
+  stages=(config/tiny0.py config/tiny1.py config/tiny2.py) last=out/tiny2
+  set -- --max_steps=10 "$@"
 else
   "$PYTHON" -c 'import torch; torch.cuda.is_available() or exit("evening.sh: no GPU; REHEARSE=1 bash runs/evening.sh runs on a CPU")'
-  "$PYTHON" grow.py --plan config/ --device h100 --count 1
+  "$PYTHON" runs/ladder.py plan "${stages[@]}" --gpu h100 --count 1
 fi
-
-# the rates of all stages end where the last of these stages ends, not where the whole ladder does
-read -r tokens last < <("$PYTHON" - "${steps[@]}" $STAGES <<'PY'
-import runpy, sys
-given = [int(a.split("=")[1]) for a in sys.argv[1:] if a.startswith("--")]
-stages = [runpy.run_path(a) for a in sys.argv[1:] if not a.startswith("--")]
-print(sum((given or [s["max_steps"]])[0] * s["tokens_per_step"] for s in stages), stages[-1]["out_dir"])
-PY
-)
-bash runs/ladder.sh --horizon_tokens="$tokens" "${steps[@]}" "$@"
+"$PYTHON" runs/ladder.py run "${stages[@]}" --nproc 1 "$@"
 "$PYTHON" sample.py --in "$last/ckpt.pt" --prompt "Once upon a time" --tokens 100
 "$PYTHON" sample.py --in "$last/ckpt.pt" --check
-"$PYTHON" runs/picture.py $(for s in $STAGES; do echo "out/$(basename "$s" .py)/metrics.jsonl"; done) --out "$last/loss.png"
+names=("${stages[@]#config/}")
+metrics=("${names[@]/%.py//metrics.jsonl}")
+"$PYTHON" runs/picture.py "${metrics[@]/#/out/}" --out "$last/loss.png"
 [ -e "$last/hf" ] || "$PYTHON" export.py --in "$last/ckpt.pt" --out "$last/hf" --dtype bfloat16
 echo "the evening is done: $last/ckpt.pt, $last/loss.png, $last/hf"

@@ -24,12 +24,13 @@ from dataclasses import fields
 
 import torch
 
-HERE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..")
-sys.path.insert(0, HERE)
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
 from checkpoint import load_checkpoint
 from grow import count, skeleton
 from model import CHUNK, DEVICES, Config
 from train import DEFAULTS, configure
+
+HERE = sys.path[0]  # the folder of train.py
 
 # -----------------------------------------------------------------------------
 # stages
@@ -38,8 +39,9 @@ from train import DEFAULTS, configure
 def read_stage(path: str, settings: dict) -> dict:
     """Return the settings of a stage's config, with those of the command line. Raise ValueError where it lacks one that a
     stage must say."""
-    stage = DEFAULTS | configure([path]) | settings | {"_grow": runpy.run_path(path).get("_grow", "")}
-    named = runpy.run_path(path).keys() | settings.keys()
+    stage = DEFAULTS | configure([path]) | settings
+    stage["_grow"] = runpy.run_path(path).get("_grow", "")
+    named = configure([path]).keys() | settings.keys()
     missing = [name for name in ("out_dir", "max_steps", "tokens_per_step", "learning_rate") if name not in named]
     if missing:
         raise ValueError(f"{path}: {missing[0]} is missing")
@@ -141,8 +143,10 @@ def plan(paths: list[str], options: list[str], device: str, n_devices: int, mfu:
     names = {name.lower(): name for name in DEVICES}
     if device.lower() not in names:
         raise ValueError(f"--gpu {device}: one of {', '.join(names)}")
-    if n_devices < 1 or not 0 < mfu <= 1:
-        raise ValueError(f"--count {n_devices}, --mfu {mfu}: at least one device, and a share between 0 and 1")
+    if n_devices < 1:
+        raise ValueError(f"--count {n_devices}: at least 1")
+    if not 0 < mfu <= 1:
+        raise ValueError(f"--mfu {mfu}: a share of the peak, above 0 and at most 1")
     peak, room = DEVICES[names[device.lower()]]
     stages = [read_stage(path, configure(options)) for path in paths]
     print(f"{n_devices} x {names[device.lower()]} of {room / 1e9:.0f} GB at {mfu:.0%} MFU. GB a device; *: recomputing")
@@ -152,7 +156,10 @@ def plan(paths: list[str], options: list[str], device: str, n_devices: int, mfu:
     tokens = flops = 0
     for path, s in zip(paths, stages):
         shape = {f.name: s[f.name] for f in fields(Config) if f.name in s}
-        cfg = Config(**shape | {"vocab_size": s["vocab_size"] or 32000})
+        try:
+            cfg = Config(**shape | {"vocab_size": s["vocab_size"] or 32000})
+        except ValueError as e:
+            raise ValueError(f"{path}: {e}") from None
         n = s["max_steps"] * s["tokens_per_step"]
         this = n * cfg.flops_per_token()
         tokens, flops = tokens + n, flops + this
@@ -167,8 +174,7 @@ def plan(paths: list[str], options: list[str], device: str, n_devices: int, mfu:
     scratch, speed = tokens * cfg.flops_per_token(), n_devices * peak * mfu * 3600
     print(f"all: {count(tokens)} tokens, {flops:.2e} FLOPs, {flops / speed:,.1f} hours")
     print(
-        f"the last stage from scratch on as many: {scratch:.2e} FLOPs, {scratch / speed:,.1f} hours, "
-        f"{scratch / flops:.2f} times"
+        f"the last stage from scratch on as many: {scratch:.2e} FLOPs, {scratch / speed:,.1f} hours, {scratch / flops:.2f} times"
     )
 
 

@@ -1,0 +1,134 @@
+"""runs/ladder.py: what a ladder takes, runs of it, and its control."""
+
+import glob
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+import torch
+from ladder import memory
+
+from checkpoint import load_checkpoint
+from grow import skeleton
+from model import Config, Llama
+from test_grow import HERE, metrics, ok, run
+from train import configure
+
+
+def test_the_plan_of_a_ladder(tmp_path):
+    """The bytes that a token's activations take are those that autograd saves under bf16 autocast."""
+    sizes = dict(n_layer=3, n_head=4, n_embd=128, head_dim=32, ffn_dim=384, vocab_size=300, block_size=64)
+
+    def saved(n_layer, tokens, recompute):
+        model, storages = Llama(Config(**sizes | {"n_layer": n_layer})), {}
+        model.init_weights(0)
+        own = {x.untyped_storage().data_ptr() for x in [*model.parameters(), *model.buffers()]}
+        for block in model.layers:
+            block.recompute = recompute
+
+        def pack(t):
+            if t.untyped_storage().data_ptr() not in own:
+                storages[t.untyped_storage().data_ptr()] = t
+            return t
+
+        x = torch.zeros(tokens // 64, 65, dtype=torch.long)
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t), torch.autocast("cpu", torch.bfloat16):
+            model(x[:, :-1], x[:, 1:])
+        return sum(t.untyped_storage().nbytes() for t in storages.values())
+
+    for recompute in (False, True):
+        a, b = (Config(**sizes | {"n_layer": n}) for n in (2, 3))
+        weights = 18 * (skeleton(b).count_params()["total"] - skeleton(a).count_params()["total"])
+        planned = memory(b, 256, 1, False, recompute) - memory(a, 256, 1, False, recompute) - weights
+        counted = [saved(n, 256, recompute) - saved(n, 128, recompute) for n in (2, 3)]
+        assert 2 * (counted[1] - counted[0]) == pytest.approx(planned, rel=0.01)
+    stages = sorted(glob.glob(f"{HERE}/config/stage?.py"))
+    printed = ok("runs/ladder.py", "plan", *stages, "--gpu", "h200", "--count", 8)
+    assert len(re.findall(r"^stage\d ", printed, re.M)) == 9 and "6,738,415,616" in printed
+    assert re.findall(r"^stage[01] .* (\d+)%", printed, re.M) == ["0", "23"]  # stage 1 is grown at 1.59 of 1.59 + 5.36
+    assert float(re.search(r"all: .*?, (\S+) FLOPs", printed)[1]) == pytest.approx(4.01e21, rel=0.01)  # as config/stage8.py says
+    assert "--gpu tpu: one of h200" in run("runs/ladder.py", "plan", *stages, "--gpu", "tpu")[0]
+    (tmp_path / "stage0.py").write_text("out_dir = 'x'\n")
+    assert "stage0.py: max_steps is missing" in run("runs/ladder.py", "plan", tmp_path / "stage0.py")[0]
+
+
+def test_a_plan_of_what_cannot_be(tmp_path):
+    good = "out_dir, max_steps, tokens_per_step, batch_size, block_size = 'x', 10, 512, 4, 64\nlearning_rate = 1e-3\n"
+    good += "n_layer, n_head, n_embd, head_dim, vocab_size = 2, 2, 32, 16, 300\n"
+    config = tmp_path / "stage0.py"
+    config.write_text(good)
+    assert re.search(r"^stage0 .* 2 x 32 ", ok("runs/ladder.py", "plan", config), re.M)
+    for args, message in [
+        (["--count", 0], "--count 0: at least 1"),
+        (["--count", -1], "--count -1: at least 1"),
+        (["--mfu", 0], "--mfu 0.0: a share of the peak, above 0 and at most 1"),
+        (["--mfu", -0.4], "--mfu -0.4: a share"),
+        (["--mfu", "nan"], "--mfu nan: a share"),
+        (["--mfu", 40], "--mfu 40.0: a share"),
+    ]:
+        assert message in run("runs/ladder.py", "plan", config, *args)[0], args
+    for line, message in [
+        ("n_layer = = 2", "stage0.py: SyntaxError: "),
+        ("import nothing_of_this_name", "stage0.py: ModuleNotFoundError: "),
+        ("n_layer = 1 / 0", "stage0.py: ZeroDivisionError: "),
+        ("n_layer = 'two'", "stage0.py: n_layer = 'two' is str, expected int"),
+        ("max_steps = 0", "stage0.py: max_steps = 0, expected above 0"),
+        ("tokens_per_step = -512", "stage0.py: tokens_per_step = -512, expected"),
+        ("n_embd = 32.5", "stage0.py: n_embd = 32.5 is float, expected int"),
+        ("learning_rate = float('nan')", "stage0.py: learning_rate = nan, expected above 0"),
+        ("n_head, n_kv_head = 3, 2", "stage0.py: n_head = 3 is not a multiple of n_kv_head = 2"),
+        ("generations = 3", "stage0.py: no setting is called generations"),
+    ]:
+        config.write_text(f"{good}{line}\n")
+        error, _ = run("runs/ladder.py", "plan", config)
+        assert message in error, (line, error)
+    assert "nowhere.py: no such config file" in run("runs/ladder.py", "plan", tmp_path / "nowhere.py")[0]
+
+
+@pytest.fixture
+def ladder(data, tmp_path):
+    """The configs of two tiny stages."""
+    common = f"data = {data!r}\nn_layer, head_dim, block_size, device, compile = 2, 16, 64, 'cpu', False\n"
+    common += "tokens_per_step, batch_size, max_steps, learning_rate = 512, 4, 4, 1e-2\n"
+    common += "eval_interval, eval_tokens, sample_tokens, log_interval = 0, 2048, 0, 1\n"
+    paths = []
+    for i, n_embd in enumerate((32, 64)):
+        own = f"out_dir = {str(tmp_path / f's{i}')!r}\nn_embd, n_head = {n_embd}, {n_embd // 16}\n"
+        grown = f"init_from = {str(tmp_path / 's0/grown.pt')!r}\n_grow = '--double width'\n" if i else ""
+        paths.append(tmp_path / f"stage{i}.py")
+        paths[-1].write_text(common + own + grown)
+    return paths
+
+
+def ladder_py(*args, **env):
+    command = [sys.executable, f"{HERE}/runs/ladder.py", *map(str, args)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, env=os.environ | env)
+
+
+def test_a_ladder_is_one_schedule_and_goes_on_where_it_stopped(ladder, tmp_path):
+    done = ladder_py("run", *ladder, "--stop_at=2")
+    assert done.returncode == 1 and "stopped before the end of" in done.stderr
+    done = ladder_py("run", *ladder)
+    assert done.returncode == 0 and f"the ladder is done: {tmp_path}/s1/ckpt.pt" in done.stdout, done.stderr
+    assert "resumed at step 2" in done.stdout
+    ckpt = load_checkpoint(tmp_path / "s1/ckpt.pt")
+    assert ckpt["ledger"]["tokens"] == 8 * 512 == ckpt["schedule"]["horizon"] and len(ckpt["lineage"]) == 1
+    rates = [x[0] for folder in ("s0", "s1") for x in metrics(tmp_path / folder, "lr").values()]
+    assert rates[4] == rates[5] == 1e-2 and rates[-1] < 0.5e-2  # they fall in the last fifth of the ladder
+    assert ladder_py("run", *ladder).stdout == done.stdout.splitlines()[-1] + "\n"  # nothing is left to do
+
+    # the control: the same size and FLOPs, from scratch
+    done = ladder_py("control", tmp_path / "s1/ckpt.pt", "1e-3", "--out", tmp_path / "c")
+    assert done.returncode == 0, done.stderr
+    control = load_checkpoint(tmp_path / "c/ckpt.pt")
+    assert control["ledger"]["flops"] == pytest.approx(ckpt["ledger"]["flops"], rel=0.2) and not control["lineage"]
+    assert control["config"]["n_embd"] == 64 and control["schedule"]["horizon"] == control["ledger"]["tokens"]
+
+
+def test_the_configs_know_the_ladders_end():
+    for name, n in (("stage", 9), ("tiny", 3)):
+        stages = [configure([path]) for path in sorted(glob.glob(f"{HERE}/config/{name}?.py"))]
+        tokens = sum(s["max_steps"] * s["tokens_per_step"] for s in stages)
+        assert len(stages) == n and {s["horizon_tokens"] for s in stages} == {tokens}
