@@ -230,7 +230,7 @@ def checked(path: str, ckpt: object) -> dict:
     if not isinstance(ckpt, dict) or not {"config", "model", "optimizer", "ledger", "lineage"} <= ckpt.keys():
         raise ValueError(f"{path}: not a Babel checkpoint; train.py and grow.py write them")
     try:
-        Config(**ckpt["config"])
+        ckpt["config"] = Config(**ckpt["config"]).plain()  # what an older one lacks has its default
     except (TypeError, ValueError) as e:
         raise ValueError(f"{path}: not a Babel checkpoint: its config is none ({e})") from None
     return ckpt

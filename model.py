@@ -59,7 +59,8 @@ class Config:
     ffn_dim: int = 0  # 0: 8/3 n_embd, rounded up to a multiple of 128
     vocab_size: int = 32000  # rows of the embedding and the head
     n_tokens: int = 0  # 0: row i is token i. Else the tokenizer's ids, of which vocab_size have a row
-    block_size: int = 1024  # longest context, in tokens
+    block_size: int = 1024  # tokens a sequence in training
+    context: int = 0  # the longest context the model is meant for, in tokens; 0, or below block_size: block_size
     rope_theta: float = 10000.0
     rope_scaling: dict = field(default_factory=dict)  # {}: none. Else Llama 3.1's, with the keys of SCALING
     norm_eps: float = 1e-5
@@ -72,8 +73,9 @@ class Config:
     def __post_init__(self) -> None:
         self.n_kv_head = self.n_kv_head or self.n_head
         self.ffn_dim = self.ffn_dim or ffn_width(self.n_embd)
+        self.context = max(self.context, self.block_size)
         for f in fields(self):
-            if f.type in (int, float) and f.name != "n_tokens" and not getattr(self, f.name) > 0:
+            if f.type in (int, float) and f.name not in ("n_tokens", "context") and not getattr(self, f.name) > 0:
                 raise ValueError(f"{f.name} = {getattr(self, f.name)}: must be positive")
         if self.n_head % self.n_kv_head:
             raise ValueError(f"n_head = {self.n_head} is not a multiple of n_kv_head = {self.n_kv_head}")
@@ -360,7 +362,7 @@ def softmax_loss(logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Ten
 
 
 class KVCache:
-    """Keys and values of the tokens read so far, for generation. At most block_size tokens."""
+    """Keys and values of the tokens read so far, for generation. At most cfg.context tokens."""
 
     def __init__(self, cfg: Config) -> None:
         self.cfg, self.length, self.kv = cfg, 0, {}
@@ -369,7 +371,7 @@ class KVCache:
         """Appends one layer's k and v (B, n_kv_head, T, hd); returns all of that layer's so far."""
         B, nkv, T, hd = k.shape
         if layer not in self.kv:
-            self.kv[layer] = k.new_empty(2, B, nkv, self.cfg.block_size, hd)
+            self.kv[layer] = k.new_empty(2, B, nkv, self.cfg.context, hd)
         kv, end = self.kv[layer], self.length + T
         kv[0, :, :, self.length : end], kv[1, :, :, self.length : end] = k, v
         return kv[0, :, :, :end], kv[1, :, :, :end]
@@ -389,9 +391,9 @@ class Llama(nn.Module):
         # (n_tokens,): a token's row, -1 for none. Buffers are made for good also where parameters are on the meta device
         row_of = torch.full((cfg.n_tokens,), -1, device="cpu") if cfg.n_tokens else None
         self.register_buffer("row_of", row_of)
-        angle = torch.outer(torch.arange(cfg.block_size, device="cpu"), rope_frequencies(cfg))
+        angle = torch.outer(torch.arange(cfg.context, device="cpu"), rope_frequencies(cfg))
         dtype = torch.get_default_dtype()
-        self.register_buffer("cos", angle.cos().to(dtype), persistent=False)  # (block_size, hd/2)
+        self.register_buffer("cos", angle.cos().to(dtype), persistent=False)  # (context, hd/2)
         self.register_buffer("sin", angle.sin().to(dtype), persistent=False)
 
     def forward(self, idx: torch.Tensor, targets: torch.Tensor | None = None, cache: KVCache | None = None) -> torch.Tensor:
@@ -399,8 +401,8 @@ class Llama(nn.Module):
         loss in nats. Only tokens with a row. With a cache, idx continues what the cache holds."""
         start = 0 if cache is None else cache.length
         T = idx.size(1)
-        if start + T > self.cfg.block_size:
-            raise ValueError(f"{start + T} tokens, but block_size = {self.cfg.block_size}")
+        if start + T > self.cfg.context:
+            raise ValueError(f"{start + T} tokens, but the model's context has {self.cfg.context}")
         x, w = self.trunk(idx, self.cos[start : start + T], self.sin[start : start + T], cache)
         if cache is not None:
             cache.length += T
@@ -498,12 +500,12 @@ class Llama(nn.Module):
     ) -> Iterator[torch.Tensor]:
         """Yields n_new times a column (B, 1) of sampled ids, continuing idx (B, T). temperature 0 is greedy;
         top_k = 0 and top_p = 1 keep the whole distribution. Stops when every row has yielded `stop`. Beyond
-        block_size the older half of the context is dropped, and the newer half read again."""
+        the context the older half of it is dropped, and the newer half read again."""
         done, token_ids = torch.zeros(len(idx), 1, dtype=torch.bool, device=idx.device), self.token_ids().to(idx.device)
         new, cache = idx, None
         for _ in range(n_new):
-            if cache is None or cache.length + 1 > self.cfg.block_size:
-                keep = self.cfg.block_size if cache is None else self.cfg.block_size // 2
+            if cache is None or cache.length + 1 > self.cfg.context:
+                keep = self.cfg.context if cache is None else self.cfg.context // 2
                 idx = new = idx[:, -keep:]
                 cache = KVCache(self.cfg)
             logits = self(new, cache=cache)[:, -1].float()  # (B, vocab)
