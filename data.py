@@ -238,13 +238,17 @@ def token_dtype(vocab_size: int) -> np.dtype:
 
 
 def load_tokenizer(name_or_path: str = "llama2") -> Tokenizer:
-    """'llama2', the path of a sentencepiece model file or of a tokenizer.json, or the name of a tiktoken encoding. Raises
-    ValueError."""
+    """'llama2', the path of a sentencepiece model file, of a tokenizer.json or of a checkpoint, or the name of a tiktoken
+    encoding. Raises ValueError."""
     name, path = name_or_path, Path(name_or_path)
     if name == "llama2":
         return Tokenizer("sentencepiece", name, fetch_llama2())
-    if path.suffix not in (".model", ".json") and not path.exists():
+    if path.suffix not in (".model", ".json", ".pt") and not path.exists():
         return Tokenizer("tiktoken", name)
+    if path.suffix == ".pt":
+        from checkpoint import load_checkpoint  # which takes torch
+
+        return Tokenizer.from_dict(load_checkpoint(name)["tokenizer"])
     try:
         model = path.read_bytes()
     except OSError as e:
