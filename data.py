@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
-import sentencepiece
 from numpy.typing import ArrayLike
 
 LLAMA2_SHA256 = "9e556afd44213b6bd1be2b850ebbbd98f5481437a8021afaf58ee7fb1818d347"
@@ -47,6 +46,8 @@ class Tokenizer:
     def __init__(self, kind: str, name: str, model: bytes | None = None) -> None:
         self.kind, self.name, self.model = kind, name, model
         if kind == "sentencepiece":
+            import sentencepiece  # here, as the other libraries: whoever reads only meta.json needs none
+
             try:
                 self.sp = sentencepiece.SentencePieceProcessor(model_proto=model)
                 self.dummy_prefix = self.sp.encode("a", out_type=str)[0].startswith("▁")

@@ -34,7 +34,6 @@ import time
 from collections.abc import Callable
 
 import numpy as np
-import sentencepiece
 import torch
 import torch.nn.functional as F
 
@@ -251,7 +250,7 @@ def write_origin(folder: str, origin: dict) -> None:
             f.write(data.numpy())
 
 
-def tokenizer_json(sp: sentencepiece.SentencePieceProcessor) -> dict:
+def tokenizer_json(sp: "sentencepiece.SentencePieceProcessor") -> dict:  # noqa: F821
     """A sentencepiece BPE model as Hugging Face's tokenizers describe it, as in the repositories of Llama 2."""
     vocab = {sp.id_to_piece(i): i for i in range(sp.vocab_size())}
     merges = []  # the pairs that make each piece, those of the best piece first

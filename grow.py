@@ -54,7 +54,7 @@ from model import (
     row_ids,
 )
 
-WRITES, READS, GAIN, ROW = "writes", "reads", "gain", "row"
+ROLES = WRITES, READS, GAIN, ROW = "writes", "reads", "gain", "row"
 
 # The rule of growth: what a new slab does, by its tensor and the axis it is appended on, or "layer" for the whole tensor
 # of a new block. What writes starts at zero, so that the function stays. What reads is drawn or copied, so that of each
@@ -307,13 +307,12 @@ def explain_rules() -> Iterator[str]:
         "depth": ("layer",),
         "vocab": ("vocab_size",),
     }
-    yield "| growth | writes: zero at birth | reads: drawn at birth, or copied | else |"
-    yield "|---|---|---|---|"
+    yield "| growth | writes: zero at birth | reads: drawn, or copied | gain: 1 | row: mean of the old |"
+    yield "|---|---|---|---|---|"
     for growth, axes in growths.items():
-        kinds = {role: [k for (k, axis), (r, _) in RULES.items() if axis in axes and r == role] for role in (WRITES, READS)}
-        others = [(k, r) for (k, axis), (r, _) in RULES.items() if axis in axes and r in (GAIN, ROW)]
-        rest = ", ".join(f"{k}: {'1' if r == GAIN else 'the mean of the old rows'}" for k, r in others)
-        yield f"| {growth} | {', '.join(kinds[WRITES]) or '-'} | {', '.join(kinds[READS]) or '-'} | {rest or '-'} |"
+        roles = {role: [k for (k, axis), (r, _) in RULES.items() if axis in axes and r == role] for role in ROLES}
+        columns = [", ".join(roles[role]) or "-" for role in ROLES]
+        yield f"| {growth} | " + " | ".join(columns) + " |"
 
 
 @dataclass

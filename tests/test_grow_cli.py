@@ -18,7 +18,7 @@ from checkpoint import build_model, load_checkpoint, save_checkpoint
 from data import load_tokenizer
 from export import llama_config
 from model import Config, Llama
-from test_grow import CLONE, build, heads, ok, run, steps, tiny, torchrun, write_stage
+from test_grow import CLONE, HERE, build, heads, ok, run, steps, tiny, torchrun, write_stage
 
 DEPTH = ("--double", "depth")
 
@@ -425,3 +425,15 @@ def test_fusing_what_was_just_born_is_noted(trained):
     assert "note" not in ok("grow.py", "--in", trained, "--double", "ffn", "--dry_run")
     error, printed = run("grow.py", "--in", trained, "--double", "ffn", "--condense", 2)
     assert "--condense 2: 2 generations remain" in error and "n_embd" not in printed  # nothing was made
+
+
+def test_the_readme_has_the_rules_that_are_executed():
+    with open(f"{HERE}/README.md") as f:
+        assert "\n".join(grow.explain_rules()) + "\n" in f.read()
+
+
+def test_every_slab_that_can_be_born_has_a_rule():
+    for kind, axes in grow.SHAPES.items():
+        names = [axis for axis in axes if type(axis) is str] + (["layer"] if kind not in ("wte", "head") else [])
+        for axis in names:
+            assert all(grow.start_of(kind, axis, init)[0] for init in ("random", "copy", "eye", "stack")), (kind, axis)
