@@ -11,10 +11,10 @@ measured:
                  model, for 4e+21 FLOPs
   a step         0.26M tokens at first, 4.2M at the end; a multiple of block_size x 8 processes
   learning rate  1e-3 x 512 / n_embd at the peak of what is born in a stage: a slab that reads d inputs moves its output
-                 by about d x rate a step, and so by the same at any width. Older slabs keep the rate they were born with
-  horizon        of every generation: the end of the ladder. wsd lets rates fall in the last fifth of a generation's
-                 life, for generation 0 from 104G tokens on, when the last growth, at 69G, is past: nothing anneals
-                 before it grows. For figures on the way: train.py --branch=decay
+                 by about d x rate a step, and so by the same at any width. Older slabs are never faster than the new
+  horizon        the end of the ladder. wsd lets all rates fall in the last fifth of it, from 104G tokens on, when the
+                 last growth, at 69G, is past: nothing anneals before it grows. For figures on the way:
+                 train.py --branch=decay
   growths        twice by width, then by depth, and so on: the order made no difference at 0.3M parameters
                  (runs/results/best_size)
   vocabulary     all rows from the start. Rows that grow with depth were worth 10 % of the FLOPs at 0.3M parameters
