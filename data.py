@@ -21,6 +21,7 @@ import sentencepiece
 from numpy.typing import ArrayLike
 
 LLAMA2_SHA256 = "9e556afd44213b6bd1be2b850ebbbd98f5481437a8021afaf58ee7fb1818d347"
+LLAMA2_PIECES = "0f97b4337921e6e7e9b4620fc73338ee570aecd3c16038bc23870a887e995045"  # the sha256 of its pieces, a line each
 LLAMA2_URL = "https://huggingface.co/TinyLlama/TinyLlama-1.1B-Chat-v1.0/resolve/main/tokenizer.model"
 LLAMA2_WHEEL = "maxtext==0.2.5", "maxtext/assets/tokenizers/tokenizer.llama2"
 
@@ -258,20 +259,120 @@ def token_dtype(vocab_size: int) -> np.dtype:
 
 
 def load_tokenizer(name_or_path: str = "llama2") -> Tokenizer:
-    """'llama2', the path of a sentencepiece model file or of a tokenizer.json, or the name of a tiktoken encoding. Raises
-    ValueError."""
+    """'llama2', the path of a sentencepiece model file, of a tokenizer.json or of a checkpoint, or the name of a tiktoken
+    encoding. Raises ValueError."""
     name, path = name_or_path, Path(name_or_path)
     if name == "llama2":
         return Tokenizer("sentencepiece", name, fetch_llama2())
-    if path.suffix not in (".model", ".json") and not path.exists():
+    if path.suffix not in (".model", ".json", ".pt") and not path.exists():
         return Tokenizer("tiktoken", name)
+    if path.suffix == ".pt":
+        from checkpoint import load_checkpoint  # which takes torch
+
+        return Tokenizer.from_dict(load_checkpoint(name)["tokenizer"])
     try:
         model = path.read_bytes()
     except OSError as e:
         raise ValueError(f"tokenizer {name}: {e.strerror}") from None
-    if path.suffix == ".json":
-        return Tokenizer("tokenizers", path.name, model)
-    return Tokenizer("sentencepiece", "llama2" if sha256(model) == LLAMA2_SHA256 else path.name, model)
+    return tokenizer_from(path.name, model)
+
+
+def tokenizer_from(name: str, model: bytes) -> Tokenizer:
+    """Return the tokenizer of a file's name and bytes: a tokenizer.json, or else a sentencepiece model.
+
+    A tokenizer.json of BPE with byte fallback, as transformers makes it of a sentencepiece model, becomes one again.
+    Raise ValueError if the file is neither."""
+    if model.startswith(b"version https://git-lfs"):
+        raise ValueError(f"tokenizer {name}: a Git LFS pointer, not the file: git lfs pull")
+    if name.endswith(".json"):
+        try:
+            spec = json.loads(model)
+            byte_fallback = spec["model"].get("byte_fallback") and spec["model"]["type"] == "BPE"
+        except (ValueError, KeyError, TypeError, AttributeError):  # Tokenizer says what is wrong with it
+            byte_fallback = False
+        if not byte_fallback:
+            return Tokenizer("tokenizers", name, model)
+        model = sentencepiece_of(name, spec)
+    elif re.match(rb"[A-Za-z0-9+/]+=* \d+\n", model):
+        raise ValueError(f"tokenizer {name}: in tiktoken's format: use the tokenizer.json beside it")
+    return Tokenizer("sentencepiece", "llama2" if sha256(model) == LLAMA2_SHA256 else name, model)
+
+
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, _, BYTE = range(1, 7)  # sentencepiece's types of pieces
+
+
+def sentencepiece_of(name: str, spec: dict) -> bytes:
+    """Return the sentencepiece model that a tokenizer.json, parsed, was made of. Of Llama 2's vocabulary that is Llama 2's
+    own file. Raise ValueError if it can't come from one."""
+    model, vocab = spec["model"], spec["model"]["vocab"]
+    special = {token["content"]: token["special"] for token in spec.get("added_tokens", [])}
+    merges = [tuple(m.split(" ", 1)) if isinstance(m, str) else tuple(m) for m in model["merges"]]
+    by_id = sorted(vocab, key=vocab.get)
+
+    # sentencepiece merges whatever makes a piece that it has, so no merge is left out
+    last = {a + b: i for i, (a, b) in enumerate(merges)}
+    first = {a + b: i for i, (a, b) in reversed(list(enumerate(merges)))}
+    cuts = sum(piece[:n] in vocab and piece[n:] in vocab for piece in first for n in range(1, len(piece)))
+    if [vocab[piece] for piece in by_id] != list(range(len(vocab))) or cuts != len(set(merges)) or first.keys() - vocab.keys():
+        raise ValueError(f"tokenizer {name}: its merges are not those of a sentencepiece model: use the tokenizer.model")
+    steps = [step for key in ("normalizer", "pre_tokenizer") for step in [spec.get(key)] if step]
+    steps = [part for step in steps for part in step.get("normalizers") or step.get("pretokenizers") or [step]]
+    split = any(step["type"] == "Metaspace" and step.get("split", True) for step in steps)
+    if split or {step["type"] for step in steps} - {"Prepend", "Replace", "Metaspace"}:
+        raise ValueError(f"tokenizer {name}: it changes or splits the text, other than sentencepiece: use the tokenizer.model")
+    if sha256("\n".join(by_id).encode()) == LLAMA2_PIECES:
+        return fetch_llama2()
+
+    # a score a piece: those whose merges overlap have the same
+    score, rank, end = 0, {}, -1
+    for piece in [*sorted(first, key=first.get), *by_id]:
+        if piece not in rank:
+            score -= first.get(piece, len(merges)) > end
+            end = max(end, last.get(piece, -1))
+            rank[piece] = float(score)
+    unknown = model.get("unk_token") or "<unk>"
+    pieces = []
+    for piece in by_id:
+        if piece == unknown:
+            pieces.append((piece, 0.0, UNKNOWN))
+        elif piece in special:
+            pieces.append((piece, 0.0, CONTROL if special[piece] else USER_DEFINED))
+        elif re.fullmatch("<0x[0-9A-F]{2}>", piece):
+            pieces.append((piece, 0.0, BYTE))
+        else:
+            pieces.append((piece, rank[piece], NORMAL))
+    bos = next((piece for piece in ("<s>", "<bos>", *BOS) if piece in special), "<s>")
+    eos = next((piece for piece in ("</s>", "<eos>", *EOS) if piece in special), "</s>")
+    prefix = any(s["type"] == "Prepend" or s["type"] == "Metaspace" and s.get("prepend_scheme") != "never" for s in steps)
+    return sentencepiece_model(pieces, unknown, bos, eos, prefix)
+
+
+def sentencepiece_model(pieces: list[tuple[str, float, int]], unknown: str, bos: str, eos: str, prefix: bool) -> bytes:
+    """Return the bytes of a sentencepiece BPE model with byte fallback that keeps the text as it is. pieces: (piece, score,
+    type) of every id; prefix: it puts a space before the text. The format is sentencepiece_model.proto's."""
+
+    def varint(n):
+        return bytes([n]) if n < 128 else bytes([n & 127 | 128]) + varint(n >> 7)
+
+    def message(fields):
+        out = b""
+        for number, value in fields.items():
+            if isinstance(value, float):
+                out += varint(number << 3 | 5) + np.float32(value).tobytes()
+            elif isinstance(value, int):
+                out += varint(number << 3) + varint(value)
+            else:
+                value = value.encode() if isinstance(value, str) else value
+                out += varint(number << 3 | 2) + varint(len(value)) + value
+        return out
+
+    ids = {piece: i for i, (piece, _, _) in enumerate(pieces)}
+    trainer = {3: 2, 4: len(pieces), 35: 1}  # BPE, vocab_size, byte_fallback
+    trainer |= {40 + i: ids[piece] for i, piece in enumerate((unknown, bos, eos)) if piece in ids}
+    trainer |= {45: unknown, 46: bos, 47: eos}
+    normalizer = {1: "identity", 3: int(prefix), 4: 0}  # name, add_dummy_prefix, remove_extra_whitespaces
+    listed = [message({1: message({1: piece, 2: float(score), 3: kind})}) for piece, score, kind in pieces]
+    return b"".join(listed) + message({2: message(trainer), 3: message(normalizer)})
 
 
 def sha256(data: bytes) -> str:

@@ -5,7 +5,8 @@ And a stock Llama in, a checkpoint out, of one generation, for grow.py and train
 $ python export.py --in out/stage2/ckpt.pt --out out/stage2/hf
 $ python export.py --in out/stage2/ckpt.pt --out out/stage2/hf --dtype bfloat16
 $ python export.py --from TinyLlama-1.1B/ --out out/tinyllama/ckpt.pt
-$ python export.py --from Llama-3.2-1B/ --out out/llama3/ckpt.pt --block_size 4096
+$ python export.py --from Llama-3.2-1B/ --out out/llama3/ckpt.pt --context 8192
+$ python export.py --from SmolLM2-135M-Instruct.Q8_0.gguf --out out/smol/ckpt.pt
 
 What growing has added is folded into the weights, and the logits stay:
 
@@ -16,37 +17,60 @@ What growing has added is folded into the weights, and the logits stay:
 | the one eps, norm_eps x n_embd of generation 0 / n_embd  | rms_norm_eps
 | the scores' scale, head_dim of generation 0 ^ -1/2       | head_dim ^ -1/2, and the rest in q
 | RoPE's pairs in the order of their birth                 | by falling frequency, the half-split order that Hugging Face has
-| rows for some of the tokens, in an order of their own    | all, in the tokenizer's order; what had no row gets the rows' mean
+| rows for some of the tokens, in an order of their own    | all, in the tokenizer's order; see absent_row
 """
 
 import argparse
 import functools
+import glob
 import json
 import math
 import os
+import re
 import shutil
 import struct
 import sys
+import time
 from collections.abc import Callable
 
 import numpy as np
 import sentencepiece
 import torch
+import torch.nn.functional as F
 
-from checkpoint import Lazy, load_checkpoint, materialise, remove, unwritten, write_checkpoint
-from data import MODEL_FILES, Tokenizer, load_tokenizer, one_line
-from grow import assembled, not_stock, skeleton
-from model import SCALING, Config, rope_places, row_ids
+from checkpoint import Lazy, build_model, load_checkpoint, materialise, remove, unwritten, write_checkpoint
+from data import (
+    CONTROL,
+    LLAMA2_PIECES,
+    MODEL_FILES,
+    PAGE,
+    UNKNOWN,
+    USER_DEFINED,
+    Tokenizer,
+    count_bytes,
+    fetch_llama2,
+    one_line,
+    sentencepiece_model,
+    sha256,
+    speller,
+    spread,
+    token_dtype,
+    tokenizer_from,
+)
+from grow import assembled, condense, data_of, not_stock, skeleton
+from model import SCALING, Config, Llama, rope_places, row_ids
 
 DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 SHARD = 5 * 10**9  # bytes a file, as Hugging Face has it
 
 
-def llama_config(cfg: Config, dtype: str, bos: int | None, eos: int | None) -> dict:
-    """config.json of the stock Llama that computes what a model of Config cfg does. ValueError where there is none."""
+def llama_config(cfg: Config, dtype: str, bos: int | None, eos: int | list[int] | None, pad: int | None = None) -> dict:
+    """Return the config.json of the stock Llama that computes what a model of Config cfg does. Raise ValueError if there
+    is none. bos, eos, pad: token ids."""
     if not_stock(cfg):
         raise ValueError(not_stock(cfg))
     scaling = {"rope_type": "llama3"} | cfg.rope_scaling if cfg.rope_scaling else None
+    padding = {} if pad is None else {"pad_token_id": pad}
     return {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
@@ -57,7 +81,7 @@ def llama_config(cfg: Config, dtype: str, bos: int | None, eos: int | None) -> d
         "num_key_value_heads": cfg.n_kv_head,
         "head_dim": cfg.head_dim,
         "vocab_size": cfg.n_tokens or cfg.vocab_size,
-        "max_position_embeddings": cfg.block_size,
+        "max_position_embeddings": cfg.context,
         "rms_norm_eps": cfg.norm_eps * (cfg.generations[0].n_embd / cfg.n_embd),
         "rope_theta": cfg.rope_theta,
         "rope_scaling": scaling,
@@ -69,7 +93,7 @@ def llama_config(cfg: Config, dtype: str, bos: int | None, eos: int | None) -> d
         "bos_token_id": bos,
         "eos_token_id": eos,
         "torch_dtype": dtype,
-    }
+    } | padding
 
 
 NAMES = {  # of a layer's tensors, here and there
@@ -103,8 +127,12 @@ def llama_shape(cfg: Config, kind: str) -> tuple[int, ...]:
     return (width, out) if kind in TRANSPOSED else (out, width)
 
 
-def llama_tensors(cfg: Config, weights: dict[str, torch.Tensor]) -> dict[str, tuple[tuple, Callable[[], torch.Tensor]]]:
-    """{Hugging Face's name: (shape, a function that makes the tensor)} of a checkpoint's config and slabs."""
+def llama_tensors(
+    cfg: Config, weights: dict[str, torch.Tensor], absent: torch.Tensor | None = None
+) -> dict[str, tuple[tuple, Callable[[], torch.Tensor]]]:
+    """Return {Hugging Face's name: (shape, a function that makes the tensor)} of a checkpoint's config and slabs.
+
+    Tokens without a row get the rows' mean, in the head `absent`, (n_embd,), if it is given."""
     model = skeleton(cfg)
     order = torch.tensor(rope_places(cfg)).argsort()
     scale = math.sqrt(cfg.head_dim / cfg.generations[0].head_dim)
@@ -116,7 +144,8 @@ def llama_tensors(cfg: Config, weights: dict[str, torch.Tensor]) -> dict[str, tu
         if kind in ("q", "k"):  # (heads, 2, pairs, n_embd), by falling frequency
             w = w[:, :, order] * (scale if kind == "q" else 1)
         if kind in ("wte", "head") and cfg.n_tokens:  # (vocab_size, n_embd) -> (n_tokens, n_embd)
-            rows, w = w, w.mean(0).expand(cfg.n_tokens, -1).clone()
+            other = w.mean(0) if kind == "wte" or absent is None else absent
+            rows, w = w, other.expand(cfg.n_tokens, -1).clone()
             w[row_ids(weights["row_of"], cfg.vocab_size)] = rows
         w = w.reshape(-1, cfg.n_embd)
         return w.T if kind in TRANSPOSED else w
@@ -141,15 +170,17 @@ def write_safetensors(folder: str, tensors: dict[str, tuple[tuple, Callable[[], 
         size += n
     names = [f"model-{i + 1:05}-of-{len(files):05}.safetensors" for i in range(len(files))]
     names = names if len(files) > 1 else ["model.safetensors"]
+    count = counter("written", sum(math.prod(shape) for shape, _ in tensors.values()) * kind.itemsize)
     for file_name, entries in zip(names, files):
         header = json.dumps({"__metadata__": {"format": "pt"}} | entries).encode()
         header += b" " * (-len(header) % 8)
         with open(f"{folder}/{file_name}", "wb") as f:
             f.write(struct.pack("<Q", len(header)) + header)
-            for name in entries:
+            for name, entry in entries.items():
                 tensor = tensors[name][1]().to(kind).contiguous()
                 assert tensor.shape == tensors[name][0], name
                 f.write(tensor.flatten().view(torch.uint8).numpy())
+                count(entry["data_offsets"][1] - entry["data_offsets"][0])
             f.flush()
             os.fsync(f.fileno())
     if len(files) > 1:
@@ -164,21 +195,60 @@ def write_json(path: str, values: dict) -> None:
         f.write("\n")
 
 
-def write_tokenizer(folder: str, tok: Tokenizer, block_size: int) -> None:
-    """The tokenizer's own file; of a tokenizer.model tokenizer.json too, which says the same for Hugging Face's tokenizers;
-    and what reads it."""
-    with open(f"{folder}/{MODEL_FILES[tok.kind]}", "wb") as f:
-        f.write(tok.model)
+def counter(what: str, total: int) -> Callable[[int], None]:
+    """Return a function that counts bytes and says on stderr, every 2 seconds, what share of the total is done."""
+    done, said = 0, time.monotonic()
+
+    def count(n):
+        nonlocal done, said
+        done += n
+        if time.monotonic() - said > 2:
+            said = time.monotonic()
+            print(f"{what}: {done / total:.0%}", file=sys.stderr, flush=True)
+
+    return count
+
+
+def write_tokenizer(folder: str, tok: Tokenizer, context: int, end: int) -> None:
+    """Write the tokenizer's own file; of a tokenizer.model tokenizer.json too, which says the same for Hugging Face's
+    tokenizers; and what reads them. What the model came with stays. end: the token at which text ends, for llama.cpp,
+    which stops at eos_token alone."""
+    path = f"{folder}/{MODEL_FILES[tok.kind]}"
+    if not os.path.exists(path):
+        with open(path, "wb") as f:
+            f.write(tok.model)
+    if os.path.exists(f"{folder}/tokenizer_config.json"):
+        return
+    ids = {"bos_token": tok.bos, "eos_token": end}
     if tok.kind == "sentencepiece":
-        write_json(f"{folder}/tokenizer.json", tokenizer_json(tok.sp))
-        ids = {"bos_token": tok.bos, "eos_token": tok.eos, "unk_token": tok.sp.unk_id()}
-        special = {name: tok.sp.id_to_piece(i) for name, i in ids.items() if i >= 0}
+        if not os.path.exists(f"{folder}/tokenizer.json"):
+            write_json(f"{folder}/tokenizer.json", tokenizer_json(tok.sp))
+        ids["unk_token"] = tok.sp.unk_id()
+        special = {name: tok.sp.id_to_piece(i) for name, i in ids.items() if 0 <= i < tok.vocab_size}
     else:
-        special = {"bos_token": tok.hf.id_to_token(tok.bos), "eos_token": tok.hf.id_to_token(tok.eos)}
+        special = {name: tok.hf.id_to_token(i) for name, i in ids.items() if 0 <= i < tok.vocab_size}
     # not LlamaTokenizer: transformers 5 makes one of its own of the vocabulary, which reads "a  b" and " a" differently
     flags = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
-    write_json(f"{folder}/tokenizer_config.json", flags | {"model_max_length": block_size} | special)
+    write_json(f"{folder}/tokenizer_config.json", flags | {"model_max_length": context} | special)
     write_json(f"{folder}/special_tokens_map.json", special)
+
+
+def write_generation(path: str, bos: int | None, stop: int | list[int] | None) -> None:
+    """Write generation_config.json, or put the stop tokens into the one that the model came with."""
+    values = parse_json(path, read_file(path)) if os.path.exists(path) else {"bos_token_id": bos}
+    known = values.get("eos_token_id")
+    if stop is not None and {*np.atleast_1d(stop)} != {*np.atleast_1d(known)}:
+        write_json(path, values | {"eos_token_id": stop})
+    elif not os.path.exists(path):
+        write_json(path, values | {"eos_token_id": None})
+
+
+def write_origin(folder: str, origin: dict) -> None:
+    """Write the small files that an imported model came with, as they were."""
+    for name, data in origin["files"].items():
+        os.makedirs(os.path.dirname(f"{folder}/{name}"), exist_ok=True)
+        with open(f"{folder}/{name}", "wb") as f:
+            f.write(data.numpy())
 
 
 def tokenizer_json(sp: sentencepiece.SentencePieceProcessor) -> dict:
@@ -235,25 +305,31 @@ def tokenizer_json(sp: sentencepiece.SentencePieceProcessor) -> dict:
     }
 
 
-def model_card(ckpt: dict, cfg: Config, n_params: int, last: dict) -> str:
-    """README.md: what the model is, how it grew, what it read, how well it does."""
-    ledger, lines = ckpt["ledger"], []
+def model_card(ckpt: dict, cfg: Config, n_params: int, last: dict, stop: list[int], figures: str) -> str:
+    """Return the README.md: what the model is, where it is from, how it grew, what it read, how well it does."""
+    ledger, lines, origin = ckpt["ledger"], [], ckpt.get("origin", {})
     for g in ckpt["lineage"]:
         sizes = ", ".join(f"{name} {size}" for name, size in g["sizes"].items()) or "condensed"
         vocab = f", rows for {g['vocab']}" if g["vocab"] else ""
         lines.append(f"| {g['tokens']:,} | {g['flops']:.3g} | {sizes}{vocab} | {g['init']} | {g['max_dlogit']:.1e} |")
     grown = "\n".join(["| tokens read | FLOPs | to | init | max abs dlogit |", "|---|---|---|---|---|", *lines])
     first = cfg.generations[0]
-    origin, beside = (ledger["from"], ", beside what that had read") if "from" in ledger else ("one", "")
+    name, beside = (ledger["from"], ", beside what that had read") if "from" in ledger else ("one", "")
+    grown_from = f"grown with Babel from {name} of width {first.n_embd}."
     loss = f"Validation text, at step {last['step']}: {last['bpb']:.4f} bits per byte.\n" if last else ""
+    kept = {key: origin[key] for key in CARD if origin.get(key)}
+    front = "".join(f"{key}: {json.dumps(value, ensure_ascii=False)}\n" for key, value in kept.items())
+    based = f"\n{name} was made from {origin['base_model']}." if origin.get("base_model") else ""
+    licence = f"\nIts licence is that of {name}: {origin['license']}." if origin.get("license") else ""
     return f"""---
 library_name: transformers
 tags: [llama, babel]
----
-A Llama of {n_params:,} parameters ({cfg.n_layer} layers x {cfg.n_embd}), grown with Babel from {origin} of width {first.n_embd}.
+{front}---
+A Llama of {n_params:,} parameters ({cfg.n_layer} layers x {cfg.n_embd}), {grown_from}{based}{licence}
 
 It has read {ledger["tokens"]:,} tokens for {ledger["flops"]:.4g} training FLOPs, those of the smaller models included{beside}.
-{loss}
+{f"Generation stops at the tokens {stop}." if stop else ""}
+{loss}{figures}
 {grown if lines else "It has not been grown."}
 """
 
@@ -267,14 +343,101 @@ def last_evaluation(path: str, step: int) -> dict:
 
 
 # -----------------------------------------------------------------------------
+# tokens without a row
+
+
+def fused(ckpt: dict) -> Llama:
+    """Return the checkpoint's model, its generations made one."""
+    cfg = Config(**ckpt["config"])
+    if cfg.n_fused < len(cfg.generations):
+        ckpt, _ = condense(ckpt | {"optimizer": {}}, 1)
+    return build_model(ckpt).eval()
+
+
+def absent_row(model: Llama, bos: int, n_absent: int) -> torch.Tensor:
+    """Return the head's row, (n_embd,), for all tokens that the model has no row for: their share of the probability is
+    the smallest there is, on text that the model writes.
+
+    A Llama's head has no bias, so no row is improbable after any text. But the mean of log(1 + what the absent tokens
+    have / what the others have) is convex in their row. In the demo's models they had 14 to 18 % of the probability
+    with the rows' mean, and have 0.02 to 2 % with this row. Where the head is tied to the embedding, the row would be
+    read too, and is left the mean."""
+    rng = torch.Generator().manual_seed(0)
+    n_new = min(model.cfg.context, 128)
+    starts = torch.full((max(32, 8 * model.cfg.n_embd // n_new), 1), bos)  # 8 states a number, and 4,096 at least
+    written = torch.cat([starts, *model.generate(starts, n_new - 1, rng=rng)], 1)
+    states, others = [], []
+    with torch.no_grad():
+        for idx in written.split(8):
+            x, head = model.trunk(idx, model.cos[:n_new], model.sin[:n_new])
+            states.append(x.flatten(0, 1))
+            others.append(F.linear(states[-1], head).logsumexp(-1))
+    x, other = torch.cat(states), torch.cat(others) - math.log(n_absent)
+    row = head.detach().mean(0).clone().requires_grad_()
+    optimizer = torch.optim.LBFGS([row], max_iter=200, line_search_fn="strong_wolfe")
+
+    def loss():
+        optimizer.zero_grad()
+        value = F.softplus(x @ row - other).mean() + 1e-6 * row.square().sum()
+        value.backward()
+        return value
+
+    optimizer.step(loss)
+    return row.detach()
+
+
+def with_all_rows(model: Llama, absent: torch.Tensor | None) -> Llama:
+    """Return the model with a row for every token, as llama_tensors makes them."""
+    cfg = model.cfg
+    sizes = {"vocab_size": cfg.n_tokens, "n_tokens": 0}
+    last = vars(cfg.generations[-1]) | {"vocab_size": cfg.n_tokens}
+    there = Config(**vars(cfg) | sizes | {"generations": [*cfg.generations[:-1], last]})
+    weights = {name: w for name, w in model.state_dict().items() if name != "row_of"}
+    for name in ("wte.0", "head.0"):
+        if name in weights:
+            other = weights[name].mean(0) if name == "wte.0" or absent is None else absent
+            rows, weights[name] = weights[name], other.expand(cfg.n_tokens, -1).clone()
+            weights[name][model.token_ids()] = rows
+    return build_model({"config": there.plain(), "model": weights}).eval()
+
+
+@torch.no_grad()
+def bits_per_byte(model: Llama, ids: np.ndarray, n_bytes: int) -> float:
+    """Return the bits that the model needs for a byte of the text that ids are, in windows of block_size."""
+    nats, size = 0.0, model.cfg.block_size
+    ids = torch.from_numpy(ids.astype(np.int64))
+    for start in range(0, len(ids) - 1, size):
+        window = ids[None, start : start + size + 1]
+        nats += model(window[:, :-1], window[:, 1:]).item() * (window.size(1) - 1)
+    return nats / math.log(2) / n_bytes
+
+
+def measure(ckpt: dict, tok: Tokenizer, model: Llama, absent: torch.Tensor | None, n_tokens: int = 16384) -> str:
+    """Return what the card says of a model that lacks rows: its bits per byte here and there, where the validation text is
+    at hand."""
+    n_rows, n = model.cfg.vocab_size, model.cfg.n_tokens
+    said = f"It was trained with rows for {n_rows:,} of the {n:,} tokens.\n"
+    path = f"{data_of(ckpt)}/val.bin"
+    if not data_of(ckpt) or not os.path.isfile(path):
+        return said
+    ids = spread(np.fromfile(path, token_dtype(tok.vocab_size)), n_tokens)
+    n_bytes = count_bytes(ids[1:], ids[:-1], tok.token_bytes(), tok.bos, tok.dummy_prefix)
+    spelled, there = speller(model.token_ids(), tok.vocab_size, tok.spelling)(ids), with_all_rows(model, absent)
+    here, same, own = (bits_per_byte(*pair, n_bytes) for pair in ((model, spelled), (there, spelled), (there, ids)))
+    return (
+        f"{said}Bits per byte of a part of the validation text: {here:.4f} before the export and {same:.4f} after it, where the other "
+        f"tokens are spelled in bytes as in training; {own:.4f} as this folder's tokenizer reads the text.\n"
+    )
+
+
+# -----------------------------------------------------------------------------
 # the other way
 
 
-def read_json(path: str) -> dict:
-    """The object in a JSON file. ValueError where it holds none."""
+def parse_json(path: str, data: bytes) -> dict:
+    """Return the object in a JSON file's bytes. Raise ValueError if there is none."""
     try:
-        with open(path, encoding="utf-8") as f:
-            values = json.load(f)
+        values = json.loads(data.decode("utf-8-sig"))
     except ValueError as e:
         raise ValueError(f"{path}: broken, or no JSON ({e})") from None
     if not isinstance(values, dict):
@@ -282,18 +445,30 @@ def read_json(path: str) -> dict:
     return values
 
 
-def babel_config(path: str) -> Config:
-    """The Config, of one generation, that computes what the Llama of a config.json does; what it leaves out is as in
-    transformers' LlamaConfig. ValueError, which names the reason, where there is none."""
-    c, rope = read_json(path), {}
+def read_file(path: str) -> bytes:
+    """Return a file's bytes. Raise ValueError if it can't be read."""
+    try:
+        with open(path, "rb") as f:
+            return f.read()
+    except OSError as e:
+        raise ValueError(f"{path}: {e.strerror}") from None
+
+
+def babel_config(path: str, c: dict, context: int | None = None) -> Config:
+    """Return the Config, of one generation, that computes what the Llama of a parsed config.json does. What that leaves
+    out is as in transformers' LlamaConfig. Raise ValueError, which names the reason, if there is none.
+
+    context: a shorter one than its own. Where it has no sliding window, or one as long, a Mistral is a Llama."""
+    mistral, rope, c = c.get("model_type") == "mistral", {}, dict(c)
     for name in ("rope_scaling", "rope_parameters"):  # the latter since transformers 5
         if not isinstance(c.get(name) or {}, dict):
             raise ValueError(f"{path}: {name} = {c[name]!r}, expected an object")
         rope |= c.get(name) or {}
     scaled = rope.get("rope_type", rope.get("type", "default"))
+    its_class = ["MistralForCausalLM" if mistral else "LlamaForCausalLM"]
     for what, has, can in [
-        ("model_type", c.get("model_type"), "llama"),
-        ("architectures", c.get("architectures") or ["LlamaForCausalLM"], ["LlamaForCausalLM"]),
+        ("model_type", c.get("model_type"), "mistral" if mistral else "llama"),
+        ("architectures", c.get("architectures") or its_class, its_class),
         ("quantization_config", bool(c.get("quantization_config")), False),
         ("hidden_act", c.get("hidden_act", "silu"), "silu"),
         ("attention_bias", c.get("attention_bias", False), False),
@@ -310,6 +485,13 @@ def babel_config(path: str) -> Config:
             raise ValueError(f"{path}: {name} = {value!r}, expected {'a whole number' if kind is int else 'a number'}")
         return value
 
+    longest = number("max_position_embeddings", 131072 if mistral else 2048)
+    if context is not None and not 0 < context <= longest:
+        raise ValueError(f"--context {context}: its own is {longest}, and it can only be shorter")
+    context = context or longest
+    window = c.get("sliding_window", 4096) if mistral else None
+    if window is not None and number("sliding_window", 4096) < context:
+        raise ValueError(f"{path}: sliding_window is {window}, and model.py has none: --context {window} keeps below it")
     c |= rope  # rope_theta, and what scales it
     n_head, n_embd = number("num_attention_heads"), number("hidden_size")
     if not c.get("head_dim") and n_embd % max(n_head, 1):
@@ -317,12 +499,13 @@ def babel_config(path: str) -> Config:
     return Config(
         n_layer=number("num_hidden_layers"),
         n_head=n_head,
-        n_kv_head=number("num_key_value_heads", n_head),
+        n_kv_head=number("num_key_value_heads", 8 if mistral else n_head),
         n_embd=n_embd,
         head_dim=number("head_dim", n_embd // max(n_head, 1)),
         ffn_dim=number("intermediate_size"),
         vocab_size=number("vocab_size"),
-        block_size=number("max_position_embeddings", 2048),
+        block_size=min(context, PAGE),
+        context=context,
         rope_theta=number("rope_theta", 10000.0, float),
         rope_scaling={key: number(key, kind=float) for key in SCALING} if scaled == "llama3" else {},
         norm_eps=number("rms_norm_eps", 1e-6, float),
@@ -330,84 +513,234 @@ def babel_config(path: str) -> Config:
     )
 
 
-def open_safetensors(folder: str) -> dict:
-    """{a tensor's name: the open file that has it} of a folder's model.safetensors, or of the files that its index names."""
+Stored = tuple[str, tuple[int, ...], Callable[[], torch.Tensor]]  # a tensor's dtype, shape, and a function that reads it
+
+
+def open_safetensors(folder: str) -> dict[str, Stored]:
+    """Return the tensors of a folder's model.safetensors, or of the files that its index names. Raise ValueError if they
+    are not all there."""
     try:
         from safetensors import SafetensorError, safe_open
     except ImportError:
         raise ValueError("--from needs safetensors: pip install safetensors") from None
-    files = ["model.safetensors"]
+    index, where, files = f"{folder}/model.safetensors.index.json", {}, ["model.safetensors"]
     if not os.path.isfile(f"{folder}/{files[0]}"):
-        index = f"{folder}/model.safetensors.index.json"
         if not os.path.isfile(index):
-            raise ValueError(f"{folder}: no model.safetensors, nor its index, in it; save_pretrained of transformers makes it")
-        where = read_json(index).get("weight_map")
+            other = sorted(name for name in os.listdir(folder) if re.search(r"\.(bin|pth|pt|h5|msgpack|safetensors)$", name))
+            found = f", only {other[0]}" if other else ""
+            raise ValueError(f"{folder}: no model.safetensors, nor its index, in it{found}; save_pretrained of transformers "
+                             "makes it")  # fmt: skip
+        where = parse_json(index, read_file(index)).get("weight_map")
         if not where or not isinstance(where, dict):
             raise ValueError(f"{index}: no weight_map in it")
+        if not all(isinstance(name, str) and name == os.path.basename(name) for name in where.values()):
+            raise ValueError(f"{index}: its weight_map names what is no file of the folder")
         files = sorted(set(where.values()))
     tensors = {}
     for name in files:
+        path = f"{folder}/{name}"
+        if not os.path.isfile(path):
+            lacking = sum(not os.path.isfile(f"{folder}/{other}") for other in files)
+            raise ValueError(f"{path}: missing, truncated or not fetched: {lacking} of the {len(files)} files that {index} "
+                             "names are not there")  # fmt: skip
+        with open(path, "rb") as f:
+            if f.read(24).startswith(b"version https://git-lfs"):
+                raise ValueError(f"{path}: a Git LFS pointer, not the weights: git lfs pull")
         try:
-            f = safe_open(f"{folder}/{name}", "pt")
+            f = safe_open(path, "pt")
         except (OSError, SafetensorError) as e:
-            raise ValueError(f"{folder}/{name}: missing, truncated, or no safetensors file ({one_line(e)})") from None
-        tensors |= dict.fromkeys(f.keys(), f)
+            raise ValueError(f"{path}: missing, truncated, or no safetensors file ({one_line(e)})") from None
+        for key in f.keys():
+            part = f.get_slice(key)
+            tensors[key] = (part.get_dtype(), tuple(part.get_shape()), functools.partial(f.get_tensor, key))
+    absent = sorted(where.keys() - tensors.keys())
+    if absent:
+        raise ValueError(f"{folder}: {absent[0]} is missing: {index} says that {where[absent[0]]} has it")
     return tensors
 
 
-def babel_tensors(cfg: Config, files: dict, folder: str) -> dict[str, Lazy]:
-    """{slab: Lazy} of a Config of one generation and what open_safetensors found. ValueError where that is not what the
-    Config wants."""
-    names, slabs = llama_names(cfg), {}
-    known = {*names.values(), "lm_head.weight"}  # which a tied one may have as well
-    unknown = [name for name in files if name not in known and not name.endswith("rotary_emb.inv_freq")]  # older ones' buffer
-    if unknown:
-        raise ValueError(f"{folder}: a Llama of this config.json has no {unknown[0]}")
+def read_hf(folder: str) -> tuple[dict, dict[str, bytes], Callable[[], dict[str, Stored]]]:
+    """Return (config.json's values, {name: bytes} of the small files, a function that opens the tensors) of a Hugging Face
+    folder. Raise ValueError if it is none."""
+    names = os.listdir(folder)
+    if "config.json" not in names:
+        ggufs = sorted(name for name in names if name.endswith(".gguf"))
+        if "adapter_config.json" in names:
+            raise ValueError(f"{folder}: a LoRA adapter, not a model: merge it into its base model with peft's "
+                             "merge_and_unload, and save that")  # fmt: skip
+        if ggufs:
+            raise ValueError(f"{folder}: no config.json, but GGUF: give the file, --from {folder.rstrip('/')}/{ggufs[0]}")
+        if "params.json" in names:
+            raise ValueError(f"{folder}: no config.json, but Meta's params.json: fetch the model in Hugging Face's format")
+        what = "no config.json in it" if names else "an empty folder"
+        raise ValueError(f"{folder}: {what}; from the Hugging Face hub: hf download NAME --local-dir {folder}")
+    config = parse_json(f"{folder}/config.json", read_file(f"{folder}/config.json"))
+    small = [name for name in (*KEPT_FILES, "README.md") if os.path.isfile(f"{folder}/{name}")]
+    small += [os.path.relpath(path, folder) for path in sorted(glob.glob(f"{glob.escape(folder)}/{TEMPLATES}"))]
+    files = {name: read_file(f"{folder}/{name}") for name in small}
+    if not any(name in files for name in MODEL_FILES.values()):
+        raise ValueError(f"{folder}: no {' and no '.join(MODEL_FILES.values())} in it: fetch it with the weights")
+    return config, files, functools.partial(open_safetensors, folder)
 
-    tied_to = files.get("lm_head.weight") if cfg.tied else None
-    wte = names["wte"]
-    if tied_to and wte in files and not torch.equal(tied_to.get_tensor("lm_head.weight"), files[wte].get_tensor(wte)):
-        raise ValueError(f"{folder}: its config.json ties the head to the embedding, but lm_head.weight is another: put "
-                         "tie_word_embeddings right, or take lm_head.weight out")  # fmt: skip
+
+KEPT_FILES = (  # the small ones that an import keeps, and an export writes back
+    "tokenizer.model", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+    "chat_template.jinja", "chat_template.json", "generation_config.json",
+    "LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE", "NOTICE.txt", "USE_POLICY.md",
+)  # fmt: skip
+TEMPLATES = "additional_chat_templates/*.jinja"
+CARD = ("license", "license_name", "license_link", "base_model")  # of a model card's front matter
+STOPS = ("<|end_of_text|>", "<|im_end|>", "<|eot_id|>")  # what generation stops at, where a tokenizer has it
+
+
+def choose_tokenizer(where: str, files: dict[str, bytes]) -> Tokenizer:
+    """Return the tokenizer of a model's files: its tokenizer.model, or its tokenizer.json if the former is none, or another.
+    Raise ValueError if there is none."""
+    errors = []
+    for name in [name for name in MODEL_FILES.values() if name in files]:
+        try:
+            tok = tokenizer_from(name, files[name])
+        except ValueError as e:
+            errors.append(str(e))
+            continue
+        if name == "tokenizer.json" or agree(tok, files.get("tokenizer.json")):
+            return tok
+        errors.append(f"tokenizer {name}: another one than the tokenizer.json beside it")
+    raise ValueError(f"{where}: {'; '.join(errors)}")
+
+
+def agree(tok: Tokenizer, spec: bytes | None) -> bool:
+    """Say if a sentencepiece tokenizer gives each of its pieces the id that the tokenizer.json beside it does."""
+    try:
+        spec = json.loads(spec or b"{}")
+        vocab = spec["model"]["vocab"] | {token["content"]: token["id"] for token in spec.get("added_tokens", [])}
+    except (ValueError, KeyError, TypeError, AttributeError):  # none, a broken one, or not of BPE
+        return True
+    return all(vocab.get(tok.sp.id_to_piece(i)) == i for i in range(tok.vocab_size))
+
+
+def special_tokens(files: dict[str, bytes], tok: Tokenizer) -> dict[str, int]:
+    """Return {token: id} of a model's special tokens."""
+    special = {}
+    if tok.kind == "sentencepiece":
+        special = {tok.sp.id_to_piece(i): i for i in range(tok.vocab_size) if tok.sp.is_control(i) or tok.sp.is_unknown(i)}
+    added = parse_json("added_tokens.json", files.get("added_tokens.json", b"{}"))
+    special |= {token: i for token, i in added.items() if isinstance(i, int)}
+    for token in parse_json("tokenizer.json", files.get("tokenizer.json", b"{}")).get("added_tokens") or []:
+        if token["special"]:
+            special[token["content"]] = token["id"]
+    return special
+
+
+def find_origin(name: str, config: dict, files: dict[str, bytes], tok: Tokenizer) -> dict:
+    """Return ckpt["origin"]: what an imported model came with and export.py gives back. files: a folder's small ones."""
+    generation = parse_json("generation_config.json", files.get("generation_config.json", b"{}"))
+    tokens = parse_json("tokenizer_config.json", files.get("tokenizer_config.json", b"{}"))
+    special, ids, stop = special_tokens(files, tok), {}, []
+
+    def numbers(value):
+        value = value if isinstance(value, list) else [value]
+        return [i for i in value if type(i) is int and i >= 0]
+
+    for key in ("bos", "eos", "pad"):
+        token = tokens.get(f"{key}_token")
+        token = token.get("content") if isinstance(token, dict) else token
+        known = numbers(config.get(f"{key}_token_id")) + numbers(generation.get(f"{key}_token_id"))
+        known += [special[token]] if isinstance(token, str) and token in special else []
+        if known:
+            ids[key] = known[0]
+    stop = numbers(generation.get("eos_token_id")) + numbers(config.get("eos_token_id"))
+    stop += [special[token] for token in STOPS if token in special]
+    stop = list(dict.fromkeys(stop)) or numbers(ids.get("eos", tok.eos))
+    front = re.match(r"---\r?\n(.*?)\r?\n---", files.get("README.md", b"").decode(errors="replace"), re.DOTALL)
+    card = {key: front_value(front[1], key) if front else "" for key in CARD}
+    known_as = config.get("_name_or_path")
+    if not card["base_model"] and isinstance(known_as, str) and re.fullmatch(r"[\w.-]+/[\w.-]+", known_as):
+        card["base_model"] = known_as
+    kept = {key: torch.from_numpy(np.frombuffer(data, np.uint8).copy())
+            for key, data in files.items() if data and key != "README.md" and data != tok.model}  # fmt: skip
+    return {"name": name, "stop": stop, "ids": ids, "files": kept} | card
+
+
+def front_value(front: str, key: str) -> str:
+    """Return a plain value, or the first of a list, of a model card's front matter; '' if there is none."""
+    found = re.search(rf"^{key}:[ \t]*(?:\[|(?:\r?\n[ \t]*)?-[ \t]+)?[ \t]*[\"']?([^\"'\r\n,\]]*)", front, re.MULTILINE)
+    return found[1].strip() if found else ""
+
+
+def babel_tensors(cfg: Config, stored: dict[str, Stored], where: str, count: Callable = int) -> dict[str, Lazy]:
+    """Return {slab: Lazy} of a Config of one generation and a model's tensors. Raise ValueError if these are not what
+    the Config wants. count gets the bytes of each that is made."""
+    # GGUF's others are dequantised on the way, whole numbers of safetensors are no weights
+    readable = {dtype for dtype, _, _ in stored.values()} if where.endswith(".gguf") else {*DTYPES.values()}
+    names, slabs, wte = llama_names(cfg), {}, "model.embed_tokens.weight"
+    known = {*names.values(), "lm_head.weight"}  # which a tied one may have as well
+    unknown = [name for name in stored if name not in known and not name.endswith("rotary_emb.inv_freq")]  # older ones' buffer
+    if unknown:
+        raise ValueError(f"{where}: a Llama of this config.json has no {unknown[0]}")
+    if cfg.tied and wte not in stored and "lm_head.weight" in stored:  # tied, so it is the embedding too
+        stored = stored | {wte: stored["lm_head.weight"]}
 
     def fill(out, name, kind):
-        w = files[name].get_tensor(name)
+        w = stored[name][2]()
         out.copy_((w.T if kind in TRANSPOSED else w).view(out.shape))
+        if not all(map(math.isfinite, out.aminmax())):
+            raise ValueError(f"{where}: {name} holds NaN or infinity: this model is broken, fetch or train it again")
+        if cfg.tied and name == wte and "lm_head.weight" in stored and not torch.equal(w, stored["lm_head.weight"][2]()):
+            raise ValueError(f"{where}: its config.json ties the head to the embedding, but lm_head.weight is another: put "
+                             "tie_word_embeddings right, or take lm_head.weight out")  # fmt: skip
+        count(out.nbytes)
 
     for name, tensor in skeleton(cfg).growables().items():
         there, shape = names[name], llama_shape(cfg, tensor.kind)
-        if there not in files:
-            raise ValueError(f"{folder}: {there} is missing")
-        stored = files[there].get_slice(there)
-        if tuple(stored.get_shape()) != shape or stored.get_dtype() not in DTYPES.values():
-            raise ValueError(f"{folder}: {there} is {stored.get_dtype()} {stored.get_shape()}, expected {list(shape)} of "
+        if there not in stored:
+            raise ValueError(f"{where}: {there} is missing")
+        dtype, stored_shape, _ = stored[there]
+        if stored_shape != shape or dtype not in readable:
+            raise ValueError(f"{where}: {there} is {dtype} {list(stored_shape)}, expected {list(shape)} of "
                              + ", ".join(DTYPES.values()))  # fmt: skip
         slab_shape = tensor.plan[0][2]
         slabs[f"{name}.0"] = Lazy(slab_shape, torch.float32, functools.partial(fill, name=there, kind=tensor.kind))
     return slabs
 
 
-def read_llama(folder: str, out: str, block_size: int | None = None) -> None:
-    """Makes the checkpoint `out` of a Hugging Face folder, with a shorter context if a block_size is given; of its tensors,
-    one at a time is in memory."""
-    if not os.path.isdir(folder):
-        raise ValueError(f"{folder}: no such folder; from the Hugging Face hub: hf download NAME --local-dir {folder}")
-    cfg = babel_config(f"{folder}/config.json")
-    if block_size is not None and block_size > cfg.block_size:
-        raise ValueError(f"--block_size {block_size}: {folder} has a context of {cfg.block_size}, and it can only be shorter")
+def read_llama(source: str, out: str, block_size: int | None = None, context: int | None = None) -> None:
+    """Make the checkpoint `out` of a Hugging Face folder or a GGUF file; of its tensors, one at a time is in memory.
+
+    block_size: the tokens a sequence of its training, by default what train.py can read of the context; context: one
+    shorter than its own."""
+    if os.path.isdir(source):
+        config, files, opened = read_hf(source)
+        path = f"{source}/config.json"
+    elif not os.path.exists(source):
+        raise ValueError(f"{source}: no such folder; from the Hugging Face hub: hf download NAME --local-dir {source}")
+    elif source.endswith(".gguf"):
+        config, files, opened = read_gguf(source)
+        path = source
+    else:
+        raise ValueError(f"{source}: neither a folder nor a .gguf file: give the folder that it is in")
+    cfg = babel_config(path, config, context)
+    if block_size is not None and block_size > cfg.context:
+        raise ValueError(f"--block_size {block_size}: {source} has a context of {cfg.context}, and it can only be shorter")
     cfg = Config(**vars(cfg) | {"block_size": cfg.block_size if block_size is None else block_size})
-    names = [name for name in MODEL_FILES.values() if os.path.isfile(f"{folder}/{name}")]
-    if not names:
-        raise ValueError(f"{folder}: no {' and no '.join(MODEL_FILES.values())} in it: fetch it with the weights")
-    tok = load_tokenizer(f"{folder}/{names[0]}")
+    tok = choose_tokenizer(source, files)
     if tok.vocab_size > cfg.vocab_size:
-        raise ValueError(f"{folder}: its tokenizer has {tok.vocab_size} tokens, its config.json a vocab_size of {cfg.vocab_size}")
-    tokenizer = tok.to_dict() | {"model": torch.from_numpy(np.frombuffer(tok.model, np.uint8).copy())}
-    name = os.path.basename(os.path.realpath(folder))
+        raise ValueError(f"{source}: its tokenizer has {tok.vocab_size} tokens, its config.json a vocab_size of {cfg.vocab_size}")
+    stored = opened()
+    name = re.sub(r"\.gguf$", "", os.path.basename(os.path.realpath(source)))
+    n_params = skeleton(cfg).count_params()["total"]
     ledger = {"tokens": 0, "flops": 0, "seconds": 0.0, "dealt": 0, "read": {}, "from": name}
-    ckpt = {"config": cfg.plain(), "model": babel_tensors(cfg, open_safetensors(folder), folder), "optimizer": {}}
-    ckpt |= {"ledger": ledger, "lineage": [], "step": 0, "settings": {}, "tokenizer": tokenizer, "schedule": None, "branch": None}
-    os.makedirs(os.path.dirname(out) or ".", exist_ok=True)
+    tensors = babel_tensors(cfg, stored, source, counter(f"read {source}", 4 * n_params))
+    ckpt = {"config": cfg.plain(), "model": tensors, "optimizer": {}, "ledger": ledger, "lineage": [], "step": 0}
+    tokenizer = tok.to_dict() | {"model": torch.from_numpy(np.frombuffer(tok.model, np.uint8).copy())}
+    ckpt |= {"settings": {}, "tokenizer": tokenizer, "schedule": None, "branch": None}
+    ckpt |= {"origin": find_origin(name, config, files, tok)}
+
+    kinds = sorted({dtype for dtype, _, _ in stored.values()})
+    print(f"reading {source}: {n_params:,} parameters, {' and '.join(kinds)}", flush=True)
+    parent = os.path.dirname(out) or "."
+    fresh = not os.path.isdir(parent)
+    os.makedirs(parent, exist_ok=True)
     aside = f"{out}.{os.getpid()}"
     try:
         write_checkpoint(aside, materialise(ckpt, f"{aside}.scratch"))
@@ -415,55 +748,258 @@ def read_llama(folder: str, out: str, block_size: int | None = None) -> None:
     finally:
         remove(aside)
         remove(f"{aside}.scratch")
-    n, spare = skeleton(cfg).count_params()["total"], cfg.vocab_size - tok.vocab_size
-    print(f"wrote {out}: {cfg.n_layer} x {cfg.n_embd}, {n:,} parameters, block_size {cfg.block_size}, tokenizer {tok.name}"
-          + f", {spare} rows more than it has tokens" * (spare > 0))  # fmt: skip
+        if fresh and not os.listdir(parent):
+            os.rmdir(parent)
+    spare = cfg.vocab_size - tok.vocab_size
+    rows = f", {spare} rows more than it has tokens" if spare > 0 else ""
+    print(f"wrote {out}: {cfg.n_layer} x {cfg.n_embd}, {n_params:,} parameters, block_size {cfg.block_size}, context "
+          f"{cfg.context}, tokenizer {tok.name}{rows}")  # fmt: skip
+    if kinds != ["F32"]:
+        print("a checkpoint has float32: steps of training are too small for less")
+
+
+# -----------------------------------------------------------------------------
+# GGUF
+
+GGUF_NAMES = {
+    "attn_norm": "input_layernorm",
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "ffn_norm": "post_attention_layernorm",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+}
+GGUF_OUTSIDE = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
+GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+LLAMA3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+# of tokenizer.ggml.pre, llama.cpp's names: what the text is cut by before the merges
+CUT_BY = {"gpt-2": [GPT2], "smollm": [r"\p{N}", GPT2], "llama-bpe": [LLAMA3], "llama3": [LLAMA3]}
+
+
+def read_gguf(path: str) -> tuple[dict, dict[str, bytes], Callable[[], dict[str, Stored]]]:
+    """Return of a GGUF file what read_hf does of a folder, its tensors dequantised. Raise ValueError if it has no Llama."""
+    try:
+        from gguf import GGUFReader, dequantize
+    except ImportError:
+        raise ValueError(f"{path}: pip install gguf, which reads it") from None
+    if re.search(r"-\d+-of-\d+\.gguf$", path):
+        raise ValueError(f"{path}: one of several: join them first, with llama.cpp's llama-gguf-split --merge")
+    try:
+        reader = GGUFReader(path)
+        values = {key: field.contents() for key, field in reader.fields.items()}
+    except (ValueError, OSError, IndexError, KeyError, TypeError, AttributeError) as e:
+        raise ValueError(f"{path}: truncated, or no GGUF file ({one_line(e)})") from None
+    if values.get("general.architecture") != "llama":
+        raise ValueError(f"{path}: general.architecture is {values.get('general.architecture')}, and model.py has only llama")
+    llama = {key.removeprefix("llama."): value for key, value in values.items() if key.startswith("llama.")}
+    in_file = {tensor.name.removesuffix(".weight"): tensor for tensor in reader.tensors}
+    if "token_embd" not in in_file:
+        raise ValueError(f"{path}: no token_embd.weight in it: a vocabulary, or an adapter, not a model")
+    n_head = llama.get("attention.head_count")
+    config = {
+        "model_type": "llama",
+        "num_hidden_layers": llama.get("block_count"),
+        "num_attention_heads": n_head,
+        "num_key_value_heads": llama.get("attention.head_count_kv", n_head),
+        "hidden_size": llama.get("embedding_length"),
+        "intermediate_size": llama.get("feed_forward_length"),
+        "max_position_embeddings": llama.get("context_length"),
+        "rms_norm_eps": llama.get("attention.layer_norm_rms_epsilon"),
+        "rope_theta": llama.get("rope.freq_base", 10000.0),
+        "head_dim": llama.get("attention.key_length") or llama.get("rope.dimension_count"),
+        "vocab_size": len(in_file["token_embd"].data),
+        "tie_word_embeddings": "output" not in in_file,
+        "rope_scaling": gguf_scaling(path, llama, in_file.pop("rope_freqs", None)),
+    }
+    config |= {f"{key}_token_id": values.get(f"tokenizer.ggml.{name}_token_id")
+               for key, name in (("bos", "bos"), ("eos", "eos"), ("pad", "padding"))}  # fmt: skip
+
+    def read(tensor, heads):
+        try:
+            w = torch.from_numpy(np.array(dequantize(tensor.data, tensor.tensor_type), np.float32))
+        except NotImplementedError:
+            raise ValueError(f"{path}: {tensor.name} is {tensor.tensor_type.name}, which gguf can't read") from None
+        # llama.cpp has RoPE's pairs side by side: (heads, pairs, 2, n_embd) -> (heads, 2, pairs, n_embd)
+        return w.view(heads, -1, 2, w.size(1)).transpose(1, 2).reshape(w.shape) if heads else w
+
+    heads_of = {"attn_q": n_head, "attn_k": config["num_key_value_heads"]}
+    stored = {}
+    for name, tensor in in_file.items():
+        _, layer, kind = name.split(".", 2) if name.startswith("blk.") else ("", "", name)
+        there = f"model.layers.{layer}.{GGUF_NAMES.get(kind, kind)}" if layer else GGUF_OUTSIDE.get(kind, kind)
+        reads = functools.partial(read, tensor, heads_of.get(kind, 0))
+        stored[f"{there}.weight"] = (tensor.tensor_type.name, tuple(map(int, reversed(tensor.shape))), reads)
+    return config, gguf_files(path, values), lambda: stored
+
+
+def gguf_scaling(path: str, llama: dict, factors: object) -> dict | None:
+    """Return the rope_scaling of a GGUF file's values, and of its tensor rope_freqs: what Llama 3.1's makes the frequencies
+    smaller by, from which it is found again. Raise ValueError if it is another."""
+    kind = llama.get("rope.scaling.type", "none")
+    if kind != "none":
+        raise ValueError(f"{path}: rope.scaling.type is {kind}, and model.py has only Llama 3.1's")
+    if factors is None:
+        return None
+    found = torch.from_numpy(np.array(factors.data, np.float32))
+    theta, context, low, high = llama.get("rope.freq_base", 10000.0), 8192, 1.0, 4.0
+    turns = context * theta ** (-torch.arange(len(found)) / len(found)) / (2 * math.pi)
+    kept = ((turns - low) / (high - low)).clamp(0, 1)
+    factor = found.max().item()
+    if not torch.allclose(1 / found, kept + (1 - kept) / factor, rtol=1e-3):
+        raise ValueError(f"{path}: its rope_freqs are not those of Llama 3.1's scaling, which model.py has")
+    return {"rope_type": "llama3", "factor": factor, "low_freq_factor": low, "high_freq_factor": high,
+            "original_max_position_embeddings": context}  # fmt: skip
+
+
+def gguf_files(path: str, values: dict) -> dict[str, bytes]:
+    """Return the files that a Hugging Face folder would have, {name: bytes}, of a GGUF file's values. Raise ValueError if
+    its tokenizer can't be made."""
+    says = {key.removeprefix("tokenizer.ggml."): value for key, value in values.items() if key.startswith("tokenizer.")}
+    tokens, kinds = says.get("tokens"), says.get("token_type")
+    if not tokens or not kinds or says.get("model") not in ("llama", "gpt2"):
+        raise ValueError(f"{path}: its tokenizer is {says.get('model')}, and only llama's and gpt2's can be read")
+    ids = {key: says.get(f"{name}_token_id")
+           for key, name in (("bos", "bos"), ("eos", "eos"), ("pad", "padding"), ("unk", "unknown"))}  # fmt: skip
+    special = {f"{key}_token": tokens[i] for key, i in ids.items() if i is not None and i < len(tokens)}
+    if says["model"] == "llama":
+        unknown = next((token for token, kind in zip(tokens, kinds) if kind == UNKNOWN), "<unk>")
+        ends = special.get("bos_token", "<s>"), special.get("eos_token", "</s>")
+        if sha256("\n".join(tokens).encode()) == LLAMA2_PIECES:
+            model = fetch_llama2()
+        else:
+            pieces = list(zip(tokens, says.get("scores") or [0.0] * len(tokens), kinds))
+            model = sentencepiece_model(pieces, unknown, *ends, says.get("add_space_prefix", True))
+        described = tokenizer_json(tokenizer_from("tokenizer.model", model).sp)
+        files = {"tokenizer.model": model, "tokenizer.json": json.dumps(described).encode()}
+    else:
+        files = {"tokenizer.json": json.dumps(byte_level_json(path, says, special.get("bos_token"))).encode()}
+    template = values.get("tokenizer.chat_template")
+    flags = special | ({"chat_template": template} if template else {})
+    flags |= {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
+    files["tokenizer_config.json"] = json.dumps(flags).encode()
+    files["special_tokens_map.json"] = json.dumps(special).encode()
+    if values.get("general.license"):
+        files["README.md"] = f"---\nlicense: {values['general.license']}\n---\n".encode()
+    return files
+
+
+def byte_level_json(path: str, says: dict, bos: str | None) -> dict:
+    """Return the tokenizer.json of a GGUF file's byte-level BPE. says: its values of tokenizer.ggml; bos: the token. Raise
+    ValueError if the text is cut in an unknown way before it."""
+    cut = says.get("pre", "default")
+    if cut not in CUT_BY:
+        raise ValueError(f"{path}: tokenizer.ggml.pre is {cut}, and only {', '.join(CUT_BY)} can be read: import the "
+                         "model's own folder, which has a tokenizer.json")  # fmt: skip
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    tokens, kinds = says["tokens"], says["token_type"]
+    vocab = {token: i for i, token in enumerate(tokens)}
+    added = [{"id": i, "content": token, "special": kind == CONTROL} | flags
+             for i, (token, kind) in enumerate(zip(tokens, kinds)) if kind in (CONTROL, USER_DEFINED)]  # fmt: skip
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+    cuts = [{"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": False} for regex in CUT_BY[cut]]
+    starts = None
+    if bos and says.get("add_bos_token", cut in ("llama-bpe", "llama3")):
+        text = [{"SpecialToken": {"id": bos, "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
+        pair = [{"SpecialToken": {"id": bos, "type_id": 1}}, {"Sequence": {"id": "B", "type_id": 1}}]
+        starts = {"type": "TemplateProcessing", "single": text, "pair": text + pair,
+                  "special_tokens": {bos: {"id": bos, "ids": [vocab[bos]], "tokens": [bos]}}}  # fmt: skip
+    return {
+        "version": "1.0",
+        "added_tokens": added,
+        "normalizer": None,
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [*cuts, byte_level]},
+        "post_processor": starts,
+        "decoder": byte_level,
+        "model": {
+            "type": "BPE",
+            "vocab": vocab,
+            "merges": [merge.split(" ", 1) for merge in says.get("merges") or []],
+            "ignore_merges": cut in ("llama-bpe", "llama3"),  # a word that is a token is that token
+        },
+    }
 
 
 # -----------------------------------------------------------------------------
 
 
+def export(path: str, out: str, dtype: str = "float32") -> None:
+    """Make the folder `out`, a stock Llama, of the checkpoint at path. Raise ValueError if there is none."""
+    ckpt = load_checkpoint(path)
+    cfg, origin, kind = Config(**ckpt["config"]), ckpt.get("origin"), ckpt["tokenizer"]["kind"]
+    try:
+        tok = Tokenizer.from_dict(ckpt["tokenizer"])
+    except ValueError:
+        if kind in MODEL_FILES:
+            raise
+        tok = None  # one of tiktoken's, which it would fetch
+    ids = {"bos": tok.bos, "eos": tok.eos} if tok else {}
+    stop = [i for i in (ids.get("eos"), ids.get("bos")) if i is not None and i >= 0]
+    if origin:
+        ids = origin["ids"]
+        stop = origin["stop"] + ([tok.bos] if tok and ckpt["ledger"]["tokens"] else [])  # Babel's text has a bos as an end
+    stop = list(dict.fromkeys(stop))
+    end = stop[0] if len(stop) == 1 else stop or None
+    config = llama_config(cfg, dtype, ids.get("bos"), end, ids.get("pad"))
+    n_params = sum(math.prod(shape) for shape, _ in llama_tensors(cfg, ckpt["model"]).values())
+    print(f"exporting {path}: {n_params:,} parameters", flush=True)
+
+    absent, figures = None, ""
+    if cfg.n_tokens > cfg.vocab_size and tok:
+        print("finding a row for the tokens without one", flush=True)
+        model = fused(ckpt)
+        if not cfg.tied:
+            absent = absent_row(model, tok.bos, cfg.n_tokens - cfg.vocab_size)
+        figures = measure(ckpt, tok, model, absent)
+        print(figures, end="")
+    tensors = llama_tensors(cfg, ckpt["model"], absent)
+    last = last_evaluation(os.path.join(os.path.dirname(path), "metrics.jsonl"), ckpt["step"])
+
+    aside = f"{out.rstrip('/')}.{os.getpid()}"
+    os.makedirs(aside)
+    try:
+        if origin:
+            write_origin(aside, origin)
+        if tok and kind in MODEL_FILES:
+            write_tokenizer(aside, tok, cfg.context, ids.get("eos", tok.eos) if origin else tok.bos)
+        else:
+            print(f"no tokenizer files for tiktoken's {ckpt['tokenizer']['name']}: add those of its own repository")
+        write_json(f"{aside}/config.json", config)
+        write_generation(f"{aside}/generation_config.json", ids.get("bos"), end)
+        write_safetensors(aside, tensors, dtype)
+        with open(f"{aside}/README.md", "w", encoding="utf-8") as f:
+            f.write(model_card(ckpt, cfg, n_params, last, stop, figures))
+        os.rename(aside, out)
+    except OSError as e:
+        raise unwritten(out, e) from None
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    print(f"wrote {out}: {n_params:,} parameters in {dtype}, {len(tensors)} tensors")
+
+
 def main() -> None:
     p = argparse.ArgumentParser(description="Write a checkpoint as a stock Llama of Hugging Face's format, or the other way.")
     p.add_argument("--in", dest="input", metavar="CKPT", help="a checkpoint, of which --out becomes a stock Llama")
-    p.add_argument("--from", dest="folder", metavar="FOLDER", help="a stock Llama, of which --out becomes a checkpoint")
+    p.add_argument("--from", dest="source", metavar="SOURCE", help="a stock Llama's folder, or a GGUF file, for a checkpoint")
     p.add_argument("--out", required=True, metavar="PATH", help="a new one")
     p.add_argument("--dtype", choices=DTYPES, help="with --in (default: float32); a checkpoint has float32")
-    p.add_argument("--block_size", type=int, help="with --from: a context shorter than its own; train.py reads at most 4096")
+    p.add_argument("--context", type=int, help="with --from: a context shorter than its own")
+    p.add_argument("--block_size", type=int, help="with --from: tokens a sequence in training (default: the context, up to 4096)")
     args = p.parse_args()
-    if bool(args.input) == bool(args.folder):
+    if bool(args.input) == bool(args.source):
         p.error("give --in CKPT, or --from FOLDER")
-    if args.dtype and args.folder or args.block_size and args.input:
-        p.error("--dtype goes with --in, --block_size with --from")
+    if args.dtype and args.source:
+        p.error("--dtype goes with --in: a checkpoint has float32, since steps of training are too small for less")
+    if args.input and (args.block_size is not None or args.context is not None):
+        p.error("--block_size and --context go with --from")
     if os.path.exists(args.out):
         raise ValueError(f"{args.out} exists: name a new {'folder' if args.input else 'file'} with --out")
-    if args.folder:
-        return read_llama(args.folder, args.out, args.block_size)
-    ckpt, dtype = load_checkpoint(args.input), args.dtype or "float32"
-    cfg = Config(**ckpt["config"])
-    tok = Tokenizer.from_dict(ckpt["tokenizer"]) if ckpt["tokenizer"]["kind"] in MODEL_FILES else None
-    bos, eos = (tok.bos, tok.eos) if tok else (None, None)
-    config, tensors = llama_config(cfg, dtype, bos, eos), llama_tensors(cfg, ckpt["model"])
-    aside = f"{args.out.rstrip('/')}.{os.getpid()}"
-    os.makedirs(aside)
-    try:
-        write_json(f"{aside}/config.json", config)
-        write_json(f"{aside}/generation_config.json", {"bos_token_id": bos, "eos_token_id": eos})
-        if tok:
-            write_tokenizer(aside, tok, cfg.block_size)
-        else:
-            print(f"no tokenizer files for tiktoken's {ckpt['tokenizer']['name']}: add those of its own repository")
-        write_safetensors(aside, tensors, dtype)
-        last = last_evaluation(os.path.join(os.path.dirname(args.input), "metrics.jsonl"), ckpt["step"])
-        n_params = sum(math.prod(shape) for shape, _ in tensors.values())
-        with open(f"{aside}/README.md", "w", encoding="utf-8") as f:
-            f.write(model_card(ckpt, cfg, n_params, last))
-        os.rename(aside, args.out)
-    except OSError as e:
-        raise unwritten(args.out, e) from None
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-    print(f"wrote {args.out}: {n_params:,} parameters in {dtype}, {len(tensors)} tensors")
+    if args.source:
+        read_llama(args.source, args.out, args.block_size, args.context)
+    else:
+        export(args.input, args.out, args.dtype or "float32")
 
 
 if __name__ == "__main__":

@@ -419,7 +419,7 @@ def test_a_llama_comes_back_to_the_bit(kind, tmp_path, sp_model):
         assert (tmp_path / "hf2" / name).read_bytes() == (tmp_path / "hf" / name).read_bytes() or name == "README.md", name
     assert "grown with Babel from hf of width 40" in (tmp_path / "hf2/README.md").read_text()
     ok("export.py", "--from", tmp_path / "hf", "--out", tmp_path / "short.pt", "--block_size", 16)
-    assert load_checkpoint(tmp_path / "short.pt")["config"] == ckpt["config"] | {"block_size": 16}
+    assert load_checkpoint(tmp_path / "short.pt")["config"] == ckpt["config"] | {"block_size": 16, "context": 24}
 
 
 LLAMAS = {  # of transformers: what a config says beside the sizes, and how it is stored
@@ -1869,7 +1869,7 @@ def test_bad_input_to_export(llama, tmp_path):
         assert not out.parent.exists()
 
     for change, message in [
-        ({"model_type": "mistral"}, "model_type is mistral, and model.py has only llama"),
+        ({"model_type": "qwen2"}, "model_type is qwen2, and model.py has only llama"),
         ({"architectures": ["LlamaForSequenceClassification"]}, "architectures is ['LlamaForSequenceClassification']"),
         ({"attention_bias": True}, "attention_bias is True"),
         ({"mlp_bias": True}, "mlp_bias is True"),
