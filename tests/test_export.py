@@ -1,0 +1,549 @@
+"""export.py: what comes in goes out again, and what can't is said in a line."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from test_grow import HERE, TOKENS, build, ok, run, same, save_byte_bpe, tiny
+
+import data as data_module
+import export
+from checkpoint import build_model, load_checkpoint, save_checkpoint
+from data import Tokenizer, load_tokenizer
+from model import Config, rope_frequencies
+
+transformers = pytest.importorskip("transformers")
+SIZES = dict(num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, hidden_size=40, intermediate_size=70)
+CHAT = ("{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}")  # fmt: skip
+TALK = [{"role": "user", "content": "Ann sees  the ball.\n"}]
+
+
+def save_llama(folder, **says):
+    """A random Llama of transformers in a folder, far from its initial values."""
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(**SIZES | dict(vocab_size=380, max_position_embeddings=64) | says)
+    model = transformers.LlamaForCausalLM(config)
+    for p in model.parameters():
+        p.data += 0.1 * torch.randn_like(p)
+    model.save_pretrained(folder)
+    return model
+
+
+def change(path, **values):
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def checkpoint_of(sp_model, **sizes):
+    """A small checkpoint with a sentencepiece tokenizer of 360 tokens."""
+    model = open(sp_model, "rb").read()
+    tokenizer = Tokenizer("sentencepiece", "small.model", model).to_dict()
+    tokenizer["model"] = torch.from_numpy(np.frombuffer(model, np.uint8).copy())
+    return tiny(torch.float32, **dict(vocab_size=360) | sizes) | {"tokenizer": tokenizer}
+
+
+def import_and_export(hf, tmp_path):
+    ok("export.py", "--from", hf, "--out", tmp_path / "ckpt.pt")
+    ok("export.py", "--in", tmp_path / "ckpt.pt", "--out", tmp_path / "again")
+    return tmp_path / "again"
+
+
+@pytest.fixture(params=["byte level", "sentencepiece"])
+def chat_model(request, tmp_path, sp_model):
+    """A folder of a Llama that chats: template, added tokens, generation_config.json, licence."""
+    hf = tmp_path / "hf"
+    save_llama(hf, bos_token_id=1, eos_token_id=2, pad_token_id=2)
+    if request.param == "byte level":
+        pre = pytest.importorskip("tokenizers.pre_tokenizers").ByteLevel(add_prefix_space=False)
+        tok = save_byte_bpe(hf / "tokenizer.json", ["Ann sees the ball."], pre, ("<|endoftext|>", "<s>", "</s>"))
+        tok.add_special_tokens(["<|im_start|>", "<|im_end|>"])
+        tok.save(str(hf / "tokenizer.json"))
+    else:  # as in ChatML fine-tunes of Llama 2: added tokens that tokenizer.model does not have
+        shutil.copy(sp_model, hf / "tokenizer.model")
+        tokenizers = pytest.importorskip("tokenizers")
+        spec = export.tokenizer_json(load_tokenizer(sp_model).sp)
+        tok = tokenizers.Tokenizer.from_str(json.dumps(spec))
+        tok.add_special_tokens(["<|im_start|>", "<|im_end|>"])
+        assert tok.token_to_id("<|im_start|>") == 360
+        tok.save(str(hf / "tokenizer.json"))
+    names = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "</s>", "tokenizer_class": "PreTrainedTokenizerFast"}
+    (hf / "tokenizer_config.json").write_text(json.dumps(names | {"chat_template": CHAT, "model_max_length": 64}))
+    (hf / "special_tokens_map.json").write_text(json.dumps({"bos_token": "<s>", "eos_token": "</s>"}))
+    (hf / "generation_config.json").write_text(json.dumps({"bos_token_id": 1, "eos_token_id": [2], "temperature": 0.7}))
+    (hf / "README.md").write_text("---\nlicense: apache-2.0\nbase_model:\n- someone/small-llama\ntags: [x]\n---\nText.\n")
+    (hf / "LICENSE").write_text("As you like.\n")
+    return hf
+
+
+def test_a_model_that_chats_comes_back_as_it_was(chat_model, tmp_path):
+    again = import_and_export(chat_model, tmp_path)
+    for name in ("tokenizer_config.json", "special_tokens_map.json", "tokenizer.json", "LICENSE"):
+        assert (again / name).read_bytes() == (chat_model / name).read_bytes(), name
+    before, after = (transformers.AutoTokenizer.from_pretrained(folder) for folder in (chat_model, again))
+    for text in ("Ann sees  the ball.", " <|im_start|>Ann</s>", "\n\n日本"):
+        assert before(text)["input_ids"] == after(text)["input_ids"]
+    prompts = [t.apply_chat_template(TALK, add_generation_prompt=True) for t in (before, after)]
+    assert prompts[0]["input_ids"] == prompts[1]["input_ids"]
+    start, end = before.convert_tokens_to_ids(["<|im_start|>", "<|im_end|>"])
+    assert start in prompts[1]["input_ids"] and after.all_special_ids == before.all_special_ids
+
+    a, b = (transformers.AutoModelForCausalLM.from_pretrained(folder).eval() for folder in (chat_model, again))
+    ids = torch.tensor([prompts[0]["input_ids"]])
+    with torch.no_grad():
+        assert (a(ids).logits - b(ids).logits).abs().max() <= 1e-5
+    for name in ("bos_token_id", "pad_token_id"):
+        assert getattr(a.config, name) == getattr(b.config, name), name
+    origin = load_checkpoint(tmp_path / "ckpt.pt")["origin"]
+    assert origin["stop"] == b.config.eos_token_id == b.generation_config.eos_token_id == [2, end]
+    assert b.generation_config.temperature == 0.7  # the rest of generation_config.json stays
+    assert origin["ids"] == {"bos": 1, "eos": 2, "pad": 2}
+    assert (origin["license"], origin["base_model"]) == ("apache-2.0", "someone/small-llama")
+    card = (again / "README.md").read_text()
+    assert 'license: "apache-2.0"\nbase_model: "someone/small-llama"\n---' in card
+    assert "hf was made from someone/small-llama" in card
+    ok("export.py", "--from", again, "--out", tmp_path / "second.pt")
+    second = load_checkpoint(tmp_path / "second.pt")["origin"]
+    assert {k: v for k, v in second.items() if k not in ("name", "files")} == {
+        k: v for k, v in origin.items() if k not in ("name", "files")
+    }
+
+
+def test_an_exported_model_stops_where_a_document_ends(sp_model, tmp_path):
+    ckpt = checkpoint_of(sp_model)
+    head, prompt = ckpt["model"]["head.0"], TOKENS[:, :9]
+    with torch.no_grad():  # <s>, which goes before the next document, comes first after anything
+        model = build(ckpt)
+        x, _ = model.trunk(prompt, model.cos[: prompt.size(1)], model.sin[: prompt.size(1)])
+        head.zero_()
+        head[1] = 100 * x.flatten(0, 1).mean(0)
+        assert (x[:, -1] @ head.T).argmax(-1).tolist() == [1, 1, 1]
+    save_checkpoint(tmp_path / "a.pt", ckpt)
+    ok("export.py", "--in", tmp_path / "a.pt", "--out", tmp_path / "hf")
+    for name in ("config.json", "generation_config.json"):
+        values = json.loads((tmp_path / "hf" / name).read_text())
+        assert values["eos_token_id"] == [2, 1] and values["bos_token_id"] == 1
+    model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "hf")
+    written = model.generate(prompt[:1], max_new_tokens=9, do_sample=False, pad_token_id=0)
+    assert written[0, 9:].tolist() == [1]
+    assert transformers.AutoTokenizer.from_pretrained(tmp_path / "hf").eos_token == "<s>"  # what llama.cpp stops at
+
+
+def test_an_imported_model_that_was_trained_on_stops_at_bos_too(chat_model, tmp_path):
+    again = import_and_export(chat_model, tmp_path)
+    ckpt = load_checkpoint(tmp_path / "ckpt.pt")
+    bos, stop = Tokenizer.from_dict(ckpt["tokenizer"]).bos, ckpt["origin"]["stop"]
+    ckpt["ledger"]["tokens"] = 512
+    save_checkpoint(tmp_path / "trained.pt", ckpt)
+    ok("export.py", "--in", tmp_path / "trained.pt", "--out", tmp_path / "trained")
+    assert json.loads((again / "config.json").read_text())["eos_token_id"] == stop
+    for name in ("config.json", "generation_config.json"):
+        assert json.loads((tmp_path / "trained" / name).read_text())["eos_token_id"] == [*stop, bos]
+
+
+@pytest.mark.parametrize("style", ["own export", "saved by transformers", "hub", "metaspace"])
+def test_a_sentencepiece_tokenizer_that_is_there_as_json_alone(style, sp_model, tmp_path):
+    """As transformers 5 saves a Llama 2 folder."""
+    hf = tmp_path / "hf"
+    save_llama(hf, vocab_size=360)
+    tok = load_tokenizer(sp_model)
+    spec = export.tokenizer_json(tok.sp)
+    if style == "hub":  # merges as older files have them
+        spec["model"]["merges"] = [" ".join(pair) for pair in spec["model"]["merges"]]
+    if style == "metaspace":
+        spec["normalizer"] = None
+        spec["pre_tokenizer"] = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": False}
+    (hf / "tokenizer.json").write_text(json.dumps(spec))
+    if style == "saved by transformers":
+        save_checkpoint(tmp_path / "a.pt", checkpoint_of(sp_model))
+        ok("export.py", "--in", tmp_path / "a.pt", "--out", tmp_path / "first")
+        transformers.AutoTokenizer.from_pretrained(tmp_path / "first").save_pretrained(tmp_path / "second")
+        shutil.copy(tmp_path / "second/tokenizer.json", hf / "tokenizer.json")
+    again = import_and_export(hf, tmp_path)
+    mine = Tokenizer.from_dict(load_checkpoint(tmp_path / "ckpt.pt")["tokenizer"])
+    assert (mine.kind, mine.bos, mine.eos, mine.dummy_prefix) == ("sentencepiece", 1, 2, True)
+    assert mine.sha256 == load_tokenizer(str(hf / "tokenizer.json")).sha256  # what prepare.py makes of the same file
+    for text in ("Ann sees the ball.\n\nBen  likes   the dog.", " a", "日本 🙂\t<s>", "x\n y", ""):
+        ids = mine.encode(text)
+        assert ids == tok.encode(text) and mine.decode(ids) == text
+        arr, prev = np.array(ids, int), np.array([mine.bos, *ids[:-1]], int)[: len(ids)]
+        n = data_module.count_bytes(arr, prev, mine.token_bytes(), mine.bos, mine.dummy_prefix)
+        assert n == len(text.encode())
+    assert (again / "tokenizer.json").read_bytes() == (hf / "tokenizer.json").read_bytes()
+
+
+def test_a_tokenizer_json_that_no_sentencepiece_model_says(sp_model, tmp_path):
+    spec = export.tokenizer_json(load_tokenizer(sp_model).sp)
+    for made, message in [
+        (spec | {"model": spec["model"] | {"merges": spec["model"]["merges"][:-1]}}, "not those of a sentencepiece model"),
+        (spec | {"normalizer": {"type": "NFKC"}}, "it changes or splits the text"),
+        (spec | {"normalizer": None, "pre_tokenizer": {"type": "Metaspace"}}, "it changes or splits the text"),
+    ]:
+        (tmp_path / "tokenizer.json").write_text(json.dumps(made))
+        with pytest.raises(ValueError, match=message):
+            load_tokenizer(str(tmp_path / "tokenizer.json"))
+
+
+def test_a_tokenizer_is_that_of_a_checkpoint(sp_model, tmp_path):
+    save_checkpoint(tmp_path / "a.pt", checkpoint_of(sp_model))
+    assert load_tokenizer(str(tmp_path / "a.pt")).sha256 == load_tokenizer(sp_model).sha256
+
+
+@pytest.mark.parametrize("other", ["tiktoken", "lfs", "another"])
+def test_a_tokenizer_model_that_is_none_gives_way_to_the_json(other, sp_model, tmp_path):
+    hf = tmp_path / "hf"
+    save_llama(hf)
+    pre = pytest.importorskip("tokenizers.pre_tokenizers").ByteLevel(add_prefix_space=False)
+    save_byte_bpe(hf / "tokenizer.json", ["Ann sees the ball."], pre)
+    if other == "another":
+        shutil.copy(sp_model, hf / "tokenizer.model")
+    else:
+        said = {"tiktoken": "IQ== 0\nIg== 1\n", "lfs": "version https://git-lfs.github.com/spec/v1\n"}
+        (hf / "tokenizer.model").write_text(said[other])
+    ok("export.py", "--from", hf, "--out", tmp_path / "a.pt")
+    assert load_checkpoint(tmp_path / "a.pt")["tokenizer"]["kind"] == "tokenizers"
+    (hf / "tokenizer.json").unlink()
+    if other != "another":
+        error, _ = run("export.py", "--from", hf, "--out", tmp_path / "b.pt")
+        assert {"tiktoken": "in tiktoken's format", "lfs": "a Git LFS pointer"}[other] in error
+
+
+def test_the_context_is_not_the_training_length(data, stage, tmp_path):
+    hf = tmp_path / "hf"
+    n = json.loads(open(f"{data}/meta.json").read())["vocab_size"]
+    save_llama(hf, vocab_size=n, max_position_embeddings=8192, head_dim=10)
+    shutil.copy(f"{data}/tokenizer.model", hf)
+    a, b = tmp_path / "a.pt", tmp_path / "b"
+    ok("export.py", "--from", hf, "--out", a)
+    config = load_checkpoint(a)["config"]
+    assert (config["context"], config["block_size"]) == (8192, 4096)
+    settings = [f"--data={data}", f"--init_from={a}", f"--out_dir={b}", "--block_size=32", "--tokens_per_step=128"]
+    settings += ["--max_steps=2", "--compile=False", "--device=cpu", "--eval_tokens=256", "--sample_tokens=0"]
+    ok("train.py", *settings)
+    config = load_checkpoint(b / "ckpt.pt")["config"]
+    assert (config["context"], config["block_size"]) == (8192, 32)
+    ok("grow.py", "--in", b / "ckpt.pt", "--double", "depth")
+    assert load_checkpoint(b / "grown.pt")["config"]["context"] == 8192
+    ok("export.py", "--in", b / "ckpt.pt", "--out", tmp_path / "hf2")
+    assert json.loads((tmp_path / "hf2/config.json").read_text())["max_position_embeddings"] == 8192
+    theirs, mine = (
+        transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "hf2"),
+        build_model(load_checkpoint(b / "ckpt.pt")),
+    )
+    ids = torch.randint(n, (1, 100), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():  # beyond what a sequence of the training has
+        assert (theirs(ids).logits - mine(ids)).abs().max() <= 1e-4
+
+
+def test_a_longer_training_length_is_a_longer_context_and_old_checkpoints_have_theirs():
+    cfg = Config(block_size=24)
+    assert cfg.context == 24 and Config(**vars(cfg) | {"block_size": 16}).context == 24
+    assert Config(**vars(cfg) | {"block_size": 48}).context == 48
+    old = cfg.plain()
+    del old["context"]
+    assert Config(**old) == cfg and cfg.flops_per_token() == Config(block_size=24, context=999).flops_per_token()
+
+
+def test_an_old_checkpoint_keeps_its_context_when_it_is_trained_on_shorter(tmp_path):
+    ckpt = tiny()
+    del ckpt["config"]["context"]
+    save_checkpoint(tmp_path / "a.pt", ckpt)
+    config = load_checkpoint(tmp_path / "a.pt")["config"]
+    assert Config(**config | {"block_size": 8}).context == 24
+
+
+def test_sizes_that_no_llama_has_are_named_at_once(tmp_path, sp_model):
+    save_checkpoint(tmp_path / "a.pt", checkpoint_of(sp_model, n_embd=64, n_head=6, n_kv_head=2))
+    error, _ = run("export.py", "--in", tmp_path / "a.pt", "--out", tmp_path / "hf")
+    assert "n_embd = 64 is no multiple of n_head = 6" in error and "--width 66 --heads 6" in error
+    assert ", or" not in error  # no number of heads would do
+    save_checkpoint(tmp_path / "a.pt", checkpoint_of(sp_model, n_embd=64, n_head=6, n_kv_head=3))
+    error, _ = run("export.py", "--in", tmp_path / "a.pt", "--out", tmp_path / "hf")
+    assert "or --heads 8" in error
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_tokens_without_a_row_get_little_of_the_probability(tied, sp_model, tmp_path):
+    rows = torch.arange(0, 360, 1)[:300]
+    ckpt = checkpoint_of(sp_model, vocab_size=300, n_tokens=360, block_size=64, tied=tied)
+    ckpt["model"]["row_of"][:] = -1
+    ckpt["model"]["row_of"][rows] = torch.arange(300)
+    (tmp_path / "d").mkdir()
+    ids = np.random.default_rng(0).integers(3, 360, 9000).astype("<u2")
+    ids.tofile(tmp_path / "d/val.bin")
+    save_checkpoint(tmp_path / "a.pt", ckpt | {"settings": {"data": str(tmp_path / "d")}})
+    printed = ok("export.py", "--in", tmp_path / "a.pt", "--out", tmp_path / "hf")
+    theirs, mine = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "hf"), build(ckpt)
+    x = torch.randint(300, (8, 60), generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        there, here = theirs(x).logits, mine(x)
+    assert (there[..., :300] - here).abs().max() <= 1e-5
+    lost = there.softmax(-1)[..., 300:].sum(-1).mean().item()
+    assert 0.1 < lost < 0.3 if tied else lost < 0.06, lost  # of random states, the hardest
+    card = (tmp_path / "hf/README.md").read_text()
+    said = "It was trained with rows for 300 of the 360 tokens."
+    assert said in printed and said in card
+    before, after = (float(n) for n in re.findall(r"(\d+\.\d{4}) (?:before|after)", card))
+    assert 0 < after - before < (0.5 if tied else 0.1)
+    assert re.search(r"\d\.\d{4} as this folder's tokenizer reads the text", card)
+
+
+def test_a_model_with_all_rows_says_nothing_of_rows(sp_model, tmp_path):
+    save_checkpoint(tmp_path / "a.pt", checkpoint_of(sp_model))
+    ok("export.py", "--in", tmp_path / "a.pt", "--out", tmp_path / "hf")
+    assert "rows" not in (tmp_path / "hf/README.md").read_text()
+
+
+def test_a_mistral_without_a_window_is_a_llama(sp_model, tmp_path):
+    hf = tmp_path / "hf"
+    config = transformers.MistralConfig(**SIZES | dict(vocab_size=380, max_position_embeddings=64, sliding_window=None))
+    theirs = transformers.MistralForCausalLM(config)
+    theirs.save_pretrained(hf)
+    shutil.copy(sp_model, hf / "tokenizer.model")
+    again = import_and_export(hf, tmp_path)
+    other = transformers.AutoModelForCausalLM.from_pretrained(again)
+    x = torch.randint(380, (2, 40), generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        assert type(other).__name__ == "LlamaForCausalLM"
+        assert torch.allclose(theirs.eval()(x).logits, other.eval()(x).logits, atol=1e-6)
+    change(hf / "config.json", sliding_window=32)
+    error, _ = run("export.py", "--from", hf, "--out", tmp_path / "b.pt")
+    assert "sliding_window is 32, and model.py has none: --context 32 keeps below it" in error
+    ok("export.py", "--from", hf, "--out", tmp_path / "b.pt", "--context", 32)
+    assert load_checkpoint(tmp_path / "b.pt")["config"]["context"] == 32
+    config = json.loads((hf / "config.json").read_text())
+    del config["sliding_window"]  # 4096 in transformers
+    (hf / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 4097}))
+    assert "sliding_window is 4096" in run("export.py", "--from", hf, "--out", tmp_path / "c.pt")[0]
+
+
+def test_broken_weights_are_refused_by_name(sp_model, tmp_path):
+    safetensors = pytest.importorskip("safetensors.torch")
+    hf, out = tmp_path / "hf", tmp_path / "out/a.pt"
+    save_llama(hf)
+    shutil.copy(sp_model, hf / "tokenizer.model")
+    tensors = safetensors.load_file(hf / "model.safetensors")
+    for name, value in [
+        ("model.layers.1.mlp.down_proj.weight", float("nan")),
+        ("model.embed_tokens.weight", float("inf")),
+        ("model.norm.weight", float("-inf")),
+        ("lm_head.weight", float("nan")),
+    ]:
+        broken = {key: x.clone() for key, x in tensors.items()}
+        broken[name].view(-1)[3] = value
+        safetensors.save_file(broken, hf / "model.safetensors", {"format": "pt"})
+        assert f"{name} holds NaN or infinity" in run("export.py", "--from", hf, "--out", out)[0]
+        assert sorted(os.listdir(tmp_path)) == ["hf"]
+
+
+@pytest.mark.parametrize("stored", ["head", "embedding", "both"])
+def test_a_tied_llama_may_store_either_name(stored, sp_model, tmp_path):
+    safetensors = pytest.importorskip("safetensors.torch")
+    hf = tmp_path / "hf"
+    theirs = save_llama(hf, tie_word_embeddings=True).eval()
+    shutil.copy(sp_model, hf / "tokenizer.model")
+    tensors = safetensors.load_file(hf / "model.safetensors")
+    w = tensors.pop("model.embed_tokens.weight", None)
+    w = tensors.pop("lm_head.weight", w)
+    names = {"head": ["lm_head"], "embedding": ["model.embed_tokens"], "both": ["lm_head", "model.embed_tokens"]}
+    tensors |= {f"{name}.weight": w.clone() for name in names[stored]}
+    safetensors.save_file(tensors, hf / "model.safetensors", {"format": "pt"})
+    ok("export.py", "--from", hf, "--out", tmp_path / "a.pt")
+    with torch.no_grad():
+        assert (theirs(TOKENS).logits - build_model(load_checkpoint(tmp_path / "a.pt"))(TOKENS)).abs().max() <= 1e-5
+
+
+def test_folders_that_are_no_llama_are_refused_in_a_line(sp_model, tmp_path):
+    hf, out = tmp_path / "hf", tmp_path / "out/a.pt"
+    save_llama(hf)
+    shutil.copy(sp_model, hf / "tokenizer.model")
+
+    def refused(folder, *messages):
+        error, _ = run("export.py", "--from", folder, "--out", out)
+        for message in messages:
+            assert message in error, error
+        assert "Errno" not in error and "Traceback" not in error and len(error.splitlines()) == 1
+        assert not out.parent.exists()
+
+    def folder(*names):
+        made = tmp_path / f"made{len(list(tmp_path.iterdir()))}"
+        made.mkdir()
+        for name in names:
+            shutil.copy(hf / name, made) if (hf / name).exists() else (made / name).write_text("{}")
+        return made
+
+    refused(folder(), "an empty folder")
+    refused(folder("model.safetensors"), "no config.json in it", "hf download")
+    refused(folder("adapter_config.json", "adapter_model.safetensors"), "a LoRA adapter", "merge_and_unload")
+    refused(folder("x.Q4_0.gguf"), "but GGUF: give the file, --from", "x.Q4_0.gguf")
+    refused(folder("params.json", "consolidated.00.pth"), "Meta's params.json")
+    refused(folder("config.json", "tokenizer.model", "pytorch_model.bin"), "only pytorch_model.bin", "save_pretrained")
+    refused(hf / "model.safetensors", "neither a folder nor a .gguf file")
+    refused(hf / "config.json", "neither a folder nor a .gguf file")
+    refused(tmp_path / "none.gguf", "no such")
+    lfs = folder("config.json", "tokenizer.model")
+    (lfs / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    refused(lfs, "a Git LFS pointer, not the weights: git lfs pull")
+    (folder_of_folder := folder("tokenizer.model")).joinpath("config.json").mkdir()
+    refused(folder_of_folder, "config.json: Is a directory")
+
+    sharded, index = folder("config.json", "tokenizer.model", "model.safetensors"), "model.safetensors.index.json"
+    (sharded / "model.safetensors").rename(sharded / "model-00001-of-00002.safetensors")
+    where = {"model.norm.weight": "model-00001-of-00002.safetensors", "lm_head.weight": "model-00002-of-00002.safetensors"}
+    (sharded / index).write_text(json.dumps({"weight_map": where}))
+    refused(sharded, "model-00002-of-00002.safetensors: missing", "1 of the 2 files")
+    where |= {"lm_head.weight": where["model.norm.weight"], "model.layers.9.x": where["model.norm.weight"]}
+    (sharded / index).write_text(json.dumps({"weight_map": where}))
+    refused(sharded, "model.layers.9.x is missing")
+    for odd in ({"a": 3}, {"a": None}, {"a": "../hf/model.safetensors"}, {"a": ["x"]}):
+        (sharded / index).write_text(json.dumps({"weight_map": odd}))
+        refused(sharded, "its weight_map names what is no file of the folder")
+    for name in ("generation_config.json", "tokenizer_config.json", "tokenizer.json"):
+        odd = folder("config.json", "tokenizer.model", "model.safetensors")
+        for text in ("[]", "{", "\ufeff{", "null"):
+            (odd / name).write_text(text)
+            refused(odd, name)
+
+
+def test_what_a_half_made_import_says_to_the_user(sp_model, tmp_path):
+    hf = tmp_path / "hf"
+    save_llama(hf, dtype=torch.bfloat16)
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(hf, dtype=torch.bfloat16)
+    theirs.save_pretrained(hf)
+    shutil.copy(sp_model, hf / "tokenizer.model")
+    printed = ok("export.py", "--from", hf, "--out", tmp_path / "a.pt")
+    assert "BF16" in printed and "a checkpoint has float32" in printed
+    command = [sys.executable, f"{HERE}/export.py", "--from", hf, "--out", tmp_path / "b.pt", "--dtype", "bfloat16"]
+    said = subprocess.run(command, capture_output=True, text=True)
+    assert said.returncode == 2 and "a checkpoint has float32, since" in said.stderr
+    ok("export.py", "--in", tmp_path / "a.pt", "--out", tmp_path / "hf2", "--dtype", "bfloat16")
+    back = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "hf2", dtype=torch.bfloat16)
+    assert same(theirs.state_dict(), back.state_dict())  # to the bit
+
+
+def test_a_count_of_bytes_is_said_every_two_seconds(capsys, monkeypatch):
+    now = iter([0, 1, 3, 4, 6])
+    monkeypatch.setattr(export.time, "monotonic", lambda: next(now))
+    count = export.counter("read x", 100)
+    count(10)
+    monkeypatch.setattr(export.time, "monotonic", lambda: 9)
+    count(40)
+    assert capsys.readouterr().err == "read x: 50%\n"
+
+
+def write_gguf(path, model, tok, chat=""):
+    """A Llama of transformers as a GGUF file, as llama.cpp's converter makes it."""
+    gguf = pytest.importorskip("gguf")
+    c, w = model.config, gguf.GGUFWriter(path, "llama")
+    w.add_block_count(c.num_hidden_layers)
+    w.add_context_length(c.max_position_embeddings)
+    w.add_embedding_length(c.hidden_size)
+    w.add_feed_forward_length(c.intermediate_size)
+    w.add_head_count(c.num_attention_heads)
+    w.add_head_count_kv(c.num_key_value_heads)
+    w.add_rope_dimension_count(c.head_dim)
+    w.add_key_length(c.head_dim)
+    w.add_layer_norm_rms_eps(c.rms_norm_eps)
+    w.add_rope_freq_base(c.rope_parameters["rope_theta"])
+    w.add_license("mit")
+    names = {there: here for here, there in export.GGUF_NAMES.items()}
+    outside = {there: here for here, there in export.GGUF_OUTSIDE.items()}
+    for name, x in model.state_dict().items():
+        name, x = name.removesuffix(".weight"), x.numpy()
+        if name == "lm_head" and c.tie_word_embeddings:
+            continue
+        heads = {"q_proj": c.num_attention_heads, "k_proj": c.num_key_value_heads}.get(name.split(".")[-1])
+        if heads:
+            x = x.reshape(heads, 2, -1, x.shape[1]).swapaxes(1, 2).reshape(x.shape)
+        if name in outside:
+            w.add_tensor(f"{outside[name]}.weight", np.ascontiguousarray(x))
+        else:
+            _, _, layer, kind = name.split(".", 3)
+            w.add_tensor(f"blk.{layer}.{names[kind]}.weight", np.ascontiguousarray(x))
+    if c.rope_parameters["rope_type"] == "llama3":
+        cfg = export.babel_config("", c.to_dict())
+        plain = Config(**vars(cfg) | {"rope_scaling": {}})
+        factors = rope_frequencies(plain) / rope_frequencies(cfg)
+        w.add_tensor("rope_freqs.weight", factors.float().numpy())
+    if hasattr(tok, "sp"):
+        kind = {"is_unknown": 2, "is_control": 3, "is_unused": 5, "is_byte": 6}
+        w.add_tokenizer_model("llama")
+        ids = range(tok.vocab_size)
+        w.add_token_list([tok.sp.id_to_piece(i) for i in ids])
+        w.add_token_scores([tok.sp.get_score(i) for i in ids])
+        w.add_token_types([next((k for f, k in kind.items() if getattr(tok.sp, f)(i)), 1) for i in ids])
+    else:
+        spec = json.loads(tok.model)
+        special = {token["id"] for token in spec["added_tokens"]}
+        w.add_tokenizer_model("gpt2")
+        w.add_tokenizer_pre("gpt-2")
+        by_id = sorted(spec["model"]["vocab"], key=spec["model"]["vocab"].get)
+        w.add_token_list(by_id)
+        w.add_token_types([3 if i in special else 1 for i in range(len(by_id))])
+        w.add_token_merges([" ".join(pair) for pair in spec["model"]["merges"]])
+    w.add_bos_token_id(tok.bos)
+    w.add_eos_token_id(tok.eos)
+    if chat:
+        w.add_chat_template(chat)
+    w.write_header_to_file()
+    w.write_kv_data_to_file()
+    w.write_tensors_to_file()
+    w.close()
+
+
+LLAMA31 = {"rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+           "original_max_position_embeddings": 8192}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["sentencepiece", "byte level", "llama3"])
+def test_a_gguf_file_is_the_llama_it_was_made_of(kind, sp_model, tmp_path):
+    pytest.importorskip("gguf")
+    says = {"tie_word_embeddings": kind == "byte level"} | ({"rope_parameters": LLAMA31} if kind == "llama3" else {})
+    tok = load_tokenizer(sp_model)
+    if kind == "byte level":
+        pre = pytest.importorskip("tokenizers.pre_tokenizers").ByteLevel(add_prefix_space=False)
+        save_byte_bpe(tmp_path / "tokenizer.json", ["Ann sees the ball. It's 12 balls."], pre)
+        tok = load_tokenizer(str(tmp_path / "tokenizer.json"))
+    theirs = save_llama(tmp_path / "hf", vocab_size=tok.vocab_size, **says).eval()
+    write_gguf(tmp_path / "small.gguf", theirs, tok, CHAT)
+    ok("export.py", "--from", tmp_path / "small.gguf", "--out", tmp_path / "a.pt")
+    ckpt = load_checkpoint(tmp_path / "a.pt")
+    mine = build_model(ckpt)
+    with torch.no_grad():
+        assert (theirs(TOKENS).logits - mine(TOKENS)).abs().max() <= 1e-5
+    read = Tokenizer.from_dict(ckpt["tokenizer"])
+    for text in ("Ann sees  the ball.\n", " a 12 it's", "日本 🙂"):
+        assert read.encode(text) == tok.encode(text) and read.decode(read.encode(text)) == text
+    assert (read.bos, read.eos) == (tok.bos, tok.eos) and ckpt["origin"]["stop"] == [tok.eos]
+    assert ckpt["origin"]["license"] == "mit" and ckpt["ledger"]["from"] == "small"
+    ok("export.py", "--in", tmp_path / "a.pt", "--out", tmp_path / "out")
+    there = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert there.apply_chat_template(TALK, tokenize=False) == "<|im_start|>user\nAnn sees  the ball.\n<|im_end|>\n"
+    other = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
+    with torch.no_grad():
+        assert (theirs(TOKENS).logits - other(TOKENS).logits).abs().max() <= 1e-5
+
+
+def test_bad_gguf_files_are_refused_in_a_line(sp_model, tmp_path):
+    gguf = pytest.importorskip("gguf")
+    theirs = save_llama(tmp_path / "hf", vocab_size=360)
+    write_gguf(tmp_path / "good.gguf", theirs, load_tokenizer(sp_model))
+    good = (tmp_path / "good.gguf").read_bytes()
+    for name, data in [("empty", b""), ("text", b"hello" * 99), ("half", good[: len(good) // 2]), ("head", good[:200])]:
+        (tmp_path / f"{name}.gguf").write_bytes(data)
+        error, _ = run("export.py", "--from", tmp_path / f"{name}.gguf", "--out", tmp_path / "a.pt")
+        assert "truncated, or no GGUF file" in error and "Traceback" not in error, (name, error)
+    w = gguf.GGUFWriter(tmp_path / "qwen.gguf", "qwen2")
+    w.write_header_to_file()
+    w.write_kv_data_to_file()
+    w.write_tensors_to_file()
+    w.close()
+    assert "general.architecture is qwen2" in run("export.py", "--from", tmp_path / "qwen.gguf", "--out", tmp_path / "a.pt")[0]
+    shutil.copy(tmp_path / "good.gguf", tmp_path / "good-00001-of-00002.gguf")
+    error, _ = run("export.py", "--from", tmp_path / "good-00001-of-00002.gguf", "--out", tmp_path / "a.pt")
+    assert "one of several" in error
