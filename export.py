@@ -424,8 +424,9 @@ def measure(ckpt: dict, tok: Tokenizer, model: Llama, absent: torch.Tensor | Non
     spelled, there = speller(model.token_ids(), tok.vocab_size, tok.spelling)(ids), with_all_rows(model, absent)
     here, same, own = (bits_per_byte(*pair, n_bytes) for pair in ((model, spelled), (there, spelled), (there, ids)))
     return (
-        f"{said}Bits per byte of a part of the validation text: {here:.4f} before the export and {same:.4f} after it, where the other "
-        f"tokens are spelled in bytes as in training; {own:.4f} as this folder's tokenizer reads the text.\n"
+        f"{said}Bits per byte of a part of the validation text: {here:.4f} before the export and {same:.4f} after "
+        "it, where the other tokens are spelled in bytes as in training; "
+        f"{own:.4f} as this folder's tokenizer reads the text.\n"
     )
 
 

@@ -10,13 +10,13 @@ import sys
 import numpy as np
 import pytest
 import torch
-from test_grow import HERE, TOKENS, build, ok, run, same, save_byte_bpe, tiny
 
 import data as data_module
 import export
 from checkpoint import build_model, load_checkpoint, save_checkpoint
 from data import Tokenizer, load_tokenizer
 from model import Config, rope_frequencies
+from test_grow import HERE, TOKENS, build, ok, run, same, save_byte_bpe, tiny
 
 transformers = pytest.importorskip("transformers")
 SIZES = dict(num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, hidden_size=40, intermediate_size=70)
