@@ -20,7 +20,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 LLAMA2_SHA256 = "9e556afd44213b6bd1be2b850ebbbd98f5481437a8021afaf58ee7fb1818d347"
-LLAMA2_PIECES = "0f97b4337921e6e7e9b4620fc73338ee570aecd3c16038bc23870a887e995045"  # the sha256 of its pieces, a line each
+# the sha256 of its pieces, a line each
+LLAMA2_PIECES = "0f97b4337921e6e7e9b4620fc73338ee570aecd3c16038bc23870a887e995045"
 LLAMA2_URL = "https://huggingface.co/TinyLlama/TinyLlama-1.1B-Chat-v1.0/resolve/main/tokenizer.model"
 LLAMA2_WHEEL = "maxtext==0.2.5", "maxtext/assets/tokenizers/tokenizer.llama2"
 
@@ -260,8 +261,8 @@ def token_dtype(vocab_size: int) -> np.dtype:
 
 
 def load_tokenizer(name_or_path: str = "llama2") -> Tokenizer:
-    """'llama2', the path of a sentencepiece model file, of a tokenizer.json or of a checkpoint, or the name of a tiktoken
-    encoding. Raises ValueError."""
+    """'llama2', the path of a sentencepiece model file, of a tokenizer.json or of a checkpoint, or the name
+    of a tiktoken encoding. Raises ValueError."""
     name, path = name_or_path, Path(name_or_path)
     if name == "llama2":
         return Tokenizer("sentencepiece", name, fetch_llama2())
@@ -281,8 +282,8 @@ def load_tokenizer(name_or_path: str = "llama2") -> Tokenizer:
 def tokenizer_from(name: str, model: bytes) -> Tokenizer:
     """Return the tokenizer of a file's name and bytes: a tokenizer.json, or else a sentencepiece model.
 
-    A tokenizer.json of BPE with byte fallback, as transformers makes it of a sentencepiece model, becomes one again.
-    Raise ValueError if the file is neither."""
+    A tokenizer.json of BPE with byte fallback, as transformers makes it of a sentencepiece model, becomes one
+    again. Raise ValueError if the file is neither."""
     if model.startswith(b"version https://git-lfs"):
         raise ValueError(f"tokenizer {name}: a Git LFS pointer, not the file: git lfs pull")
     if name.endswith(".json"):
@@ -303,8 +304,8 @@ NORMAL, UNKNOWN, CONTROL, USER_DEFINED, _, BYTE = range(1, 7)  # sentencepiece's
 
 
 def sentencepiece_of(name: str, spec: dict) -> bytes:
-    """Return the sentencepiece model that a tokenizer.json, parsed, was made of. Of Llama 2's vocabulary that is Llama 2's
-    own file. Raise ValueError if it can't come from one."""
+    """Return the sentencepiece model that a tokenizer.json, parsed, was made of. Of Llama 2's vocabulary that
+    is Llama 2's own file. Raise ValueError if it can't come from one."""
     model, vocab = spec["model"], spec["model"]["vocab"]
     special = {token["content"]: token["special"] for token in spec.get("added_tokens", [])}
     merges = [tuple(m.split(" ", 1)) if isinstance(m, str) else tuple(m) for m in model["merges"]]
@@ -314,13 +315,17 @@ def sentencepiece_of(name: str, spec: dict) -> bytes:
     last = {a + b: i for i, (a, b) in enumerate(merges)}
     first = {a + b: i for i, (a, b) in reversed(list(enumerate(merges)))}
     cuts = sum(piece[:n] in vocab and piece[n:] in vocab for piece in first for n in range(1, len(piece)))
-    if [vocab[piece] for piece in by_id] != list(range(len(vocab))) or cuts != len(set(merges)) or first.keys() - vocab.keys():
-        raise ValueError(f"tokenizer {name}: its merges are not those of a sentencepiece model: use the tokenizer.model")
+    ids_in_order = [vocab[piece] for piece in by_id] == list(range(len(vocab)))
+    if not ids_in_order or cuts != len(set(merges)) or first.keys() - vocab.keys():
+        raise ValueError(f"tokenizer {name}: its merges are not those of a sentencepiece model: use the "
+                         "tokenizer.model")  # fmt: skip
     steps = [step for key in ("normalizer", "pre_tokenizer") for step in [spec.get(key)] if step]
     steps = [part for step in steps for part in step.get("normalizers") or step.get("pretokenizers") or [step]]
-    split = any(step["type"] == "Metaspace" and step.get("split", True) for step in steps)
+    metaspace = [step for step in steps if step["type"] == "Metaspace"]
+    split = any(step.get("split", True) for step in metaspace)
     if split or {step["type"] for step in steps} - {"Prepend", "Replace", "Metaspace"}:
-        raise ValueError(f"tokenizer {name}: it changes or splits the text, other than sentencepiece: use the tokenizer.model")
+        raise ValueError(f"tokenizer {name}: it changes or splits the text, other than sentencepiece: use "
+                         "the tokenizer.model")  # fmt: skip
     if sha256("\n".join(by_id).encode()) == LLAMA2_PIECES:
         return fetch_llama2()
 
@@ -344,13 +349,15 @@ def sentencepiece_of(name: str, spec: dict) -> bytes:
             pieces.append((piece, rank[piece], NORMAL))
     bos = next((piece for piece in ("<s>", "<bos>", *BOS) if piece in special), "<s>")
     eos = next((piece for piece in ("</s>", "<eos>", *EOS) if piece in special), "</s>")
-    prefix = any(s["type"] == "Prepend" or s["type"] == "Metaspace" and s.get("prepend_scheme") != "never" for s in steps)
+    prefix = any(step["type"] == "Prepend" for step in steps)
+    prefix |= any(step.get("prepend_scheme") != "never" for step in metaspace)
     return sentencepiece_model(pieces, unknown, bos, eos, prefix)
 
 
 def sentencepiece_model(pieces: list[tuple[str, float, int]], unknown: str, bos: str, eos: str, prefix: bool) -> bytes:
-    """Return the bytes of a sentencepiece BPE model with byte fallback that keeps the text as it is. pieces: (piece, score,
-    type) of every id; prefix: it puts a space before the text. The format is sentencepiece_model.proto's."""
+    """Return the bytes of a sentencepiece BPE model with byte fallback that keeps the text as it is. pieces:
+    (piece, score, type) of every id; prefix: it puts a space before the text. The format is
+    sentencepiece_model.proto's."""
 
     def varint(n):
         return bytes([n]) if n < 128 else bytes([n & 127 | 128]) + varint(n >> 7)

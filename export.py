@@ -64,8 +64,8 @@ SHARD = 5 * 10**9  # bytes a file, as Hugging Face has it
 
 
 def llama_config(cfg: Config, dtype: str, bos: int | None, eos: int | list[int] | None, pad: int | None = None) -> dict:
-    """Return the config.json of the stock Llama that computes what a model of Config cfg does. Raise ValueError if there
-    is none. bos, eos, pad: token ids."""
+    """Return the config.json of the stock Llama that computes what a model of Config cfg does. Raise
+    ValueError if there is none. bos, eos, pad: token ids."""
     if not_stock(cfg):
         raise ValueError(not_stock(cfg))
     scaling = {"rope_type": "llama3"} | cfg.rope_scaling if cfg.rope_scaling else None
@@ -129,7 +129,8 @@ def llama_shape(cfg: Config, kind: str) -> tuple[int, ...]:
 def llama_tensors(
     cfg: Config, weights: dict[str, torch.Tensor], absent: torch.Tensor | None = None
 ) -> dict[str, tuple[tuple, Callable[[], torch.Tensor]]]:
-    """Return {Hugging Face's name: (shape, a function that makes the tensor)} of a checkpoint's config and slabs.
+    """Return {Hugging Face's name: (shape, a function that makes the tensor)} of a checkpoint's config and
+    slabs.
 
     Tokens without a row get the rows' mean, in the head `absent`, (n_embd,), if it is given."""
     model = skeleton(cfg)
@@ -195,7 +196,8 @@ def write_json(path: str, values: dict) -> None:
 
 
 def counter(what: str, total: int) -> Callable[[int], None]:
-    """Return a function that counts bytes and says on stderr, every 2 seconds, what share of the total is done."""
+    """Return a function that counts bytes and says on stderr, every 2 seconds, what share of the total is
+    done."""
     done, said = 0, time.monotonic()
 
     def count(n):
@@ -209,9 +211,9 @@ def counter(what: str, total: int) -> Callable[[int], None]:
 
 
 def write_tokenizer(folder: str, tok: Tokenizer, context: int, end: int) -> None:
-    """Write the tokenizer's own file; of a tokenizer.model tokenizer.json too, which says the same for Hugging Face's
-    tokenizers; and what reads them. What the model came with stays. end: the token at which text ends, for llama.cpp,
-    which stops at eos_token alone."""
+    """Write the tokenizer's own file; of a tokenizer.model tokenizer.json too, which says the same for
+    Hugging Face's tokenizers; and what reads them. What the model came with stays. end: the token at which
+    text ends, for llama.cpp, which stops at eos_token alone."""
     path = f"{folder}/{MODEL_FILES[tok.kind]}"
     if not os.path.exists(path):
         with open(path, "wb") as f:
@@ -305,7 +307,8 @@ def tokenizer_json(sp: "sentencepiece.SentencePieceProcessor") -> dict:  # noqa:
 
 
 def model_card(ckpt: dict, cfg: Config, n_params: int, last: dict, stop: list[int], figures: str) -> str:
-    """Return the README.md: what the model is, where it is from, how it grew, what it read, how well it does."""
+    """Return the README.md: what the model is, where it is from, how it grew, what it read, how well it
+    does."""
     ledger, lines, origin = ckpt["ledger"], [], ckpt.get("origin", {})
     for g in ckpt["lineage"]:
         sizes = ", ".join(f"{name} {size}" for name, size in g["sizes"].items()) or "condensed"
@@ -354,16 +357,17 @@ def fused(ckpt: dict) -> Llama:
 
 
 def absent_row(model: Llama, bos: int, n_absent: int) -> torch.Tensor:
-    """Return the head's row, (n_embd,), for all tokens that the model has no row for: their share of the probability is
-    the smallest there is, on text that the model writes.
+    """Return the head's row, (n_embd,), for all tokens that the model has no row for: their share of the
+    probability is the smallest there is, on text that the model writes.
 
-    A Llama's head has no bias, so no row is improbable after any text. But the mean of log(1 + what the absent tokens
-    have / what the others have) is convex in their row. In the demo's models they had 14 to 18 % of the probability
-    with the rows' mean, and have 0.02 to 2 % with this row. Where the head is tied to the embedding, the row would be
-    read too, and is left the mean."""
+    A Llama's head has no bias, so no row is improbable after any text. But the mean of log(1 + what the
+    absent tokens have / what the others have) is convex in their row. In the demo's models they had 14 to 18
+    % of the probability with the rows' mean, and have 0.02 to 2 % with this row. Where the head is tied to
+    the embedding, the row would be read too, and is left the mean."""
     rng = torch.Generator().manual_seed(0)
     n_new = min(model.cfg.context, 128)
-    starts = torch.full((max(32, 8 * model.cfg.n_embd // n_new), 1), bos)  # 8 states a number, and 4,096 at least
+    count = max(32, 8 * model.cfg.n_embd // n_new)  # 8 states for each number of the row, and 4,096 at least
+    starts = torch.full((count, 1), bos)
     written = torch.cat([starts, *model.generate(starts, n_new - 1, rng=rng)], 1)
     states, others = [], []
     with torch.no_grad():
@@ -412,8 +416,8 @@ def bits_per_byte(model: Llama, ids: np.ndarray, n_bytes: int) -> float:
 
 
 def measure(ckpt: dict, tok: Tokenizer, model: Llama, absent: torch.Tensor | None, n_tokens: int = 16384) -> str:
-    """Return what the card says of a model that lacks rows: its bits per byte here and there, where the validation text is
-    at hand."""
+    """Return what the card says of a model that lacks rows: its bits per byte here and there, where the
+    validation text is at hand."""
     n_rows, n = model.cfg.vocab_size, model.cfg.n_tokens
     said = f"It was trained with rows for {n_rows:,} of the {n:,} tokens.\n"
     path = f"{data_of(ckpt)}/val.bin"
@@ -421,12 +425,14 @@ def measure(ckpt: dict, tok: Tokenizer, model: Llama, absent: torch.Tensor | Non
         return said
     ids = spread(np.fromfile(path, token_dtype(tok.vocab_size)), n_tokens)
     n_bytes = count_bytes(ids[1:], ids[:-1], tok.token_bytes(), tok.bos, tok.dummy_prefix)
-    spelled, there = speller(model.token_ids(), tok.vocab_size, tok.spelling)(ids), with_all_rows(model, absent)
-    here, same, own = (bits_per_byte(*pair, n_bytes) for pair in ((model, spelled), (there, spelled), (there, ids)))
+    spelled = speller(model.token_ids(), tok.vocab_size, tok.spelling)(ids)
+    there = with_all_rows(model, absent)
+    runs = ((model, spelled), (there, spelled), (there, ids))
+    here, same, own = (bits_per_byte(a_model, its_ids, n_bytes) for a_model, its_ids in runs)
     return (
-        f"{said}Bits per byte of a part of the validation text: {here:.4f} before the export and {same:.4f} after "
-        "it, where the other tokens are spelled in bytes as in training; "
-        f"{own:.4f} as this folder's tokenizer reads the text.\n"
+        f"{said}Bits per byte of a part of the validation text: {here:.4f} before the export and {same:.4f} after\n"
+        "it, where the other tokens are spelled in bytes as in training, and "
+        f"{own:.4f} as this folder's tokenizer reads it.\n"
     )
 
 
@@ -455,10 +461,12 @@ def read_file(path: str) -> bytes:
 
 
 def babel_config(path: str, c: dict, context: int | None = None) -> Config:
-    """Return the Config, of one generation, that computes what the Llama of a parsed config.json does. What that leaves
-    out is as in transformers' LlamaConfig. Raise ValueError, which names the reason, if there is none.
+    """Return the Config, of one generation, that computes what the Llama of a parsed config.json does. What
+    that leaves out is as in transformers' LlamaConfig. Raise ValueError, which names the reason, if there is
+    none.
 
-    context: a shorter one than its own. Where it has no sliding window, or one as long, a Mistral is a Llama."""
+    context: a shorter one than its own. Where it has no sliding window, or one as long, a Mistral is a
+    Llama."""
     mistral, rope, c = c.get("model_type") == "mistral", {}, dict(c)
     for name in ("rope_scaling", "rope_parameters"):  # the latter since transformers 5
         if not isinstance(c.get(name) or {}, dict):
@@ -491,7 +499,8 @@ def babel_config(path: str, c: dict, context: int | None = None) -> Config:
     context = context or longest
     window = c.get("sliding_window", 4096) if mistral else None
     if window is not None and number("sliding_window", 4096) < context:
-        raise ValueError(f"{path}: sliding_window is {window}, and model.py has none: --context {window} keeps below it")
+        raise ValueError(f"{path}: sliding_window is {window}, and model.py has none: --context {window} "
+                         "keeps below it")  # fmt: skip
     c |= rope  # rope_theta, and what scales it
     n_head, n_embd = number("num_attention_heads"), number("hidden_size")
     if not c.get("head_dim") and n_embd % max(n_head, 1):
@@ -513,12 +522,13 @@ def babel_config(path: str, c: dict, context: int | None = None) -> Config:
     )
 
 
-Stored = tuple[str, tuple[int, ...], Callable[[], torch.Tensor]]  # a tensor's dtype, shape, and a function that reads it
+# a tensor's dtype, shape, and a function that reads it
+Stored = tuple[str, tuple[int, ...], Callable[[], torch.Tensor]]
 
 
 def open_safetensors(folder: str) -> dict[str, Stored]:
-    """Return the tensors of a folder's model.safetensors, or of the files that its index names. Raise ValueError if they
-    are not all there."""
+    """Return the tensors of a folder's model.safetensors, or of the files that its index names. Raise
+    ValueError if they are not all there."""
     try:
         from safetensors import SafetensorError, safe_open
     except ImportError:
@@ -526,9 +536,11 @@ def open_safetensors(folder: str) -> dict[str, Stored]:
     index, where, files = f"{folder}/model.safetensors.index.json", {}, ["model.safetensors"]
     if not os.path.isfile(f"{folder}/{files[0]}"):
         if not os.path.isfile(index):
-            other = sorted(name for name in os.listdir(folder) if re.search(r"\.(bin|pth|pt|h5|msgpack|safetensors)$", name))
+            weights = r"\.(bin|pth|pt|h5|msgpack|safetensors)$"
+            other = sorted(name for name in os.listdir(folder) if re.search(weights, name))
             found = f", only {other[0]}" if other else ""
-            raise ValueError(f"{folder}: no model.safetensors, nor its index, in it{found}; save_pretrained of transformers "
+            raise ValueError(f"{folder}: no model.safetensors, nor its index, in it{found}; "
+                             "save_pretrained of transformers "  # fmt: skip
                              "makes it")  # fmt: skip
         where = parse_json(index, read_file(index)).get("weight_map")
         if not where or not isinstance(where, dict):
@@ -541,7 +553,8 @@ def open_safetensors(folder: str) -> dict[str, Stored]:
         path = f"{folder}/{name}"
         if not os.path.isfile(path):
             lacking = sum(not os.path.isfile(f"{folder}/{other}") for other in files)
-            raise ValueError(f"{path}: missing, truncated or not fetched: {lacking} of the {len(files)} files that {index} "
+            raise ValueError(f"{path}: missing, truncated or not fetched: {lacking} of the {len(files)} "
+                             f"files that {index} "  # fmt: skip
                              "names are not there")  # fmt: skip
         with open(path, "rb") as f:
             if f.read(24).startswith(b"version https://git-lfs"):
@@ -560,26 +573,31 @@ def open_safetensors(folder: str) -> dict[str, Stored]:
 
 
 def read_hf(folder: str) -> tuple[dict, dict[str, bytes], Callable[[], dict[str, Stored]]]:
-    """Return (config.json's values, {name: bytes} of the small files, a function that opens the tensors) of a Hugging Face
-    folder. Raise ValueError if it is none."""
+    """Return (config.json's values, {name: bytes} of the small files, a function that opens the tensors) of a
+    Hugging Face folder. Raise ValueError if it is none."""
     names = os.listdir(folder)
     if "config.json" not in names:
         ggufs = sorted(name for name in names if name.endswith(".gguf"))
         if "adapter_config.json" in names:
-            raise ValueError(f"{folder}: a LoRA adapter, not a model: merge it into its base model with peft's "
+            raise ValueError(f"{folder}: a LoRA adapter, not a model: merge it into its base model with "
+                             "peft's "  # fmt: skip
                              "merge_and_unload, and save that")  # fmt: skip
         if ggufs:
-            raise ValueError(f"{folder}: no config.json, but GGUF: give the file, --from {folder.rstrip('/')}/{ggufs[0]}")
+            raise ValueError(f"{folder}: no config.json, but GGUF: give the file, --from "
+                             f"{folder.rstrip('/')}/{ggufs[0]}")  # fmt: skip
         if "params.json" in names:
-            raise ValueError(f"{folder}: no config.json, but Meta's params.json: fetch the model in Hugging Face's format")
+            raise ValueError(f"{folder}: no config.json, but Meta's params.json: fetch the model in "
+                             "Hugging Face's format")  # fmt: skip
         what = "no config.json in it" if names else "an empty folder"
-        raise ValueError(f"{folder}: {what}; from the Hugging Face hub: hf download NAME --local-dir {folder}")
+        raise ValueError(f"{folder}: {what}; from the Hugging Face hub: hf download NAME --local-dir "
+                         f"{folder}")  # fmt: skip
     config = parse_json(f"{folder}/config.json", read_file(f"{folder}/config.json"))
     small = [name for name in (*KEPT_FILES, "README.md") if os.path.isfile(f"{folder}/{name}")]
     small += [os.path.relpath(path, folder) for path in sorted(glob.glob(f"{glob.escape(folder)}/{TEMPLATES}"))]
     files = {name: read_file(f"{folder}/{name}") for name in small}
     if not any(name in files for name in MODEL_FILES.values()):
-        raise ValueError(f"{folder}: no {' and no '.join(MODEL_FILES.values())} in it: fetch it with the weights")
+        raise ValueError(f"{folder}: no {' and no '.join(MODEL_FILES.values())} in it: fetch it with the "
+                         "weights")  # fmt: skip
     return config, files, functools.partial(open_safetensors, folder)
 
 
@@ -594,8 +612,8 @@ STOPS = ("<|end_of_text|>", "<|im_end|>", "<|eot_id|>")  # what generation stops
 
 
 def choose_tokenizer(where: str, files: dict[str, bytes]) -> Tokenizer:
-    """Return the tokenizer of a model's files: its tokenizer.model, or its tokenizer.json if the former is none, or another.
-    Raise ValueError if there is none."""
+    """Return the tokenizer of a model's files: its tokenizer.model, or its tokenizer.json if the former is
+    none, or another. Raise ValueError if there is none."""
     errors = []
     for name in [name for name in MODEL_FILES.values() if name in files]:
         try:
@@ -610,7 +628,8 @@ def choose_tokenizer(where: str, files: dict[str, bytes]) -> Tokenizer:
 
 
 def agree(tok: Tokenizer, spec: bytes | None) -> bool:
-    """Say if a sentencepiece tokenizer gives each of its pieces the id that the tokenizer.json beside it does."""
+    """Say if a sentencepiece tokenizer gives each of its pieces the id that the tokenizer.json beside it
+    does."""
     try:
         spec = json.loads(spec or b"{}")
         vocab = spec["model"]["vocab"] | {token["content"]: token["id"] for token in spec.get("added_tokens", [])}
@@ -623,7 +642,8 @@ def special_tokens(files: dict[str, bytes], tok: Tokenizer) -> dict[str, int]:
     """Return {token: id} of a model's special tokens."""
     special = {}
     if tok.kind == "sentencepiece":
-        special = {tok.sp.id_to_piece(i): i for i in range(tok.vocab_size) if tok.sp.is_control(i) or tok.sp.is_unknown(i)}
+        ids = [i for i in range(tok.vocab_size) if tok.sp.is_control(i) or tok.sp.is_unknown(i)]
+        special = {tok.sp.id_to_piece(i): i for i in ids}
     added = parse_json("added_tokens.json", files.get("added_tokens.json", b"{}"))
     special |= {token: i for token, i in added.items() if isinstance(i, int)}
     for token in parse_json("tokenizer.json", files.get("tokenizer.json", b"{}")).get("added_tokens") or []:
@@ -633,7 +653,8 @@ def special_tokens(files: dict[str, bytes], tok: Tokenizer) -> dict[str, int]:
 
 
 def find_origin(name: str, config: dict, files: dict[str, bytes], tok: Tokenizer) -> dict:
-    """Return ckpt["origin"]: what an imported model came with and export.py gives back. files: a folder's small ones."""
+    """Return ckpt["origin"]: what an imported model came with and export.py gives back. files: a folder's
+    small ones."""
     generation = parse_json("generation_config.json", files.get("generation_config.json", b"{}"))
     tokens = parse_json("tokenizer_config.json", files.get("tokenizer_config.json", b"{}"))
     special, ids, stop = special_tokens(files, tok), {}, []
@@ -652,7 +673,8 @@ def find_origin(name: str, config: dict, files: dict[str, bytes], tok: Tokenizer
     stop = numbers(generation.get("eos_token_id")) + numbers(config.get("eos_token_id"))
     stop += [special[token] for token in STOPS if token in special]
     stop = list(dict.fromkeys(stop)) or numbers(ids.get("eos", tok.eos))
-    front = re.match(r"---\r?\n(.*?)\r?\n---", files.get("README.md", b"").decode(errors="replace"), re.DOTALL)
+    readme = files.get("README.md", b"").decode(errors="replace")
+    front = re.match(r"---\r?\n(.*?)\r?\n---", readme, re.DOTALL)
     card = {key: front_value(front[1], key) if front else "" for key in CARD}
     known_as = config.get("_name_or_path")
     if not card["base_model"] and isinstance(known_as, str) and re.fullmatch(r"[\w.-]+/[\w.-]+", known_as):
@@ -664,18 +686,20 @@ def find_origin(name: str, config: dict, files: dict[str, bytes], tok: Tokenizer
 
 def front_value(front: str, key: str) -> str:
     """Return a plain value, or the first of a list, of a model card's front matter; '' if there is none."""
-    found = re.search(rf"^{key}:[ \t]*(?:\[|(?:\r?\n[ \t]*)?-[ \t]+)?[ \t]*[\"']?([^\"'\r\n,\]]*)", front, re.MULTILINE)
+    in_list = r"(?:\[|(?:\r?\n[ \t]*)?-[ \t]+)?"
+    found = re.search(rf"^{key}:[ \t]*{in_list}[ \t]*[\"']?([^\"'\r\n,\]]*)", front, re.MULTILINE)
     return found[1].strip() if found else ""
 
 
 def babel_tensors(cfg: Config, stored: dict[str, Stored], where: str, count: Callable = int) -> dict[str, Lazy]:
-    """Return {slab: Lazy} of a Config of one generation and a model's tensors. Raise ValueError if these are not what
-    the Config wants. count gets the bytes of each that is made."""
+    """Return {slab: Lazy} of a Config of one generation and a model's tensors. Raise ValueError if these are
+    not what the Config wants. count gets the bytes of each that is made."""
     # GGUF's others are dequantised on the way, whole numbers of safetensors are no weights
     readable = {dtype for dtype, _, _ in stored.values()} if where.endswith(".gguf") else {*DTYPES.values()}
     names, slabs, wte = llama_names(cfg), {}, "model.embed_tokens.weight"
     known = {*names.values(), "lm_head.weight"}  # which a tied one may have as well
-    unknown = [name for name in stored if name not in known and not name.endswith("rotary_emb.inv_freq")]  # older ones' buffer
+    buffer = "rotary_emb.inv_freq"  # of older ones
+    unknown = [name for name in stored if name not in known and not name.endswith(buffer)]
     if unknown:
         raise ValueError(f"{where}: a Llama of this config.json has no {unknown[0]}")
     if cfg.tied and wte not in stored and "lm_head.weight" in stored:  # tied, so it is the embedding too
@@ -685,9 +709,12 @@ def babel_tensors(cfg: Config, stored: dict[str, Stored], where: str, count: Cal
         w = stored[name][2]()
         out.copy_((w.T if kind in TRANSPOSED else w).view(out.shape))
         if not all(map(math.isfinite, out.aminmax())):
-            raise ValueError(f"{where}: {name} holds NaN or infinity: this model is broken, fetch or train it again")
-        if cfg.tied and name == wte and "lm_head.weight" in stored and not torch.equal(w, stored["lm_head.weight"][2]()):
-            raise ValueError(f"{where}: its config.json ties the head to the embedding, but lm_head.weight is another: put "
+            raise ValueError(f"{where}: {name} holds NaN or infinity: this model is broken, fetch or train "
+                             "it again")  # fmt: skip
+        head = stored.get("lm_head.weight") if cfg.tied and name == wte else None
+        if head and not torch.equal(w, head[2]()):
+            raise ValueError(f"{where}: its config.json ties the head to the embedding, but lm_head.weight "
+                             "is another: put "  # fmt: skip
                              "tie_word_embeddings right, or take lm_head.weight out")  # fmt: skip
         count(out.nbytes)
 
@@ -705,15 +732,17 @@ def babel_tensors(cfg: Config, stored: dict[str, Stored], where: str, count: Cal
 
 
 def read_llama(source: str, out: str, block_size: int | None = None, context: int | None = None) -> None:
-    """Make the checkpoint `out` of a Hugging Face folder or a GGUF file; of its tensors, one at a time is in memory.
+    """Make the checkpoint `out` of a Hugging Face folder or a GGUF file; of its tensors, one at a time is in
+    memory.
 
-    block_size: the tokens a sequence of its training, by default what train.py can read of the context; context: one
-    shorter than its own."""
+    block_size: the tokens a sequence of its training, by default what train.py can read of the context;
+    context: one shorter than its own."""
     if os.path.isdir(source):
         config, files, opened = read_hf(source)
         path = f"{source}/config.json"
     elif not os.path.exists(source):
-        raise ValueError(f"{source}: no such folder; from the Hugging Face hub: hf download NAME --local-dir {source}")
+        raise ValueError(f"{source}: no such folder; from the Hugging Face hub: hf download NAME "
+                         f"--local-dir {source}")  # fmt: skip
     elif source.endswith(".gguf"):
         config, files, opened = read_gguf(source)
         path = source
@@ -721,11 +750,13 @@ def read_llama(source: str, out: str, block_size: int | None = None, context: in
         raise ValueError(f"{source}: neither a folder nor a .gguf file: give the folder that it is in")
     cfg = babel_config(path, config, context)
     if block_size is not None and block_size > cfg.context:
-        raise ValueError(f"--block_size {block_size}: {source} has a context of {cfg.context}, and it can only be shorter")
+        raise ValueError(f"--block_size {block_size}: {source} has a context of {cfg.context}, and it can "
+                         "only be shorter")  # fmt: skip
     cfg = Config(**vars(cfg) | {"block_size": cfg.block_size if block_size is None else block_size})
     tok = choose_tokenizer(source, files)
     if tok.vocab_size > cfg.vocab_size:
-        raise ValueError(f"{source}: its tokenizer has {tok.vocab_size} tokens, its config.json a vocab_size of {cfg.vocab_size}")
+        raise ValueError(f"{source}: its tokenizer has {tok.vocab_size} tokens, its config.json a "
+                         f"vocab_size of {cfg.vocab_size}")  # fmt: skip
     stored = opened()
     name = re.sub(r"\.gguf$", "", os.path.basename(os.path.realpath(source)))
     n_params = skeleton(cfg).count_params()["total"]
@@ -752,7 +783,8 @@ def read_llama(source: str, out: str, block_size: int | None = None, context: in
             os.rmdir(parent)
     spare = cfg.vocab_size - tok.vocab_size
     rows = f", {spare} rows more than it has tokens" if spare > 0 else ""
-    print(f"wrote {out}: {cfg.n_layer} x {cfg.n_embd}, {n_params:,} parameters, block_size {cfg.block_size}, context "
+    print(f"wrote {out}: {cfg.n_layer} x {cfg.n_embd}, {n_params:,} parameters, block_size "
+          f"{cfg.block_size}, context "  # fmt: skip
           f"{cfg.context}, tokenizer {tok.name}{rows}")  # fmt: skip
     if kinds != ["F32"]:
         print("a checkpoint has float32: steps of training are too small for less")
@@ -774,26 +806,30 @@ GGUF_NAMES = {
 }
 GGUF_OUTSIDE = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
 GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-LLAMA3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+LLAMA3 = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|"
+          r"\s*[\r\n]+|\s+(?!\S)|\s+")  # fmt: skip
 # of tokenizer.ggml.pre, llama.cpp's names: what the text is cut by before the merges
 CUT_BY = {"gpt-2": [GPT2], "smollm": [r"\p{N}", GPT2], "llama-bpe": [LLAMA3], "llama3": [LLAMA3]}
 
 
 def read_gguf(path: str) -> tuple[dict, dict[str, bytes], Callable[[], dict[str, Stored]]]:
-    """Return of a GGUF file what read_hf does of a folder, its tensors dequantised. Raise ValueError if it has no Llama."""
+    """Return of a GGUF file what read_hf does of a folder, its tensors dequantised. Raise ValueError if it
+    has no Llama."""
     try:
         from gguf import GGUFReader, dequantize
     except ImportError:
         raise ValueError(f"{path}: pip install gguf, which reads it") from None
     if re.search(r"-\d+-of-\d+\.gguf$", path):
-        raise ValueError(f"{path}: one of several: join them first, with llama.cpp's llama-gguf-split --merge")
+        raise ValueError(f"{path}: one of several: join them first, with llama.cpp's llama-gguf-split "
+                         "--merge")  # fmt: skip
     try:
         reader = GGUFReader(path)
         values = {key: field.contents() for key, field in reader.fields.items()}
     except (ValueError, OSError, IndexError, KeyError, TypeError, AttributeError) as e:
         raise ValueError(f"{path}: truncated, or no GGUF file ({one_line(e)})") from None
     if values.get("general.architecture") != "llama":
-        raise ValueError(f"{path}: general.architecture is {values.get('general.architecture')}, and model.py has only llama")
+        raise ValueError(f"{path}: general.architecture is {values.get('general.architecture')}, and "
+                         "model.py has only llama")  # fmt: skip
     llama = {key.removeprefix("llama."): value for key, value in values.items() if key.startswith("llama.")}
     in_file = {tensor.name.removesuffix(".weight"): tensor for tensor in reader.tensors}
     if "token_embd" not in in_file:
@@ -821,7 +857,8 @@ def read_gguf(path: str) -> tuple[dict, dict[str, bytes], Callable[[], dict[str,
         try:
             w = torch.from_numpy(np.array(dequantize(tensor.data, tensor.tensor_type), np.float32))
         except NotImplementedError:
-            raise ValueError(f"{path}: {tensor.name} is {tensor.tensor_type.name}, which gguf can't read") from None
+            raise ValueError(f"{path}: {tensor.name} is {tensor.tensor_type.name}, which gguf can't "
+                             "read") from None  # fmt: skip
         # llama.cpp has RoPE's pairs side by side: (heads, pairs, 2, n_embd) -> (heads, 2, pairs, n_embd)
         return w.view(heads, -1, 2, w.size(1)).transpose(1, 2).reshape(w.shape) if heads else w
 
@@ -836,8 +873,8 @@ def read_gguf(path: str) -> tuple[dict, dict[str, bytes], Callable[[], dict[str,
 
 
 def gguf_scaling(path: str, llama: dict, factors: object) -> dict | None:
-    """Return the rope_scaling of a GGUF file's values, and of its tensor rope_freqs: what Llama 3.1's makes the frequencies
-    smaller by, from which it is found again. Raise ValueError if it is another."""
+    """Return the rope_scaling of a GGUF file's values, and of its tensor rope_freqs: what Llama 3.1's makes
+    the frequencies smaller by, from which it is found again. Raise ValueError if it is another."""
     kind = llama.get("rope.scaling.type", "none")
     if kind != "none":
         raise ValueError(f"{path}: rope.scaling.type is {kind}, and model.py has only Llama 3.1's")
@@ -855,12 +892,14 @@ def gguf_scaling(path: str, llama: dict, factors: object) -> dict | None:
 
 
 def gguf_files(path: str, values: dict) -> dict[str, bytes]:
-    """Return the files that a Hugging Face folder would have, {name: bytes}, of a GGUF file's values. Raise ValueError if
-    its tokenizer can't be made."""
-    says = {key.removeprefix("tokenizer.ggml."): value for key, value in values.items() if key.startswith("tokenizer.")}
+    """Return the files that a Hugging Face folder would have, {name: bytes}, of a GGUF file's values. Raise
+    ValueError if its tokenizer can't be made."""
+    prefix = "tokenizer.ggml."
+    says = {key.removeprefix(prefix): value for key, value in values.items() if key.startswith(prefix)}
     tokens, kinds = says.get("tokens"), says.get("token_type")
     if not tokens or not kinds or says.get("model") not in ("llama", "gpt2"):
-        raise ValueError(f"{path}: its tokenizer is {says.get('model')}, and only llama's and gpt2's can be read")
+        raise ValueError(f"{path}: its tokenizer is {says.get('model')}, and only llama's and gpt2's can "
+                         "be read")  # fmt: skip
     ids = {key: says.get(f"{name}_token_id")
            for key, name in (("bos", "bos"), ("eos", "eos"), ("pad", "padding"), ("unk", "unknown"))}  # fmt: skip
     special = {f"{key}_token": tokens[i] for key, i in ids.items() if i is not None and i < len(tokens)}
@@ -887,11 +926,12 @@ def gguf_files(path: str, values: dict) -> dict[str, bytes]:
 
 
 def byte_level_json(path: str, says: dict, bos: str | None) -> dict:
-    """Return the tokenizer.json of a GGUF file's byte-level BPE. says: its values of tokenizer.ggml; bos: the token. Raise
-    ValueError if the text is cut in an unknown way before it."""
+    """Return the tokenizer.json of a GGUF file's byte-level BPE. says: its values of tokenizer.ggml; bos: the
+    token. Raise ValueError if the text is cut in an unknown way before it."""
     cut = says.get("pre", "default")
     if cut not in CUT_BY:
-        raise ValueError(f"{path}: tokenizer.ggml.pre is {cut}, and only {', '.join(CUT_BY)} can be read: import the "
+        raise ValueError(f"{path}: tokenizer.ggml.pre is {cut}, and only {', '.join(CUT_BY)} can be read: "
+                         "import the "  # fmt: skip
                          "model's own folder, which has a tokenizer.json")  # fmt: skip
     flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
     tokens, kinds = says["tokens"], says["token_type"]
@@ -899,7 +939,8 @@ def byte_level_json(path: str, says: dict, bos: str | None) -> dict:
     added = [{"id": i, "content": token, "special": kind == CONTROL} | flags
              for i, (token, kind) in enumerate(zip(tokens, kinds)) if kind in (CONTROL, USER_DEFINED)]  # fmt: skip
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
-    cuts = [{"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": False} for regex in CUT_BY[cut]]
+    split = {"type": "Split", "behavior": "Isolated", "invert": False}
+    cuts = [split | {"pattern": {"Regex": regex}} for regex in CUT_BY[cut]]
     starts = None
     if bos and says.get("add_bos_token", cut in ("llama-bpe", "llama3")):
         text = [{"SpecialToken": {"id": bos, "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
@@ -939,7 +980,8 @@ def export(path: str, out: str, dtype: str = "float32") -> None:
     stop = [i for i in (ids.get("eos"), ids.get("bos")) if i is not None and i >= 0]
     if origin:
         ids = origin["ids"]
-        stop = origin["stop"] + ([tok.bos] if tok and ckpt["ledger"]["tokens"] else [])  # Babel's text has a bos as an end
+        ends_here = [tok.bos] if tok and ckpt["ledger"]["tokens"] else []  # text that Babel reads has a bos as an end
+        stop = origin["stop"] + ends_here
     stop = list(dict.fromkeys(stop))
     end = stop[0] if len(stop) == 1 else stop or None
     config = llama_config(cfg, dtype, ids.get("bos"), end, ids.get("pad"))
@@ -982,16 +1024,17 @@ def export(path: str, out: str, dtype: str = "float32") -> None:
 def main() -> None:
     p = argparse.ArgumentParser(description="Write a checkpoint as a stock Llama of Hugging Face's format, or the other way.")
     p.add_argument("--in", dest="input", metavar="CKPT", help="a checkpoint, of which --out becomes a stock Llama")
-    p.add_argument("--from", dest="source", metavar="SOURCE", help="a stock Llama's folder, or a GGUF file, for a checkpoint")
+    p.add_argument("--from", dest="source", metavar="SOURCE", help="a Llama's folder, or a GGUF file")
     p.add_argument("--out", required=True, metavar="PATH", help="a new one")
     p.add_argument("--dtype", choices=DTYPES, help="with --in (default: float32); a checkpoint has float32")
     p.add_argument("--context", type=int, help="with --from: a context shorter than its own")
-    p.add_argument("--block_size", type=int, help="with --from: tokens a sequence in training (default: the context, up to 4096)")
+    p.add_argument("--block_size", type=int, help="with --from: a training length (default: the context, up to 4096)")
     args = p.parse_args()
     if bool(args.input) == bool(args.source):
         p.error("give --in CKPT, or --from FOLDER")
     if args.dtype and args.source:
-        p.error("--dtype goes with --in: a checkpoint has float32, since steps of training are too small for less")
+        p.error("--dtype goes with --in: a checkpoint has float32, since steps of training are too small "
+                "for less")  # fmt: skip
     if args.input and (args.block_size is not None or args.context is not None):
         p.error("--block_size and --context go with --from")
     if os.path.exists(args.out):
