@@ -122,13 +122,13 @@ def chat_ids(ckpt: dict, tokenizer: Tokenizer, message: str, system: str | None)
     files = {name: x.numpy().tobytes().decode(errors="replace") for name, x in kept.items()}
     read = {}
     for name, text in files.items():
-        with contextlib.suppress(ValueError):  # what is broken says nothing, nor what is no object
+        with contextlib.suppress(ValueError, TypeError):  # what is broken, or no object, says nothing
             read[name] = dict(json.loads(text)) if name.endswith(".json") else {}
     config = read.get("tokenizer_config.json", {})
     template = files.get("chat_template.jinja") or config.get("chat_template")
     if isinstance(template, list):  # several, by name
         template = {t["name"]: t["template"] for t in template}.get("default")
-    if not template:
+    if not isinstance(template, str):
         raise ValueError("--chat: the model came with no chat template: leave --chat out")
 
     # {name: token}, as bos_token; a file has a token's text, or a dict of its properties
@@ -147,7 +147,7 @@ def chat_ids(ckpt: dict, tokenizer: Tokenizer, message: str, system: str | None)
     more = read.get("tokenizer.json", {}).get("added_tokens", [])
     added |= {token["content"]: token["id"] for token in more}
     # where transformers puts a space: LlamaTokenizer, unless it is a legacy one, before the text alone
-    each = config.get("legacy", "Llama" not in config.get("tokenizer_class", "Llama"))
+    each = config.get("legacy", "Llama" not in (config.get("tokenizer_class") or "Llama"))
     return tokenizer.encode_with_special(render_chat(template, tokens, message, system), added, each)
 
 
