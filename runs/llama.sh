@@ -9,7 +9,7 @@
 SMALL=${SMALL:-}
 out=out/llama${SMALL:+-small}
 install $PACKAGES transformers safetensors tokenizers
-[ -n "$SMALL" ] || "$PYTHON" -m pip install --quiet --disable-pip-version-check gguf==0.19.0
+[ -n "$SMALL" ] || install gguf
 rm -rf "$out"
 mkdir -p "$out"
 SECONDS=0
@@ -73,5 +73,5 @@ step "exporting what was trained: the same answer here and there"
 greedy "$out/frozen/ckpt.pt"
 check "$out/frozen/ckpt.pt"
 "$PYTHON" export.py --in "$out/frozen/ckpt.pt" --out "$out/hf"
-"$PYTHON" runs/tiny_llama.py read "$out/hf" "$out/probe.txt" "$question"
+"$PYTHON" runs/tiny_llama.py read "$out/hf" "$out/probe.txt" "$question" 128
 step "done: $out/hf"

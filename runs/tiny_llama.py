@@ -37,13 +37,15 @@ def make(text: str, folder: str) -> None:
 
 
 @torch.no_grad()
-def read(folder: str, probe: str, question: str) -> None:
-    """Print the bits per byte of a text file, read in windows of 2,048 tokens, and the greedy answer to a question."""
+def read(folder: str, probe: str, question: str, window: str = "4096") -> None:
+    """Print the bits per byte of a text file, read in windows as sample.py has
+    them, and the greedy answer to a question."""
     model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
     with open(probe, encoding="utf-8", newline="") as f:
         text = f.read()
-    ids = torch.tensor([[tokenizer.bos_token_id, *tokenizer(text, add_special_tokens=False)["input_ids"]]])
-    nats, T = 0.0, min(2048, model.config.max_position_embeddings)
+    first_id = tokenizer.convert_tokens_to_ids("<|endoftext|>")  # which prepare.py puts before a document
+    ids = torch.tensor([[first_id, *tokenizer(text, add_special_tokens=False)["input_ids"]]])
+    nats, T = 0.0, min(int(window), model.config.max_position_embeddings)
     for start in range(0, ids.size(1) - 1, T):
         first = max(0, min(start, ids.size(1) - 1 - T))
         window = ids[:, first : first + T + 1]
