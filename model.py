@@ -317,7 +317,7 @@ class LinearCrossEntropy(torch.autograd.Function):
     """Mean cross-entropy, in nats, of the logits x w^T against targets. x (N, C), w (vocab, C), targets (N,) rows.
 
     The logits exist CHUNK at a time: all of them, in fp32, would be 4 GB for 32k tokens. Their gradient is made where they
-    are, on the way forward, so nothing is computed twice: as fast as plain cross-entropy (README, How fast)."""
+    are, on the way forward, so nothing is computed twice: as fast as plain cross-entropy (docs/speed.md)."""
 
     @staticmethod
     def forward(ctx, x: torch.Tensor, w: torch.Tensor, targets: torch.Tensor, softmax_loss: Callable) -> torch.Tensor:
