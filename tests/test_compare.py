@@ -6,7 +6,7 @@ import runpy
 
 import pytest
 
-from model import load_checkpoint
+from checkpoint import load_checkpoint
 from test_grow import HERE, ok, run
 
 TINY = (
