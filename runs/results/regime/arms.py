@@ -28,18 +28,22 @@ def _decay(share, until=1.0, **settings):
     return [*trunk, dict(branch="decay", until=until)] if share else [*trunk, dict(decay_share=0.0, until=until)]
 
 
+_20 = _decay(0.2)
 arms = {
     "scratch 2e-3, decay 10 %": _decay(0.1),
-    "scratch 2e-3, decay 20 %": _decay(0.2),
+    "scratch 2e-3, decay 20 %": _20,
     "scratch 2e-3, decay 40 %": _decay(0.4),
-    "no decay, 2e-3": _decay(0.0),
-    "scratch 4e-3, 8,192, decay 20 %": _decay(0.2, **_8192),
-    "scratch 4e-3, 8,192, decay 40 %": _decay(0.4, **_8192),
-    "no decay, 4e-3, 8,192": _decay(0.0, **_8192),
-    "scratch 1e-3, decay 20 %": _decay(0.2, **_1e3),
-    "scratch 1e-3, decay 40 %": _decay(0.4, **_1e3),
-    "no decay, 1e-3": _decay(0.0, **_1e3),
-    # ready, not trained yet
     "scratch 2e-3, decay 20 %, half the budget": _decay(0.2, until=0.5),
+    "no decay, 2e-3": _decay(0.0),
+    "scratch 2e-3, decay 20 % at 8,192": [*_20[:-1], dict(branch="decay", tokens_per_step=8192, batch_size=64)],
+    "scratch 4e-3, 8,192, decay 20 %": _decay(0.2, **_8192),
+    "scratch 4e-3, 8,192, decay 20 %, half the budget": _decay(0.2, until=0.5, **_8192),
+    "scratch 4e-3, 8,192, decay 40 %": _decay(0.4, **_8192),
+    # ready, not trained yet
+    "scratch 4e-3, 8,192, decay 20 %, twice the budget": _decay(0.2, until=2.0, **_8192),
+    "scratch 2e-3, 8,192, decay 20 %": _decay(0.2, **_8192 | dict(learning_rate=2e-3)),
+    "scratch 8e-3, 8,192, decay 20 %": _decay(0.2, **_8192 | dict(learning_rate=8e-3, warmup_tokens=800_000)),
+    "scratch 4e-3, 32,768, decay 20 %": _decay(0.2, **_8192 | dict(tokens_per_step=32768, eval_interval=27)),
+    "scratch 1e-3, decay 20 %": _decay(0.2, **_1e3),
     "scratch 2e-3, decay 20 %, twice the budget": _decay(0.2, until=2.0),
 }
