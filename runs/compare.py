@@ -20,6 +20,17 @@ A stage is a dict of settings; until: the share of the budget at which it ends (
 name of a function in arms.py that then changes the grown checkpoint, a dict, in place: for what grow.py does not do.
 Every arm reads the same sequences in the same order and is decayed to zero at its own end. Stages that
 arms have in common are trained once. Stopped, it goes on where it was, and what is in lines.jsonl is never trained again.
+
+A stage that does not grow goes on with the settings of the one before it. If the last is dict(branch="decay"), those
+before it are a trunk at a constant rate, which does not depend on where its branches end, and one clock decays all:
+
+    _trunk = [dict(until=0.6), dict(until=0.8)]
+    arms = {
+        "scratch, decay 40 %": [_trunk[0], dict(branch="decay")],
+        "scratch, decay 20 %": [*_trunk, dict(branch="decay")],
+        "scratch, half the budget, decay 20 %": [dict(until=0.4), dict(branch="decay", until=0.5)],
+        "stacked at 30 %": [dict(n_layer=3, until=0.3), dict(grow="--depth 6 --init stack", until=0.8), dict(branch="decay")],
+    }
 """
 
 import argparse
@@ -49,43 +60,57 @@ from model import SIZES, Config, this_device
 # -----------------------------------------------------------------------------
 # what is to be trained
 
+FAR = 10**15  # tokens: the horizon of a trunk
+
 
 def chain(name, spec, seed):
-    """-> [stage] of an arm: {'folder': named by all that went before, 'parent', 'grow', 'settings', 'config', 'flops'}."""
+    """-> [stage] of an arm: {'folder': named by all that went before, 'parent', 'grow', 'settings', 'steps', 'config',
+    'flops'}. ValueError names the stage that can't be."""
     stages, cfg, flops, tokens, defaults = [], None, 0.0, 0, train.DEFAULTS
+    before, branches = spec["common"], "branch" in spec["arms"][name][-1]
     for i, stage in enumerate(spec["arms"][name]):
-        stage = spec["common"] | stage
+        stage = (spec["common"] if "grow" in stage else before) | stage
         until, growth, edit = stage.pop("until", 1.0), shlex.split(stage.pop("grow", "")), stage.pop("edit", "")
         unknown = stage.keys() - defaults.keys()
-        if unknown or bool(i) != bool(growth):
-            raise ValueError(f"{name}, stage {i}: " + (f"no setting is called {unknown.pop()}" if unknown
-                             else "'grow' is for the stages after the first, and for all of them"))  # fmt: skip
+        if unknown:
+            raise ValueError(f"{name}, stage {i}: no setting is called {unknown.pop()}")
+        if growth and not i:
+            raise ValueError(f"{name}, stage {i}: 'grow' is for the stages after the first")
+        if "branch" in stage and (not i or growth or i < len(spec["arms"][name]) - 1):
+            raise ValueError(f"{name}, stage {i}: 'branch' is for the last stage, which does not grow")
+        before = stage
         settings = {key: defaults[key] for key in ("data", "tokens_per_step", "block_size")} | stage
         if cfg is None:
             shape = {f.name: settings[f.name] for f in fields(Config) if f.name in settings}
             shape["vocab_size"] = n_rows(settings["data"], settings.get("rows", ""))
             cfg = Config(**shape)
-        else:
+        elif growth:
             args = parse_args(["--in", "-", *growth])
             sizes = asked_sizes(cfg, args)
             if args.vocab:
                 sizes |= {"vocab_size": n_rows(settings["data"], args.vocab)}
             same = {f.name: getattr(cfg, f.name) for f in fields(Config) if f.name in ("n_layer", "block_size", "tied", *SIZES)}
             cfg = Config(**same | sizes)
-            settings = {key: value for key, value in settings.items() if key not in same | {"rows": 0} or key == "block_size"}
+        if i:
+            sizes = {"n_layer", "tied", "rows", *SIZES}
+            settings = {key: value for key, value in settings.items() if key not in sizes}
         a_step = cfg.flops_per_token() * settings["tokens_per_step"]
         steps = round((until * spec["budget"] - flops) / a_step)
         if steps < 1:
             raise ValueError(f"{name}, stage {i}: until = {until} leaves it no step")
         flops, tokens = flops + steps * a_step, tokens + steps * settings["tokens_per_step"]
-        settings |= {"max_steps": steps, "seed": seed}
-        stages.append({"grow": growth, "edit": edit, "settings": settings, "config": cfg, "flops": flops})
+        length = {"branch_tokens": steps * settings["tokens_per_step"]} if "branch" in stage else {"max_steps": steps}
+        settings |= length | {"seed": seed}
+        stages.append({"grow": growth, "edit": edit, "settings": settings, "steps": steps, "config": cfg, "flops": flops})
     parent = None
-    for stage in stages:  # the whole arm's tokens are the horizon of every generation
-        stage["settings"]["horizon_tokens"] = tokens
+    for stage in stages:  # the whole arm's tokens are the horizon of every generation, if it is no trunk
+        stage["settings"]["horizon_tokens"] = FAR if branches else tokens
         known = json.dumps([parent, stage["grow"], stage["edit"], stage["settings"]], sort_keys=True)
-        stage |= {"parent": parent, "folder": hashlib.sha256(known.encode()).hexdigest()[:12]}
-        parent = stage["folder"]
+        folder = hashlib.sha256(known.encode()).hexdigest()[:12]
+        if "branch" in stage["settings"]:
+            folder += f"-{stage['settings']['branch']}"  # where train.py writes it
+        stage |= {"parent": parent, "folder": folder}
+        parent = folder
     return stages
 
 
@@ -95,7 +120,7 @@ def n_rows(data, stage):
 
 def finished(folder, stage):
     path = f"{folder}/ckpt.pt"
-    return os.path.exists(path) and load_checkpoint(path, whole=False, verify=False)["step"] >= stage["settings"]["max_steps"]
+    return os.path.exists(path) and load_checkpoint(path, whole=False, verify=False)["step"] >= stage["steps"]
 
 
 def run(out, stage, threads, spec):
@@ -111,16 +136,20 @@ def run(out, stage, threads, spec):
             if subprocess.run([sys.executable, *command], cwd=sys.path[0], env=env, stdout=log, stderr=log).returncode:
                 raise ValueError(f"{shlex.join(command)} failed: see {folder}/log.txt")
 
-        settings = [f"--{key}={value}" for key, value in stage["settings"].items()] + [f"--out_dir={folder}"]
+        branch = stage["settings"].get("branch")
+        settings = [f"--{key}={value}" for key, value in stage["settings"].items()]
+        settings.append(f"--out_dir={folder.removesuffix(f'-{branch}')}")
         if os.path.exists(f"{folder}/ckpt.pt"):
             settings.append("--resume")
-        elif stage["parent"]:
+        elif stage["grow"]:
             call("grow.py", "--in", f"{parent}/ckpt.pt", "--out", f"{folder}/start.pt", "--force", *stage["grow"])
             if stage["edit"]:
                 grown = load_checkpoint(f"{folder}/start.pt")
                 spec[stage["edit"]](grown)
                 save_checkpoint(f"{folder}/start.pt", grown)
             settings.append(f"--init_from={folder}/start.pt")
+        elif stage["parent"]:
+            settings.append(f"--init_from={parent}/ckpt.pt")
         call("train.py", *settings)
     if not finished(folder, stage):
         raise ValueError(f"{folder}: stopped before its end; the same command goes on")
@@ -129,8 +158,10 @@ def run(out, stage, threads, spec):
 def results(out, name, seed, stages):
     """The lines of a finished arm: its evaluations, and what identifies them."""
     for i, stage in enumerate(stages):
-        n = skeleton(stage["config"]).count_params()["non_embedding"]
-        how = {"grow": shlex.join(stage["grow"]), "edit": stage["edit"], "parameters": n}
+        cfg = stage["config"]
+        how = {"grow": shlex.join(stage["grow"]), "edit": stage["edit"]}
+        how |= {"parameters": skeleton(cfg).count_params()["non_embedding"]}
+        how |= {"head": round(6 * cfg.vocab_size * cfg.n_embd / cfg.flops_per_token(), 4)}  # its share of the FLOPs
         with open(f"{out}/{stage['folder']}/metrics.jsonl") as f:
             for line in filter(lambda m: "bpb" in m, map(json.loads, f)):
                 yield {"arm": name, "seed": seed, "stage": i, "folder": stage["folder"]} | how | line
@@ -190,35 +221,67 @@ def curve(runs):
     return [points[0]["flops"] for points in same], [statistics.mean(p["bpb"] for p in points) for points in same]
 
 
+def growths(run):
+    """The indices of the evaluations that follow a growth."""
+    return [i for i, (a, b) in enumerate(zip(run, run[1:]), 1) if b["stage"] > a["stage"] and b["grow"]]
+
+
+def regime(name, spec):
+    """What is tuned: (rate, tokens a step, share of the arm in which the rate falls)."""
+    stages, settings = spec["arms"][name], train.DEFAULTS | spec["common"]
+    for stage in stages:
+        settings |= stage
+    share = settings["decay_share"]
+    if settings["branch"]:
+        share = round(1 - stages[-2]["until"] / stages[-1].get("until", 1.0), 2)
+    return settings["learning_rate"], settings["tokens_per_step"], share
+
+
+def before_decay(run, share):
+    """Bits per byte where the last decay begins, or at the last evaluation before that; nan if all of the arm decays."""
+    start = (1 - share) * run[-1]["tokens"] * (1 + 1e-6)
+    return [line["bpb"] for line in run if line["tokens"] <= start][-1] if share < 1 else math.nan
+
+
 def compare(spec, lines):
-    """-> (rows of the table, arms). An arm's final losses are turned into FLOPs by the best control's mean (of those with the
-    most seeds) and the log-log slope of the controls of its rate at other budgets; the ideal is read off the curve of the
-    control that has the arm's rate."""
+    """-> (rows of the table, arms). An arm's final losses are turned into FLOPs by the best control's mean (of those with
+    the most seeds) and the log-log slope of the controls of its regime at other budgets; the ideal is read off the
+    curve of the control that has the arm's regime. R: the tokens that the arm read, over those that the best control
+    reads on the same FLOPs; eta: what they are worth, worth / R."""
     arms = gather(lines)
     final = {name: {seed: r[-1]["bpb"] for seed, r in runs.items()} for name, runs in arms.items()}
-    ends = {name: next(iter(runs.values()))[-1]["flops"] for name, runs in arms.items()}
-    controls = [name for name in arms if name.startswith(spec["control"]) and len(spec["arms"][name]) == 1]
+    one = {name: next(iter(runs.values())) for name, runs in arms.items()}  # a run of each
+    ends = {name: run[-1]["flops"] for name, run in one.items()}
+    controls = [name for name in arms if name.startswith(spec["control"]) and not growths(one[name])]
     full = [name for name in controls if abs(ends[name] / spec["budget"] - 1) < 0.05]
     first = spec["seeds"][0]  # the one that all arms have
     best = min(full, key=lambda name: (-len(final[name]), statistics.mean(final[name].values())), default=None)
-    rate = {name: (spec["common"] | spec["arms"][name][-1]).get("learning_rate") for name in arms}
-    line = [name for name in controls if rate[name] == rate[best]] if best else []
+    how = {name: regime(name, spec) for name in arms}
+    line = [name for name in controls if how[name] == how[best]] if best else []
     slope = base = None
     if len(line) > 1:
         base = statistics.mean(final[best].values())
         slope, _ = np.polyfit([math.log(ends[n]) for n in line], [math.log(final[n][first]) for n in line], 1)
     rows = []
     for name, runs in arms.items():
-        values = list(final[name].values())
-        row = {"arm": name, "values": values, "bpb": statistics.mean(values), "best": name == best,
-               "tokens": next(iter(runs.values()))[-1]["tokens"]}  # fmt: skip
+        values, run = list(final[name].values()), one[name]
+        end, grown_at = run[-1], growths(run)
+        row = {"arm": name, "values": values, "bpb": statistics.mean(values), "best": name == best}
+        row |= {"tokens": end["tokens"], "a_parameter": end["tokens"] / end["parameters"]}
+        row |= {"growths": [run[i]["tokens"] / end["tokens"] for i in grown_at]}
+        row |= {"before": statistics.mean(before_decay(r, how[name][2]) for r in runs.values())}
+        if "head" in end:
+            steps = [(b["flops"] - a["flops"]) * b["head"] for a, b in zip([{"flops": 0}, *run], run)]
+            row["head"] = sum(steps) / end["flops"]
+        if best:
+            row["R"] = end["tokens"] / end["flops"] * ends[best] / one[best][-1]["tokens"]
         if slope:
             row["worths"] = [(value / base) ** (1 / slope) * ends[best] / ends[name] for value in values]
             row["worth"] = statistics.mean(row["worths"])
-        if slope and len(spec["arms"][name]) == 2:
+        if slope and len(grown_at) == 1:
             flops, bpb = curve(runs)
-            grown = next(i for i, e in enumerate(next(iter(runs.values()))) if e["stage"]) - 1
-            big = next((control for control in full if rate[control] == rate[name]), best)
+            grown = grown_at[0] - 1
+            big = next((control for control in full if how[control] == how[name]), best)
             ideal = at(*curve(arms[big]), bpb[grown]) - flops[grown]
             row |= {"grown_at": bpb[grown], "ideal": ideal / ends[name]}
             if row["ideal"] > 0.03:  # it is read off no better, and of easier text it would be negative
@@ -229,8 +292,10 @@ def compare(spec, lines):
 
 def table(rows):
     """The lines of a Markdown table."""
-    yield "| arm | tokens | bits per byte | seeds | worth | at the growth | ideal | share of it |"
-    yield "|---|---|---|---|---|---|---|---|"
+    names = "arm | tokens | a parameter | bits per byte | seeds | worth | R | eta | grown at, of the tokens"
+    names += " | head, of the FLOPs | the last decay | at the growth | ideal | share of it"
+    yield f"| {names} |"
+    yield "|---" * names.count("|") + "|---|"
 
     def among(values, form):
         return f" ({min(values):{form}} to {max(values):{form}})" if len(values) > 1 else ""
@@ -238,10 +303,16 @@ def table(rows):
     for r in rows:
         worth = f"{r['worth']:.2f} x{among(r['worths'], '.2f')}" if "worth" in r else ""
         share = f"{r['share']:.0%}" if "share" in r else ""
+        ratio = f"{r['R']:.2f}" if "R" in r else ""
+        eta = f"{r['worth'] / r['R']:.2f}" if "worth" in r else ""
+        when = ", ".join(f"{at:.2f}" for at in r["growths"])
+        head = f"{r['head']:.0%}" if "head" in r else ""
+        decay = f"{r['bpb'] - r['before']:+.4f}" if math.isfinite(r["before"]) else ""
         grown = f"{r['grown_at']:.4f} | {r['ideal']:.2f} | {share}" if "ideal" in r else "| |"
         name = f"**{r['arm']}**" if r["best"] else r["arm"]
         bpb, n = f"{r['bpb']:.4f}{among(r['values'], '.4f')}", len(r["values"])
-        yield f"| {name} | {count(r['tokens'])} | {bpb} | {n} | {worth} | {grown} |"
+        read = f"{count(r['tokens'])} | {r['a_parameter']:.1f}"
+        yield f"| {name} | {read} | {bpb} | {n} | {worth} | {ratio} | {eta} | {when} | {head} | {decay} | {grown} |"
 
 
 def picture(rows, arms, path):
@@ -258,9 +329,8 @@ def picture(rows, arms, path):
         color = "k" if row["best"] else f"C{i % 10}" if len(row["values"]) == most else "0.8"
         style = dict(color=color, zorder=1 if color == "0.8" else 2)
         ax.plot(x, y, lw=1, **style)
-        for j, (a, b) in enumerate(zip(x, x[1:])):
-            if a == b:  # an evaluation before and one after the growth
-                ax.plot(x[j], y[j], "v", ms=5, **style)
+        for j in growths(next(iter(arms[row["arm"]].values()))):
+            ax.plot(x[j], y[j - 1], "v", ms=5, **style)
         last.plot(row["values"], [i] * len(row["values"]), ".", **style)
         last.plot(row["bpb"], i, "|", ms=12, **style)
     low = min(min(row["values"]) for row in rows)

@@ -1,0 +1,85 @@
+"""runs/compare.py: trunks and their branches, and what the table says of an arm."""
+
+import json
+import os
+import runpy
+
+import pytest
+
+from checkpoint import load_checkpoint
+from test_grow import HERE, ok, run
+
+TINY = (
+    "budget, seeds, control = 2.6e9, [1], 'scratch'\n"
+    "common = dict(data={data!r}, n_layer=2, n_head=2, n_embd=32, head_dim=16, block_size=64, tokens_per_step=512,\n"
+    "    batch_size=8, eval_interval=5, eval_tokens=512, compile=False, device='cpu', warmup_tokens=512, log_interval=1)\n"
+)
+
+
+def test_a_trunk_is_trained_once_and_its_branches_decay_off_it(data, tmp_path):
+    (tmp_path / "arms.py").write_text(
+        TINY.format(data=data) + "trunk = [dict(until=0.4, learning_rate=2e-3), dict(until=0.7)]\n"
+        "small, decay = dict(until=0.4, n_layer=1), dict(branch='decay')\n"
+        "arms = {'scratch, early': [trunk[0], decay], 'scratch, late': [*trunk, decay],\n"
+        "    'grown': [small, dict(grow='--depth 2 --init stack', until=0.8), decay]}\n"
+    )
+    command = ("runs/compare.py", tmp_path, "--out", tmp_path / "out")
+    printed = ok(*command)
+    folders = [path.name for path in (tmp_path / "out").iterdir()]
+    assert len(folders) == 7 and sum(name.endswith("-decay") for name in folders) == 3
+    lines = list(map(json.loads, (tmp_path / "lines.jsonl").read_text().splitlines()))
+    arms = {name: [line for line in lines if line["arm"] == name] for name in ("scratch, early", "scratch, late", "grown")}
+    for name, run_ in arms.items():
+        assert abs(run_[-1]["flops"] / 2.6e9 - 1) < 0.05
+        first = next(i for i, line in enumerate(run_) if line["stage"] == run_[-1]["stage"])
+        assert run_[first]["step"] == 0 and run_[first]["bpb"] == run_[first - 1]["bpb"]  # it goes on from the trunk
+        for i, folder in enumerate(dict.fromkeys(line["folder"] for line in run_)):
+            with open(tmp_path / "out" / folder / "metrics.jsonl") as f:
+                rates = [line["lr"][0] for line in map(json.loads, f) if "lr" in line]
+            peak = 1e-3 if name == "grown" else 2e-3
+            if folder.endswith("-decay"):
+                assert rates[0] > 0.8 * peak and rates[-1] < 0.2 * peak
+            else:
+                assert rates[i == 0 :] == [peak] * len(rates[i == 0 :])
+            generations = load_checkpoint(tmp_path / "out" / folder / "ckpt.pt")["config"]["generations"]
+            assert all(g["learning_rate"] == peak for g in generations)
+    early, late = (load_checkpoint(tmp_path / "out" / arms[name][-1]["folder"] / "ckpt.pt") for name in list(arms)[:2])
+    assert early["ledger"]["dealt"] == late["ledger"]["dealt"]  # the same sequences
+    assert "| 0.7" not in printed and printed.count("| 0.5") == 1  # only 'grown' grew, when it had read half its tokens
+    (tmp_path / "arms.py").write_text(TINY.format(data=data) + "arms = {'scratch': [dict(branch='decay')]}\n")
+    (tmp_path / "lines.jsonl").unlink()
+    assert "'branch' is for the last stage" in run(*command)[0]
+
+
+def test_what_the_table_says_of_an_arm():
+    """A control, the control at half the budget, and an arm that grows at half the FLOPs from a model of half the cost."""
+    room = runpy.run_path(os.path.join(HERE, "runs/compare.py"))
+    spec = {"seeds": [1], "budget": 100, "control": "scratch", "common": dict(learning_rate=1.0, decay_share=0.25)}
+    spec["arms"] = {
+        "scratch": [{}],
+        "scratch, half": [dict(until=0.5)],
+        "scratch, another decay": [dict(until=0.6), dict(branch="decay")],
+        "grown": [dict(until=0.5), dict(grow="--double depth")],
+    }
+
+    def lines(arm, *points):
+        for stage, tokens, flops, bpb in points:
+            grow = "--double depth" if arm == "grown" and stage else ""
+            how = {"parameters": 50, "head": 0.4 if arm == "grown" and not stage else 0.2}
+            yield {"arm": arm, "seed": 1, "stage": stage, "grow": grow, "tokens": tokens, "flops": flops, "bpb": bpb} | how
+
+    everything = [
+        *lines("scratch", (0, 0, 0, 8.0), (0, 50, 50, 4.0), (0, 75, 75, 3.5), (0, 90, 90, 3.0), (0, 100, 100, 2.0)),
+        *lines("scratch, half", (0, 0, 0, 8.0), (0, 50, 50, 4.0)),
+        *lines("scratch, another decay", (0, 0, 0, 8.0), (0, 60, 60, 3.8), (1, 60, 60, 3.8), (1, 100, 100, 2.5)),
+        *lines("grown", (0, 0, 0, 8.0), (0, 100, 50, 5.0), (1, 100, 50, 6.0), (1, 150, 100, 1.0)),
+    ]
+    rows = {row["arm"]: row for row in room["compare"](spec, everything)[0]}
+    grown, control, other = (rows[name] for name in ("grown", "scratch", "scratch, another decay"))
+    assert grown["R"] == 1.5 and grown["worth"] == pytest.approx(2)  # the slope is -1, from the two of one regime
+    assert grown["growths"] == [100 / 150] and control["growths"] == other["growths"] == []
+    assert grown["a_parameter"] == 3 and grown["head"] == pytest.approx(0.3) and control["head"] == pytest.approx(0.2)
+    assert (control["before"], other["before"], grown["before"]) == (3.5, 3.8, 6.0)
+    text = {line.split(" | ")[0].strip("| *"): line for line in room["table"](room["compare"](spec, everything)[0])}
+    assert "| 2.00 x | 1.50 | 1.33 | 0.67 | 30% | -5.0000 |" in text["grown"]
+    assert "| 1.00 x | 1.00 | 1.00 |  | 20% | -1.5000 |" in text["scratch"]
