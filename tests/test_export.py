@@ -288,7 +288,7 @@ def test_tokens_without_a_row_get_little_of_the_probability(tied, sp_model, tmp_
     said = "It was trained with rows for 300 of the 360 tokens."
     assert said in printed and said in card
     before, after = (float(n) for n in re.findall(r"(\d+\.\d{4}) (?:before|after)", card))
-    assert (0 < after - before < 0.05) == (not tied)
+    assert (0 < after - before < 0.1) == (not tied)  # 0.18 with the mean
     assert re.search(r"\d\.\d{4} as this folder's tokenizer reads it", card)
 
 
