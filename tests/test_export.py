@@ -183,6 +183,10 @@ def test_a_tokenizer_json_that_no_sentencepiece_model_says(sp_model, tmp_path):
         (spec | {"model": spec["model"] | {"merges": spec["model"]["merges"][:-1]}}, "not those of a sentencepiece model"),
         (spec | {"normalizer": {"type": "NFKC"}}, "it changes or splits the text"),
         (spec | {"normalizer": None, "pre_tokenizer": {"type": "Metaspace"}}, "it changes or splits the text"),
+        (spec | {"model": {"type": "BPE", "byte_fallback": True}}, "or a broken one"),
+        (spec | {"model": spec["model"] | {"merges": ["ab"]}}, "not those of a sentencepiece model"),
+        (spec | {"model": spec["model"] | {"vocab": ["a"]}}, "or a broken one"),
+        (spec | {"added_tokens": [3]}, "or a broken one"),
     ]:
         (tmp_path / "tokenizer.json").write_text(json.dumps(made))
         with pytest.raises(ValueError, match=message):
@@ -409,7 +413,17 @@ def test_folders_that_are_no_llama_are_refused_in_a_line(sp_model, tmp_path):
             refused(odd, name)
 
 
-def test_what_a_half_made_import_says_to_the_user(sp_model, tmp_path):
+def test_added_tokens_that_are_none_are_refused(sp_model, tmp_path):
+    hf = tmp_path / "hf"
+    save_llama(hf)
+    shutil.copy(sp_model, hf / "tokenizer.model")
+    for added in ([3], [{"special": True}], "x"):
+        (hf / "tokenizer.json").write_text(json.dumps({"added_tokens": added}))
+        error, _ = run("export.py", "--from", hf, "--out", tmp_path / "a.pt")
+        assert "tokenizer.json: broken: its added_tokens are none" in error
+
+
+def test_bfloat16_becomes_float32_and_bfloat16_again(sp_model, tmp_path):
     hf = tmp_path / "hf"
     save_llama(hf, dtype=torch.bfloat16)
     theirs = transformers.AutoModelForCausalLM.from_pretrained(hf, dtype=torch.bfloat16)
