@@ -294,7 +294,10 @@ def tokenizer_from(name: str, model: bytes) -> Tokenizer:
             byte_fallback = False
         if not byte_fallback:
             return Tokenizer("tokenizers", name, model)
-        model = sentencepiece_of(name, spec)
+        try:
+            model = sentencepiece_of(name, spec)
+        except (KeyError, TypeError, AttributeError):
+            raise ValueError(f"tokenizer {name}: no tokenizer.json, or a broken one") from None
     elif re.match(rb"[A-Za-z0-9+/]+=* \d+\n", model):
         raise ValueError(f"tokenizer {name}: in tiktoken's format: use the tokenizer.json beside it")
     return Tokenizer("sentencepiece", "llama2" if sha256(model) == LLAMA2_SHA256 else name, model)
@@ -312,8 +315,8 @@ def sentencepiece_of(name: str, spec: dict) -> bytes:
     by_id = sorted(vocab, key=vocab.get)
 
     # sentencepiece merges whatever makes a piece that it has, so no merge is left out
-    last = {a + b: i for i, (a, b) in enumerate(merges)}
-    first = {a + b: i for i, (a, b) in reversed(list(enumerate(merges)))}
+    last = {"".join(pair): i for i, pair in enumerate(merges)}
+    first = {"".join(pair): i for i, pair in reversed(list(enumerate(merges)))}
     cuts = sum(piece[:n] in vocab and piece[n:] in vocab for piece in first for n in range(1, len(piece)))
     ids_in_order = [vocab[piece] for piece in by_id] == list(range(len(vocab)))
     if not ids_in_order or cuts != len(set(merges)) or first.keys() - vocab.keys():

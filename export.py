@@ -246,7 +246,7 @@ def write_generation(path: str, bos: int | None, stop: int | list[int] | None) -
 
 def write_origin(folder: str, origin: dict) -> None:
     """Write the small files that an imported model came with, as they were."""
-    for name, data in origin["files"].items():
+    for name, data in origin.get("files", {}).items():
         os.makedirs(os.path.dirname(f"{folder}/{name}"), exist_ok=True)
         with open(f"{folder}/{name}", "wb") as f:
             f.write(data.numpy())
@@ -646,9 +646,11 @@ def special_tokens(files: dict[str, bytes], tok: Tokenizer) -> dict[str, int]:
         special = {tok.sp.id_to_piece(i): i for i in ids}
     added = parse_json("added_tokens.json", files.get("added_tokens.json", b"{}"))
     special |= {token: i for token, i in added.items() if isinstance(i, int)}
-    for token in parse_json("tokenizer.json", files.get("tokenizer.json", b"{}")).get("added_tokens") or []:
-        if token["special"]:
-            special[token["content"]] = token["id"]
+    described = parse_json("tokenizer.json", files.get("tokenizer.json", b"{}")).get("added_tokens") or []
+    try:
+        special |= {token["content"]: int(token["id"]) for token in described if token["special"]}
+    except (KeyError, TypeError, ValueError):
+        raise ValueError("tokenizer.json: broken: its added_tokens are none") from None
     return special
 
 
@@ -979,9 +981,9 @@ def export(path: str, out: str, dtype: str = "float32") -> None:
     ids = {"bos": tok.bos, "eos": tok.eos} if tok else {}
     stop = [i for i in (ids.get("eos"), ids.get("bos")) if i is not None and i >= 0]
     if origin:
-        ids = origin["ids"]
+        ids = origin.get("ids", {})
         ends_here = [tok.bos] if tok and ckpt["ledger"]["tokens"] else []  # text that Babel reads has a bos as an end
-        stop = origin["stop"] + ends_here
+        stop = origin.get("stop", stop[:1]) + ends_here
     stop = list(dict.fromkeys(stop))
     end = stop[0] if len(stop) == 1 else stop or None
     config = llama_config(cfg, dtype, ids.get("bos"), end, ids.get("pad"))

@@ -183,6 +183,10 @@ def test_a_tokenizer_json_that_no_sentencepiece_model_says(sp_model, tmp_path):
         (spec | {"model": spec["model"] | {"merges": spec["model"]["merges"][:-1]}}, "not those of a sentencepiece model"),
         (spec | {"normalizer": {"type": "NFKC"}}, "it changes or splits the text"),
         (spec | {"normalizer": None, "pre_tokenizer": {"type": "Metaspace"}}, "it changes or splits the text"),
+        (spec | {"model": {"type": "BPE", "byte_fallback": True}}, "or a broken one"),
+        (spec | {"model": spec["model"] | {"merges": ["ab"]}}, "not those of a sentencepiece model"),
+        (spec | {"model": spec["model"] | {"vocab": ["a"]}}, "or a broken one"),
+        (spec | {"added_tokens": [3]}, "or a broken one"),
     ]:
         (tmp_path / "tokenizer.json").write_text(json.dumps(made))
         with pytest.raises(ValueError, match=message):
@@ -288,7 +292,7 @@ def test_tokens_without_a_row_get_little_of_the_probability(tied, sp_model, tmp_
     said = "It was trained with rows for 300 of the 360 tokens."
     assert said in printed and said in card
     before, after = (float(n) for n in re.findall(r"(\d+\.\d{4}) (?:before|after)", card))
-    assert (0 < after - before < 0.05) == (not tied)
+    assert (0 < after - before < 0.1) == (not tied)  # 0.18 with the mean
     assert re.search(r"\d\.\d{4} as this folder's tokenizer reads it", card)
 
 
@@ -409,7 +413,17 @@ def test_folders_that_are_no_llama_are_refused_in_a_line(sp_model, tmp_path):
             refused(odd, name)
 
 
-def test_what_a_half_made_import_says_to_the_user(sp_model, tmp_path):
+def test_added_tokens_that_are_none_are_refused(sp_model, tmp_path):
+    hf = tmp_path / "hf"
+    save_llama(hf)
+    shutil.copy(sp_model, hf / "tokenizer.model")
+    for added in ([3], [{"special": True}], "x"):
+        (hf / "tokenizer.json").write_text(json.dumps({"added_tokens": added}))
+        error, _ = run("export.py", "--from", hf, "--out", tmp_path / "a.pt")
+        assert "tokenizer.json: broken: its added_tokens are none" in error
+
+
+def test_bfloat16_becomes_float32_and_bfloat16_again(sp_model, tmp_path):
     hf = tmp_path / "hf"
     save_llama(hf, dtype=torch.bfloat16)
     theirs = transformers.AutoModelForCausalLM.from_pretrained(hf, dtype=torch.bfloat16)
