@@ -13,7 +13,7 @@ install $PACKAGES transformers safetensors tokenizers
 rm -rf "$out"
 mkdir -p "$out"
 SECONDS=0
-steps=$([ -n "$SMALL" ] && echo 10 || echo 40)
+steps=$([ -n "$SMALL" ] && echo 10 || echo 20)
 step() { echo; echo "=== $* ($((SECONDS / 60)):$(printf %02d $((SECONDS % 60))))"; }
 
 step "a Llama, and text"
@@ -59,9 +59,9 @@ grow --double depth --place interleave
 
 step "training the new layers alone, the old frozen"
 train() {
-  "$PYTHON" train.py --data="$out/data" --init_from="$out/grown.pt" --block_size=128 --tokens_per_step=1024 --batch_size=8 \
-    --max_steps=$steps --eval_interval=20 --eval_tokens=8192 \
-    --learning_rate=1e-4 --compile=False "$@"
+  "$PYTHON" train.py --data="$out/data" --init_from="$out/grown.pt" --block_size=128 --tokens_per_step=512 --batch_size=4 \
+    --max_steps=$steps --eval_interval=10 --eval_tokens=4096 \
+    --learning_rate=1e-4 --compile=False --sample_tokens=0 "$@"
 }
 train --out_dir="$out/frozen" --freeze=[0]
 
