@@ -26,6 +26,7 @@ block_size = 128
 learning_rate = 4e-3 * 64 / n_embd
 warmup_tokens = 51_200
 horizon_tokens = 1_484_800  # all three stages
+decay_share = 0.1  # rates fall after the last growth, at 1,228,800 tokens
 eval_interval = 100
 eval_tokens = 16384
 log_interval = 25
