@@ -41,8 +41,8 @@ def packed(data):
 
 def tokenizer_of(path, kind="sentencepiece"):
     """A checkpoint's entry for a tokenizer's file."""
-    model = open(path, "rb").read()
-    return {"kind": kind, "name": os.path.basename(path), "sha256": data_module.sha256(model), "model": packed(model)}
+    model, name = open(path, "rb").read(), os.path.basename(path)
+    return {"kind": kind, "name": name, "sha256": data_module.sha256(model), "model": packed(model)}
 
 
 def untrained(path, tokenizer, **more):
@@ -133,7 +133,8 @@ def test_stops_are_those_a_model_came_with_else_bos_and_eos(sp_model, tmp_path):
     # every token that the model writes is one, so that nothing is written
     origin = {"origin": {"stop": list(range(tokenizer.vocab_size)), "files": {}}}
     path = untrained(tmp_path / "a.pt", tokenizer_of(sp_model), **origin)
-    assert ok("sample.py", "--in", path, "--prompt", "Ann", "--n", 2).split("\n") == ["Ann", "-" * 80, "Ann", ""]
+    said = ok("sample.py", "--in", path, "--prompt", "Ann", "--n", 2)
+    assert said.split("\n") == ["Ann", "-" * 80, "Ann", ""]
     table = ok("sample.py", "--in", path, "--check", "--text", __file__, "--n", 2)
     assert re.search(r"itself +- +-\d", table) and re.search(r"repeated 4-grams +- +\d", table)
 
@@ -195,11 +196,12 @@ def test_check_reads_windows_in_bounded_memory(sp_model, tmp_path):
     """A window of 8,192 tokens would have 1 GB of logits for the 32,000 rows, several times."""
     sizes = {"n_layer": 1, "n_embd": 16, "ffn_dim": 32, "vocab_size": 32_000, "block_size": 8192}
     path = untrained(tmp_path / "a.pt", tokenizer_of(sp_model), sizes=sizes)
-    (tmp_path / "t.txt").write_text(" ".join(make_docs(120))[:30_000])
+    (tmp_path / "t.txt").write_text(" ".join(make_docs(300))[:50_000])
     ids = data_module.load_tokenizer(sp_model).encode((tmp_path / "t.txt").read_text())
     assert len(ids) > 8192
-    command = [sys.executable, f"{HERE}/sample.py", "--in", path, path, "--check", "--text", tmp_path / "t.txt"]
-    assert peak_anonymous_memory([*command, "--n", 1, "--tokens", 4, "--device", "cpu"]) < 900  # 350 is python and torch
+    command = [sys.executable, f"{HERE}/sample.py", "--in", path, path, "--check", "--n", 1, "--tokens", 4]
+    peak = peak_anonymous_memory([*command, "--text", tmp_path / "t.txt", "--device", "cpu"])
+    assert peak < 900  # MB, of which python and torch take 350
 
 
 @pytest.mark.parametrize("n", [2, 24, 25, 26, 49, 300])
@@ -211,7 +213,7 @@ def test_log_probs_in_chunks_are_those_of_whole_windows(n, monkeypatch):
             first = max(0, min(start, n - 1 - 24))
             window = torch.from_numpy(tokens[first : first + 25])[None]
             losses = F.cross_entropy(model(window[:, :-1])[0], window[0, 1:], reduction="none")
-            expected[first : first + 24] = -losses
+            expected[start : start + 24] = -losses[start - first :]
     monkeypatch.setattr(sample, "CHUNK", 7)
     assert (sample.log_probs(model, tokens, "cpu") - expected).abs().max() <= 1e-6
     monkeypatch.setattr(sample, "WINDOW", 11)
@@ -220,7 +222,8 @@ def test_log_probs_in_chunks_are_those_of_whole_windows(n, monkeypatch):
 
 def test_the_figure_is_that_of_training(stage, tmp_path):
     ok("train.py", *stage, "--eval_tokens=262144")
-    table = ok("sample.py", "--in", tmp_path / "a/ckpt.pt", "--check", "--n", 1, "--tokens", 9, "--device", "cpu")
+    few = ["--check", "--n", 1, "--tokens", 9, "--device", "cpu"]
+    table = ok("sample.py", "--in", tmp_path / "a/ckpt.pt", *few)
     figure = float(re.search(r"bits per byte of the text +(\S+)", table)[1])
     assert figure == pytest.approx(metrics(tmp_path / "a", "bpb")[12], abs=2e-3)
 
@@ -270,20 +273,19 @@ def test_text_comes_piece_by_piece_and_is_that_of_all_ids(kind, sp_model, tmp_pa
         save_byte_bpe(tmp_path / "tokenizer.json", make_docs(200), pre)
         tokenizer = data_module.load_tokenizer(str(tmp_path / "tokenizer.json"))
     rng = np.random.default_rng(0)
-    texts = [tokenizer.encode(text) for text in ODD] + rng.integers(tokenizer.vocab_size, size=(200, 30)).tolist()
-    offsets, spelled = tokenizer.spelling()
-    texts += [[i for token in text for i in spelled[offsets[token] : offsets[token + 1]].tolist()] for text in texts[:20]]
-    decoded = []
+    texts = [tokenizer.encode(text) for text in ODD]
+    texts += rng.integers(tokenizer.vocab_size, size=(200, 30)).tolist()
+    spell = data_module.speller(np.arange(3), tokenizer.vocab_size, tokenizer.spelling)
+    texts += [spell(ids).tolist() for ids in texts[:20]]
     for ids in texts:
         for begun in ([], [tokenizer.bos], [tokenizer.bos, *ids[:3]]):
             growing = ([ids[: i + 1]] for i in range(len(ids)))
             came = list(sample.pieces(tokenizer, begun, growing))
             assert "".join(came) == tokenizer.decode(begun + ids), (begun, ids)
-    monotone = [tokenizer.encode(make_docs(1)[0])[:400]]
-    calls, decode = [], tokenizer.decode
-    tokenizer.decode = lambda ids: calls.append(len(ids)) or decode(ids)
-    list(sample.pieces(tokenizer, [], ([ids[: i + 1]] for ids in monotone for i in range(len(ids)))))
-    assert max(calls) < 20 and not decoded  # a token costs the same, however many there are
+    ids, lengths, decode = tokenizer.encode(" ".join(make_docs(9)))[:400], [], tokenizer.decode
+    tokenizer.decode = lambda ids: lengths.append(len(ids)) or decode(ids)
+    list(sample.pieces(tokenizer, [], ([ids[: i + 1]] for i in range(len(ids)))))
+    assert max(lengths) < 20 < len(ids)  # a token costs the same, however many there are
 
 
 @pytest.fixture(scope="module")
@@ -299,7 +301,7 @@ def test_what_a_terminal_cannot_show_is_replaced(encoding, model_file):
         code, out, error = shell(*args, env={"PYTHONIOENCODING": name})
         assert code == 0 and not error
         shown[name] = out.decode(name)
-    assert len(shown[encoding]) == len(shown["utf-8"]) > 30
+    assert len(shown[encoding]) == len(shown["utf-8"]) > 20
     assert shown[encoding].startswith("naïve 日本 ☃".encode(encoding, "replace").decode(encoding))
 
 
@@ -351,13 +353,15 @@ CHATML = (
 )
 INST = (
     "{{ bos_token }}{% for m in messages %}{% if m.role == 'system' %}\n    <<SYS>>{{ m.content | tojson }}\n"
-    "    {% else %}[INST] {{ m['content'] | trim }} [/INST]{{ eos_token }}{% endif %}{% endfor %}{{ pad_token }}"
+    "    {% else %}[INST] {{ m['content'] | trim }} [/INST]{{ eos_token }}{% endif %}{% endfor %}"
+    "{{ pad_token }}"
 )
 BLOCKS = (
     "{% set ns = namespace(n=0) %}{%- for m in messages -%}{% if ns.n > 5 %}{% break %}{% endif %}"
-    "{% set ns.n = ns.n + 1 %}{%- generation -%} {{ m.content }} {%- endgeneration %}{% if tools is none %}!{% endif %}"
-    "{% endfor %}{{ strftime_now('%Y')[:2] }}<|im_start|>"
+    "{% set ns.n = ns.n + 1 %}{%- generation -%} {{ m.content }} {%- endgeneration %}"
+    "{% if tools is none %}!{% endif %}{% endfor %}{{ strftime_now('%Y')[:2] }}<|im_start|>"
 )
+IM = ["<|im_start|>", "<|im_end|>"]
 CHATS = [
     ("Ann sees the ball.", None),
     (" two  spaces\n\n\nx ", 'Be "brief" <b>.'),
@@ -382,7 +386,7 @@ def exported_folder(folder, sp_model):
     export.write_json(folder / "tokenizer.json", export.tokenizer_json(sp))
     names = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
     tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"), **names)
-    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"], "pad_token": "<pad>"})
+    tokenizer.add_special_tokens({"additional_special_tokens": IM, "pad_token": "<pad>"})
     return tokenizer
 
 
@@ -392,7 +396,7 @@ def llama_folder(folder, sp_model):
     model = export.tokenizer_json(sp)["model"]
     merges = [tuple(pair) for pair in model["merges"]]
     tokenizer = transformers.LlamaTokenizer(vocab=model["vocab"], merges=merges)
-    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
+    tokenizer.add_special_tokens({"additional_special_tokens": IM})
     return tokenizer
 
 
@@ -404,35 +408,41 @@ def test_a_chat_has_the_ids_of_transformers(make, template, sp_model, tmp_path):
     theirs.chat_template = template
     theirs.save_pretrained(tmp_path)
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
-    path, kind = (tmp_path / "tokenizer.json", "tokenizers") if make is byte_level_folder else (sp_model, "sentencepiece")
-    tokenizer = data_module.Tokenizer.from_dict(tokenizer_of(path, kind))
+    entry = tokenizer_of(sp_model)
+    if make is byte_level_folder:
+        entry = tokenizer_of(tmp_path / "tokenizer.json", "tokenizers")
+    tokenizer = data_module.Tokenizer.from_dict(entry)
     files = {p.name: packed(p.read_bytes()) for p in tmp_path.iterdir()}
     assert "chat_template.jinja" in files
     config = json.loads((tmp_path / "tokenizer_config.json").read_text())
-    older = packed(json.dumps(config | {"chat_template": template}).encode())
-    named = packed(json.dumps(config | {"chat_template": [{"name": "default", "template": template}]}).encode())
-    without = {name: x for name, x in files.items() if name != "chat_template.jinja"}
+    kept = [files]
+    for older in (template, [{"name": "default", "template": template}]):
+        config["chat_template"] = older
+        kept.append(files | {"tokenizer_config.json": packed(json.dumps(config).encode())})
+        del kept[-1]["chat_template.jinja"]
     for message, system in CHATS:
         messages = [{"role": "user", "content": message}]
         messages = ([] if system is None else [{"role": "system", "content": system}]) + messages
         ids = theirs.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
-        for kept in (files, without | {"tokenizer_config.json": older}, without | {"tokenizer_config.json": named}):
-            assert sample.chat_ids({"origin": {"files": kept}}, tokenizer, message, system) == ids, (message, system)
+        for files in kept:
+            assert sample.chat_ids({"origin": {"files": files}}, tokenizer, message, system) == ids
 
 
 def test_added_tokens_are_found_in_older_files_too(sp_model):
     tokenizer = data_module.load_tokenizer(sp_model)
     n = tokenizer.vocab_size
-    decoder = {str(n): {"content": "<|im_start|>"}, str(n + 1): {"content": "<|im_end|>"}, "1": {"content": "<s>"}}
+    added = {"<s>": 1, "<|im_start|>": n, "<|im_end|>": n + 1}
+    decoder = {str(i): {"content": token} for token, i in added.items()}
     for files in (
         {"tokenizer_config.json": {"added_tokens_decoder": decoder}},
-        {"added_tokens.json": {"<|im_start|>": n, "<|im_end|>": n + 1}, "tokenizer_config.json": {}},
-        {"tokenizer.json": {"added_tokens": [{"content": token["content"], "id": int(i)} for i, token in decoder.items()]}},
+        {"added_tokens.json": added, "tokenizer_config.json": {}},
+        {"tokenizer.json": {"added_tokens": [{"content": token, "id": i} for token, i in added.items()]}},
     ):
         kept = {name: packed(json.dumps(values).encode()) for name, values in files.items()}
-        kept |= {"chat_template.jinja": packed(CHATML.encode()), "broken.json": packed(b"{"), "list.json": packed(b"[1]")}
+        kept |= {"broken.json": packed(b"{"), "list.json": packed(b"[1]")}
+        kept["chat_template.jinja"] = packed(CHATML.encode())
         ids = sample.chat_ids({"origin": {"files": kept}}, tokenizer, "Ann", None)
-        assert ids[0] == ids[-len(tokenizer.encode("assistant\n", start=False)) - 1] == n and ids.count(n + 1) == 1
+        assert ids[0] == n and (ids.count(n), ids.count(n + 1)) == (2, 1)
         assert tokenizer.decode(ids) == "user\nAnn\nassistant\n"
 
 
@@ -449,7 +459,8 @@ def test_special_tokens_are_meant_only_where_asked(sp_model):
 
 
 def test_a_chat_writes_the_answer_alone(sp_model, tmp_path):
-    files = {"chat_template.jinja": packed((CHATML.replace("<|im_start|>", "<s>").replace("<|im_end|>", "</s>")).encode())}
+    template = CHATML.replace("<|im_start|>", "<s>").replace("<|im_end|>", "</s>")
+    files = {"chat_template.jinja": packed(template.encode())}
     path = untrained(tmp_path / "a.pt", tokenizer_of(sp_model), origin={"stop": [2], "files": files})
     args = ["--in", path, "--prompt", "Ann?", "--temperature", 0, "--tokens", 9]
     said = ok("sample.py", *args, "--chat")
@@ -466,11 +477,11 @@ def test_a_chat_writes_the_answer_alone(sp_model, tmp_path):
     [
         (None, "--chat: the model came with no chat template: leave --chat out"),
         ("", "--chat: the model came with no chat template"),
-        ("{{ raise_exception('System role not supported') }}", "chat template fails: System role not supported"),
+        ("{{ raise_exception('No system role') }}", "the model's chat template fails: No system role"),
         ("{% if %}", "the model's chat template fails: "),
         ("{{ messages[7].content }}", "the model's chat template fails: "),
         ("{{ 1 + 'a' }}", "the model's chat template fails: "),
-        ("{{ messages.append(1) }}", "the model's chat template fails: "),  # the sandbox: nothing may be changed,
+        ("{{ messages.append(1) }}", "the model's chat template fails: "),  # nothing may be changed,
         ("{{ ''.__class__.__mro__ }}", "the model's chat template fails: "),  # and no way leads to Python
         ("{{ cycler.__init__.__globals__.os.system('touch hacked') }}", "the model's chat template fails: "),
         ("{{ strftime_now.__globals__['os'] }}", "the model's chat template fails: "),
@@ -557,7 +568,7 @@ def test_large_and_negative_numbers_that_do_make_sense(model_file):
 
 
 def test_too_little_memory_is_one_line(model_file, monkeypatch):
-    for e in (MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")):
+    for e in (MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes")):
 
         def fail(*args, **options):
             raise e
