@@ -77,8 +77,8 @@ def check_device(device: str) -> None:
 
 
 def stop_ids(ckpt: dict, tokenizer: Tokenizer) -> set[int]:
-    """The ids at which a text ends: those that an imported model came with, else the tokenizer's eos; and, once
-    it was trained here, the bos of the next text."""
+    """The ids at which a text ends: those that an imported model came with, else the tokenizer's eos. Once it
+    was trained here, the bos of the next text ends it, too."""
     came_with = (ckpt.get("origin") or {}).get("stop")
     if came_with and not ckpt["ledger"]["tokens"]:
         return set(came_with)
@@ -242,7 +242,7 @@ def log_probs(model: Llama, tokens: np.ndarray, device: str) -> torch.Tensor:
 
 
 def max_dlogit(one: tuple[torch.Tensor, torch.Tensor], two: tuple[torch.Tensor, torch.Tensor]) -> float:
-    """The largest difference between two models' logits, on the rows of the first. Each is as hidden() has it."""
+    """The largest difference between two models' logits on the first's rows. Each is what hidden() gives."""
     (x, head), (y, other) = one, two
     largest = 0.0
     for i in range(0, len(x), CHUNK):
