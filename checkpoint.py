@@ -176,8 +176,7 @@ def materialise(ckpt: dict, scratch: str = "") -> dict:
     """Make what is Lazy in a checkpoint, in place and in the dicts' order, and return it.
 
     scratch: a new file, which the tensors are then mapped to, so that only one at a time is in memory: its pages are the
-    kernel's to take back.
-    Raise OSError where the disk has no room."""
+    kernel's to take back. Raise OSError where the disk has no room."""
     found = list(lazy_tensors(ckpt))
     places = itertools.accumulate((-(-size_of(x) // 64) * 64 for _, _, x in found), initial=0)  # each aligned
     *places, whole = places

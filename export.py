@@ -56,7 +56,7 @@ from data import (
     token_dtype,
     tokenizer_from,
 )
-from grow import assembled, condense, data_of, not_stock, skeleton
+from grow import assembled, data_of, fused, not_stock, skeleton
 from model import SCALING, Config, Llama, rope_places, row_ids
 
 DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
@@ -346,14 +346,6 @@ def last_evaluation(path: str, step: int) -> dict:
 
 # -----------------------------------------------------------------------------
 # tokens without a row
-
-
-def fused(ckpt: dict) -> Llama:
-    """Return the checkpoint's model, its generations made one."""
-    cfg = Config(**ckpt["config"])
-    if cfg.n_fused < len(cfg.generations):
-        ckpt, _ = condense(ckpt | {"optimizer": {}}, 1)
-    return build_model(ckpt).eval()
 
 
 def absent_row(model: Llama, bos: int, n_absent: int) -> torch.Tensor:

@@ -556,6 +556,14 @@ def condense(ckpt: dict, keep: int) -> tuple[dict, list[str]]:
     return materialise(condensed), notes
 
 
+def fused(ckpt: dict) -> Llama:
+    """Return a checkpoint's model with its generations made one: each would be concatenated again at every forward."""
+    cfg = Config(**ckpt["config"])
+    if cfg.n_fused < len(cfg.generations):
+        ckpt, _ = condense(ckpt | {"optimizer": {}}, 1)
+    return build_model(ckpt).eval()
+
+
 def plan_condensing(ckpt: dict, keep: int) -> tuple[dict, list[str]]:
     """Return what condense does, fused slabs Lazy. The slabs of ckpt may be Lazy too, if they are made first."""
     old = Config(**ckpt["config"])
@@ -658,17 +666,10 @@ def text_tokens(ckpt: dict, path: str, longest: int = 512) -> tuple[torch.Tensor
     return torch.from_numpy(windows), n_bytes
 
 
-def compare(a: dict, b: dict, tokens: torch.Tensor) -> tuple[float, float, float]:
-    """Two checkpoints on the same tokens -> (max |dlogit| of the tokens that a has, losses of a and b in nats a token).
-    Of their weights, one tensor at a time is in memory."""
-    dlogit, _, *losses = differences(a, b, tokens)
-    return dlogit, *losses
-
-
 @torch.no_grad()
 def differences(a: dict, b: dict, tokens: torch.Tensor, n: int = 64) -> tuple[float, float, float, float]:
-    """Return (max |dlogit|, the largest |logit| of a, the two losses), as compare. Logits exist for n tokens
-    at a time."""
+    """Return (max |dlogit| of the tokens that a has, the largest |logit| of a, the losses of a and of b, in nats a token)
+    of two checkpoints on the same tokens. One tensor at a time of their weights is in memory, and logits of n tokens."""
     models, T = [build_model(c, assign=True) for c in (a, b)], tokens.size(1) - 1
     # of each (what the head multiplies, (windows, T, C); the head, (vocab_size, C))
     hidden = [model.trunk(tokens[:, :-1], model.cos[:T], model.sin[:T]) for model in models]

@@ -20,16 +20,14 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 
-import jinja2.ext
-import jinja2.sandbox
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-from checkpoint import build_model, load_checkpoint, reason
+from checkpoint import load_checkpoint, reason
 from data import Tokenizer, count_bytes, one_line, read_meta, speller, spread, token_dtype
-from grow import condense, data_of
-from model import Config, Llama
+from grow import data_of, fused
+from model import Llama
 
 # --check
 EVALUATED = 262144  # tokens of a validation text, as in train.py
@@ -43,17 +41,14 @@ AT_ONCE = 1024  # samples, which are drawn all at once
 
 
 def load(path: str, device: str) -> tuple[Llama, Tokenizer, Callable, dict]:
-    """-> (model, tokenizer, a function that spells ids which the model has no row for, checkpoint).
-    Generations are fused: each would be concatenated again for every token."""
+    """-> (model, its generations fused, tokenizer, a function that spells ids which the model has no row for,
+    checkpoint)."""
     if os.path.exists(f"{path}/ckpt.pt"):
         raise ValueError(f"{path}: the folder of a run: its checkpoint is {path}/ckpt.pt")
     ckpt = load_checkpoint(path)
-    cfg = Config(**ckpt["config"])
-    if cfg.n_fused < len(cfg.generations):
-        ckpt, _ = condense(ckpt | {"optimizer": {}}, 1)
-    model, tokenizer = build_model(ckpt), Tokenizer.from_dict(ckpt["tokenizer"])
+    model, tokenizer = fused(ckpt), Tokenizer.from_dict(ckpt["tokenizer"])
     spelled = speller(model.token_ids(), tokenizer.vocab_size, tokenizer.spelling)
-    return model.to(device).eval(), tokenizer, spelled, ckpt
+    return model.to(device), tokenizer, spelled, ckpt
 
 
 def missing(default: str) -> ValueError:
@@ -89,6 +84,8 @@ def render_chat(template: str, tokens: dict[str, str], message: str, system: str
     """Render a user's message, after a system message if there is one, up to where the answer begins. tokens:
     what the template knows as bos_token and so on. Raise a ValueError where the template fails. As in
     transformers' apply_chat_template, in a sandbox: a template is a program of whoever made the model."""
+    import jinja2.ext  # here, since only --chat needs it; torch brings it
+    import jinja2.sandbox
 
     def raise_exception(text):
         raise jinja2.TemplateError(text)

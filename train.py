@@ -499,11 +499,11 @@ def main() -> None:
     # the rates: of a branch, which decays those that its trunk had
     was, before, now, notes = ckpt and ckpt["schedule"], ckpt["settings"] if ckpt else {}, ledger["tokens"], []
     how = dict(policy=policy, new_rate=new_rate, n_fused=cfg.n_fused)
-    told, off = 0, None
+    told, off, old_clock = 0, None, as_clock(was) if was else None
     if branch:
         off = ckpt["branch"] if resume else branch_off(ckpt, source, branch_tokens)
         last_step = step + max(0, -(-(off["tokens"] + off["length"] - now) // tokens_per_step))
-        end, clock = now + (last_step - step) * tokens_per_step, as_clock(was)
+        end, clock = now + (last_step - step) * tokens_per_step, old_clock
 
     # or of a stage: on the ladder's clock where somebody told its end, else on one of its own
     else:
@@ -522,10 +522,10 @@ def main() -> None:
         # a stage that is resumed as it was keeps its schedule to the bit
         changed = [key for key in ("decay_share", "schedule", "floor") if resume and before[key] != globals()[key]]
         if resume and was["horizon"] == (told or end) and not changed:
-            clock = as_clock(was)
+            clock = old_clock
         else:
             like = Clock(0, 0, 0, schedule, floor)
-            clock = stage_clock(as_clock(was) if resume else None, now, end, told, like, decay_share)
+            clock = stage_clock(old_clock if resume else None, now, end, told, like, decay_share)
 
         # what is new gets its peak, and what was decayed climbs back to its own
         for key in {"learning_rate", "warmup_tokens"} & given.keys() if resume else ():
@@ -534,7 +534,7 @@ def main() -> None:
         warmup = warmup_tokens or min(100 * tokens_per_step, (end - now) // 10)
         new_peak = "learning_rate" in given and not resume
         fresh = begin_stage(cfg.generations, now, learning_rate, new_peak, warmup)
-        if was and (as_clock(was) != clock or new_peak or ckpt["branch"]):
+        if was and (old_clock != clock or new_peak or ckpt["branch"]):
             due = rates(cfg.generations, was["at"], clock, **how)
             warm_again(cfg.generations[: len(cfg.generations) - len(fresh)], was["rates"], due, was["at"], now, warmup)
         notes += warnings_of(cfg.generations, clock, now, end, freeze)

@@ -28,7 +28,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."
 from checkpoint import load_checkpoint
 from grow import count, skeleton
 from model import CHUNK, DEVICES, Config
-from train import DEFAULTS, configure
+from train import DEFAULTS, configure, last_checkpoint
 
 HERE = sys.path[0]  # the folder of train.py
 
@@ -39,13 +39,11 @@ HERE = sys.path[0]  # the folder of train.py
 def read_stage(path: str, settings: dict) -> dict:
     """Return the settings of a stage's config, with those of the command line. Raise ValueError where it lacks one that a
     stage must say."""
-    stage = DEFAULTS | configure([path]) | settings
-    stage["_grow"] = runpy.run_path(path).get("_grow", "")
-    named = configure([path]).keys() | settings.keys()
-    missing = [name for name in ("out_dir", "max_steps", "tokens_per_step", "learning_rate") if name not in named]
+    given = configure([path]) | settings
+    missing = [name for name in ("out_dir", "max_steps", "tokens_per_step", "learning_rate") if name not in given]
     if missing:
         raise ValueError(f"{path}: {missing[0]} is missing")
-    return stage
+    return DEFAULTS | given | {"_grow": runpy.run_path(path).get("_grow", "")}
 
 
 def call(*command: object) -> None:
@@ -93,8 +91,7 @@ def run(paths: list[str], options: list[str], n_processes: int) -> None:
         if os.path.exists(f"{out}/grown.pt"):  # grow.py writes it whole or not at all
             continue
         if not finished(out):
-            begun = any(os.path.exists(f"{out}/{name}") for name in ("ckpt.pt", "ckpt.prev.pt"))
-            resume = ["--resume"] if begun else []
+            resume = ["--resume"] if os.path.exists(last_checkpoint(out)) else []
             print(f"=== {path}", *resume, flush=True)
             train(n_processes, path, f"--horizon_tokens={tokens}", *resume, *options)
             if not finished(out):
@@ -112,9 +109,9 @@ def control(path: str, rate: str, options: list[str], n_processes: int, out: str
     step = Config(**ckpt["config"]).flops_per_token() * known["tokens_per_step"]
     known |= {"max_steps": round(ckpt["ledger"]["flops"] / step), "floor": 0.0}
     out = out or f"out/control-{rate}"
-    begun = any(os.path.exists(f"{out}/{name}") for name in ("ckpt.pt", "ckpt.prev.pt"))
+    resume = ["--resume"] if os.path.exists(last_checkpoint(out)) else []
     given = [f"--{key}={value}" for key, value in known.items() if value != ""]
-    given += [f"--out_dir={out}", f"--learning_rate={rate}"] + (["--resume"] if begun else [])
+    given += [f"--out_dir={out}", f"--learning_rate={rate}", *resume]
     train(n_processes, *given, *options)
 
 

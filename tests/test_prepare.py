@@ -21,7 +21,7 @@ import pytest
 
 import data
 import prepare
-from test_grow import make_docs, run, run_prepare, split_docs, write_docs
+from test_grow import make_docs, prepare_command, run, run_prepare, split_docs, write_docs
 
 DOCS = make_docs(9)
 TEXT = "\n<|doc|>\n".join(DOCS).encode() + b"\n"
@@ -718,18 +718,9 @@ def test_options_that_would_fail_late_are_refused(tmp_path, sp_model, capsys):
 
 def test_a_report_needs_no_display_and_no_terminal_that_shows_all(tmp_path, sp_model):
     name = write_docs(tmp_path / "a.txt", [f"naïve 日本 {doc}" for doc in DOCS])
-    command = [
-        sys.executable,
-        prepare.__file__,
-        "--input",
-        name,
-        "--out",
-        tmp_path / "out",
-        "--tokenizer",
-        sp_model,
-    ]
     env = {**os.environ, "PYTHONIOENCODING": "ascii", "MPLBACKEND": "tkagg"}
     options = ["--words", "5,all", "--report", "--workers", "1"]
-    done = subprocess.run([*command, *options], env=env, capture_output=True, text=True)
+    command = prepare_command(tmp_path / "out", name, sp_model, *options)
+    done = subprocess.run(command, env=env, capture_output=True, text=True)
     assert done.returncode == 0 and "na\\xefve" in done.stdout, done.stderr
     assert (tmp_path / "out" / "report.png").read_bytes()[1:4] == b"PNG"
