@@ -1,13 +1,17 @@
 """runs/compare.py: trunks and their branches, and what the table says of an arm."""
 
 import json
+import math
 import os
+import re
 import runpy
+import shutil
 
 import pytest
+from helpers import HERE, ok, run
 
+import data as data_module
 from checkpoint import load_checkpoint
-from test_grow import HERE, ok, run
 
 TINY = (
     "budget, seeds, control = 2.6e9, [1], 'scratch'\n"
@@ -83,3 +87,75 @@ def test_what_the_table_says_of_an_arm():
     text = {line.split(" | ")[0].strip("| *"): line for line in room["table"](room["compare"](spec, everything)[0])}
     assert "| 2.00 x | 1.50 | 1.33 | 0.67 | 30% | -5.0000 |" in text["grown"]
     assert "| 1.00 x | 1.00 | 1.00 |  | 20% | -1.5000 |" in text["scratch"]
+
+
+def test_compare(data, tmp_path):
+    arms = (
+        f"budget, seeds, control = 2.6e9, [1], 'scratch'\n"
+        f"common = dict(data={data!r}, n_layer=2, n_head=2, n_embd=32, head_dim=16, block_size=64, tokens_per_step=512,\n"
+        "    batch_size=8, eval_interval=10, eval_tokens=512, compile=False, device='cpu', warmup_tokens=512)\n"
+        "first = dict(n_layer=1, until=0.5)\n"
+        "arms = {'scratch': [{}], 'random': [first, dict(grow='--double depth --init random')],\n"
+        "    'stack': [first, dict(grow='--double depth --init stack')],\n"
+        "    'edited': [first, dict(grow='--double depth --init random', edit='forget')]}\n"
+        "def forget(ckpt):\n    ckpt['model']['wte.0'].zero_()\n"
+    )
+    (tmp_path / "arms.py").write_text(arms)
+    command = ("runs/compare.py", tmp_path, "--out", tmp_path / "out", "--jobs", 2)
+    ok(*command)
+    folders = list((tmp_path / "out").iterdir())
+    assert len(folders) == 5  # the first stage once, for all that grow
+    lines = (tmp_path / "lines.jsonl").read_text()
+    end = {line["arm"]: line["flops"] for line in map(json.loads, lines.splitlines())}
+    assert end.keys() == {"scratch", "random", "stack", "edited"} and all(abs(flops / 2.6e9 - 1) < 0.05 for flops in end.values())
+    first = {line["arm"]: line["val_loss"] for line in map(json.loads, lines.splitlines()) if line["stage"] and not line["step"]}
+    assert first["edited"] == pytest.approx(math.log(data_module.read_meta(data)["vocab_size"])) != first["random"]
+    for folder in folders:  # all rates decay to zero at the end of their arm, whose first half is on the flat part
+        ckpt = load_checkpoint(f"{folder}/ckpt.pt")
+        flat, left = (
+            ckpt["schedule"]["decay_from"] - ckpt["ledger"]["tokens"],
+            ckpt["schedule"]["horizon"] - ckpt["ledger"]["tokens"],
+        )
+        assert left == 0 or (flat > 0 and ckpt["config"]["n_layer"] == 1)
+    shutil.rmtree(tmp_path / "out")
+    assert "| random |" in ok(*command)  # and nothing is trained again
+    assert (tmp_path / "lines.jsonl").read_text() == lines and not (tmp_path / "out").exists()
+    (tmp_path / "arms.py").write_text(arms.replace("n_layer=1", "n_layers=1") + "seeds = [2]\n")
+    assert "no setting is called n_layers" in run(*command)[0]
+
+
+def test_picture(grown_run, tmp_path, monkeypatch):
+    """A ladder, of which one checkpoint is gone: six panels, and its generations' curves begin where they were born. With a
+    control: three."""
+    figure = pytest.importorskip("matplotlib.figure")
+    figures, (_, one) = [], grown_run
+    monkeypatch.setattr(figure.Figure, "savefig", lambda fig, path: figures.append(fig))
+
+    def write(name, first, generations, n=4):
+        (tmp_path / name).mkdir()
+        with open(tmp_path / name / "metrics.jsonl", "w") as f:
+            for i in range(n):
+                at = {"step": i, "tokens": first + i, "flops": (first + i) * 1e9, "seconds": float(first + i)}
+                f.write(json.dumps(at | {"val_loss": 1.0, "bpb": 2.0 - 0.1 * i}) + "\n")
+                lists = {key: [0.1] * generations for key in ("lr", "grad_norm", "update_rms")}
+                f.write(json.dumps(at | {"loss": 1.0, "norm": 1.0} | lists) + "\n")
+            f.write('{"step": 9, "los')  # it is being written
+        return tmp_path / name / "metrics.jsonl"
+
+    ladder = [write("first", 0, 1), write("second", 3, 2)]
+    printed = ok("runs/picture.py", *ladder, "--out", tmp_path / "x.png")
+    assert "first: no ckpt.pt beside metrics.jsonl" in printed
+    assert re.search(r"^second +- +- +3 +3.00e\+09 +6.00e\+09", printed, re.M)
+    panels = figures[-1].axes
+    assert len(panels) == 6 and [len(line.get_xdata()) for line in panels[3].lines if line.get_linestyle() == "-"] == [8, 4]
+    names = ("learning rate", "gradient norm", "update, RMS")
+    assert [panel.get_title("left") for panel in panels[3:]] == [f"{name}, by generation" for name in names]
+    ok("runs/picture.py", *ladder, write("control", 0, 1, 9), "--log", "--out", tmp_path / "x.png")
+    assert len(figures[-1].axes) == 3
+    assert [text.get_text() for text in figures[-1].legends[0].texts] == ["first to second", "control"]
+    printed = ok("runs/picture.py", one / "metrics.jsonl", "--out", tmp_path / "x.png")
+    assert re.search("^one +3 x 48", printed, re.M) and "no ckpt.pt" not in printed
+    (tmp_path / "empty.jsonl").write_text("")
+    (tmp_path / "text.jsonl").write_text("hello\n")
+    for name, message in [("empty", "no evaluation in it yet"), ("text", "not a metrics.jsonl"), ("none", "No such file")]:
+        assert message in run("runs/picture.py", tmp_path / f"{name}.jsonl")[0]

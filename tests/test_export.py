@@ -10,13 +10,29 @@ import sys
 import numpy as np
 import pytest
 import torch
+from helpers import (
+    HERE,
+    ODD,
+    make_docs,
+    metrics,
+    ok,
+    peak_anonymous_memory,
+    run,
+    run_prepare,
+    same,
+    save_byte_bpe,
+    spell,
+    split_docs,
+    write_docs,
+)
 
 import data as data_module
 import export
 from checkpoint import build_model, load_checkpoint, save_checkpoint
 from data import Tokenizer, load_tokenizer
+from grow import grow, skeleton
 from model import Config, rope_frequencies
-from test_grow import HERE, TOKENS, build, ok, run, same, save_byte_bpe, tiny
+from test_grow import CLONE, GROWTHS, KINDS, TOKENS, build, grow_nine, heads, logits, steps, tiny
 
 transformers = pytest.importorskip("transformers")
 SIZES = dict(num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, hidden_size=40, intermediate_size=70)
@@ -560,3 +576,277 @@ def test_bad_gguf_files_are_refused_in_a_line(sp_model, tmp_path):
     shutil.copy(tmp_path / "good.gguf", tmp_path / "good-00001-of-00002.gguf")
     error, _ = run("export.py", "--from", tmp_path / "good-00001-of-00002.gguf", "--out", tmp_path / "a.pt")
     assert "one of several" in error
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("growth", ["none", *GROWTHS, "stack", "clone", "nine"])
+def test_exported_logits_are_those_of_transformers(kind, growth, tmp_path, monkeypatch):
+    transformers = pytest.importorskip("transformers")
+    ckpt, others = tiny(torch.float32, **KINDS[kind]), {"stack": dict(n_layer=5, init="stack"), "clone": CLONE | heads(kind, 12)}
+    if growth != "none":
+        ckpt = grow_nine(ckpt, kind) if growth == "nine" else grow(ckpt, **others.get(growth) or GROWTHS[growth](kind))[0]
+        ckpt = steps(ckpt, 3, lr=1e-2)
+    cfg = Config(**ckpt["config"])
+    monkeypatch.setattr(export, "SHARD", 50_000 if kind == "gqa" else 10**9)  # several files, or one
+    export.write_json(tmp_path / "config.json", export.llama_config(cfg, "float32", 1, 2))
+    export.write_safetensors(tmp_path, export.llama_tensors(cfg, ckpt["model"]), "float32")
+    theirs, loading = transformers.LlamaForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
+    assert not loading["missing_keys"] and not loading["unexpected_keys"]
+    assert (tmp_path / "model.safetensors").exists() == (kind != "gqa")
+    with torch.no_grad():
+        assert (logits(ckpt) - theirs.eval()(TOKENS[:, :-1]).logits).abs().max() <= 1e-5
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_llama_comes_back_to_the_bit(kind, tmp_path, sp_model):
+    pytest.importorskip("safetensors")
+    model = torch.from_numpy(np.fromfile(sp_model, np.uint8))
+    tokenizer = {"kind": "sentencepiece", "name": "tokenizer.model", "sha256": data_module.sha256(open(sp_model, "rb").read())}
+    ckpt = tiny(torch.float32, vocab_size=380, norm_eps=3e-6, rope_theta=5e5, **KINDS[kind])  # 20 rows more than tokens
+    save_checkpoint(tmp_path / "a.pt", ckpt | {"tokenizer": tokenizer | {"model": model}})
+    ok("export.py", "--in", tmp_path / "a.pt", "--out", tmp_path / "hf")
+    ok("export.py", "--from", tmp_path / "hf", "--out", tmp_path / "new/b.pt")
+    ok("export.py", "--in", tmp_path / "new/b.pt", "--out", tmp_path / "hf2")
+    again = load_checkpoint(tmp_path / "new/b.pt")
+    assert again["config"] == ckpt["config"] and same(again["model"], ckpt["model"])
+    assert again["ledger"]["tokens"] == 0 and torch.equal(again["tokenizer"].pop("model"), model)
+    assert again["tokenizer"] == tokenizer and os.listdir(tmp_path / "new") == ["b.pt"]
+    for name in os.listdir(tmp_path / "hf"):  # the second's README.md says where it is from
+        assert (tmp_path / "hf2" / name).read_bytes() == (tmp_path / "hf" / name).read_bytes() or name == "README.md", name
+    assert "grown with Babel from hf of width 40" in (tmp_path / "hf2/README.md").read_text()
+    ok("export.py", "--from", tmp_path / "hf", "--out", tmp_path / "short.pt", "--block_size", 16)
+    assert load_checkpoint(tmp_path / "short.pt")["config"] == ckpt["config"] | {"block_size": 16, "context": 24}
+
+
+LLAMAS = {  # of transformers: what a config says beside the sizes, and how it is stored
+    "gqa": ({}, {}),
+    "tied": ({"tie_word_embeddings": True}, {}),
+    "mha": ({"num_key_value_heads": 4, "rope_parameters": {"rope_type": "default", "rope_theta": 5e5}}, {}),
+    "head_dim": ({"head_dim": 18, "rms_norm_eps": 3e-5}, {}),
+    "llama3": ({"rope_parameters": {"rope_type": "llama3", "rope_theta": 1e2, "factor": 8.0, "low_freq_factor": 1.0,
+                                    "high_freq_factor": 4.0, "original_max_position_embeddings": 64}}, {}),
+    "bfloat16": ({}, {"dtype": torch.bfloat16}),
+    "float16": ({}, {"dtype": torch.float16}),
+    "shards": ({}, {"max_shard_size": "50KB"}),
+    "old": ({"num_key_value_heads": 4, "rms_norm_eps": 1e-6}, {"without": True}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", LLAMAS)
+def test_a_llama_of_transformers_grows(kind, tmp_path, sp_model):
+    """Its logits, those of what it becomes, and those of what that leaves as."""
+    transformers = pytest.importorskip("transformers")
+    says, stored = LLAMAS[kind]
+    sizes = dict(num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, hidden_size=40, intermediate_size=70)
+    config = transformers.LlamaConfig(**sizes | dict(vocab_size=380, max_position_embeddings=24) | says)
+    torch.manual_seed(0)
+    theirs, hf, out = transformers.LlamaForCausalLM(config), tmp_path / "hf", tmp_path / "ckpt.pt"
+    for p in theirs.parameters():
+        p.data += 0.1 * torch.randn_like(p)
+    theirs.to(stored.get("dtype", torch.float32)).save_pretrained(hf, max_shard_size=stored.get("max_shard_size", "1GB"))
+    if "without" in stored:  # what Llama 1's config.json lacks
+        c = json.loads((hf / "config.json").read_text())
+        for name in ("num_key_value_heads", "head_dim", "rope_parameters", "attention_bias", "mlp_bias"):
+            del c[name]
+        (hf / "config.json").write_text(json.dumps(c | {"torch_dtype": "float16"}))
+    assert (hf / "model.safetensors.index.json").exists() == (kind == "shards")
+    shutil.copy(sp_model, hf / "tokenizer.model")
+    ok("export.py", "--from", hf, "--out", out)
+    ckpt = load_checkpoint(out)
+    with torch.no_grad():
+        wanted = transformers.AutoModelForCausalLM.from_pretrained(hf, dtype=torch.float32)(TOKENS[:, :-1]).logits
+        assert (logits(ckpt) - wanted).abs().max() <= 1e-5
+        ok("grow.py", "--in", out, "--width", 60, "--heads", 6, "--depth", 3, "--head_dim", 2 * ckpt["config"]["head_dim"])
+        ok("export.py", "--in", tmp_path / "grown.pt", "--out", tmp_path / "hf2")
+        grown = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "hf2")
+        assert grown.config.hidden_size == 60 and (grown(TOKENS[:, :-1]).logits - wanted).abs().max() <= 2e-5
+
+
+def test_tokenizer_json(tmp_path):
+    pre = pytest.importorskip("tokenizers.pre_tokenizers")
+    from tokenizers import Regex, normalizers
+
+    words = pre.Split(Regex(r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+|\s+"), "isolated")
+    llama3 = pre.Sequence([words, pre.ByteLevel(add_prefix_space=False, use_regex=False)])
+    smol = pre.Sequence([pre.Digits(individual_digits=True), pre.ByteLevel(add_prefix_space=False)])
+    docs = ODD + make_docs(50)
+    for name, split, special, bos_eos in [
+        ("llama3", llama3, ("<|begin_of_text|>", "<|end_of_text|>", "<|eot_id|>"), (0, 1)),
+        ("smol", smol, ("<|endoftext|>", "<|im_start|>"), (0, 0)),
+    ]:
+        path = tmp_path / f"{name}.json"
+        theirs = save_byte_bpe(path, make_docs(200), split, special)
+        files, meta = run_prepare(tmp_path / name, write_docs(tmp_path / f"{name}.jsonl", docs), str(path), "--words", "5,all",
+                                  "--val", "0.2")  # fmt: skip
+        tok = data_module.load_tokenizer(str(path))
+        assert (tok.bos, tok.eos) == bos_eos and meta["bos"] == tok.bos and meta["dummy_prefix"] is False
+        assert meta["vocab_size"] == theirs.get_vocab_size() == tok.vocab_size and files["tokenizer.json"] == path.read_bytes()
+        assert data_module.sha256(path.read_bytes()) == meta["tokenizer"]["sha256"]
+        assert sorted(split_docs(tmp_path / name, "val", tok)) == sorted(set(docs) & set(split_docs(tmp_path / name, "val", tok)))
+        for text in docs + [" ".join(special)]:
+            ids = tok.encode(text)
+            assert tok.decode([tok.bos, *ids]) == text and tok.token_bytes()[ids].sum() == len(text.encode())
+            assert ids == theirs.encode(text).ids or "<|" in text  # which is text here, not a special token
+            assert tok.decode(spell(ids, tok.spelling(), lambda i: True)) == text
+    for name, split, options, message in [
+        ("prefix", pre.ByteLevel(add_prefix_space=True), {}, "not byte-level BPE that keeps the text as it is"),
+        ("nfc", smol, {"normalizer": normalizers.NFC()}, "not byte-level BPE that keeps the text as it is"),
+        ("metaspace", pre.Metaspace(), {}, "not byte-level BPE that keeps the text as it is"),
+        ("special", smol, {"special": ("<s>", "</s>")}, "has neither <|begin_of_text|> nor <|endoftext|>"),
+    ]:
+        save_byte_bpe(tmp_path / f"{name}.json", make_docs(200), split, **options)
+        with pytest.raises(ValueError, match=re.escape(message)):
+            data_module.load_tokenizer(str(tmp_path / f"{name}.json"))
+    (tmp_path / "broken.json").write_text("{}")
+    with pytest.raises(ValueError, match="no tokenizer.json, or a broken one"):
+        data_module.load_tokenizer(str(tmp_path / "broken.json"))
+
+
+@pytest.mark.parametrize("kind", ["tokenizer.model", "tokenizer.json"])
+def test_growing_your_own_llama(kind, data, tmp_path):
+    """A Llama of transformers, imported, trained, grown, trained on, sampled from, exported."""
+    transformers = pytest.importorskip("transformers")
+    hf, folder = tmp_path / "hf", data
+    if kind == "tokenizer.json":
+        hf.mkdir()
+        pre = pytest.importorskip("tokenizers.pre_tokenizers").ByteLevel(add_prefix_space=False)
+        text = f"{os.path.dirname(data)}/text.txt"
+        save_byte_bpe(hf / kind, open(text).read().splitlines(), pre)
+        folder = str(tmp_path / "d")
+        ok("prepare.py", "--input", text, "--out", folder, "--tokenizer", hf / kind, "--val", 0.2, "--workers", 1)
+    n = json.loads(open(f"{folder}/meta.json").read())["vocab_size"]
+    config = transformers.LlamaConfig(
+        vocab_size=n + 5, hidden_size=32, intermediate_size=70, num_hidden_layers=1, num_attention_heads=4, num_key_value_heads=2,
+        max_position_embeddings=64, tie_word_embeddings=kind == "tokenizer.json",
+    )  # fmt: skip
+    transformers.LlamaForCausalLM(config).save_pretrained(hf)
+    if kind == "tokenizer.model":
+        shutil.copy(f"{data}/tokenizer.model", hf)
+    a, b, c = tmp_path / "a.pt", tmp_path / "b", tmp_path / "c"
+    ok("export.py", "--from", hf, "--out", a)
+    assert "the checkpoint has no validation text: give --text FILE" in run("sample.py", "--in", a, "--check")[0]
+    (tmp_path / "t.txt").write_text("Ann sees the ball.")
+    ok("sample.py", "--in", a, "--check", "--text", tmp_path / "t.txt", "--n", 1, "--tokens", 9, "--device", "cpu")
+    stage = [f"--data={folder}", "--tokens_per_step=512", "--batch_size=4", "--max_steps=8", "--learning_rate=1e-2"]
+    stage += ["--warmup_tokens=1024", "--log_interval=1", "--compile=False", "--device=cpu"]
+    ok("train.py", *stage, f"--init_from={a}", f"--out_dir={b}")
+    assert metrics(b, "tokens")[8] == 8 * 512 and metrics(b, "bpb")[8] < metrics(b, "bpb")[0]
+    assert float(re.search(r"max \|dlogit\| (\S+),", ok("grow.py", "--in", b / "ckpt.pt", "--double", "width"))[1]) < 1e-5
+    ok("train.py", *stage, f"--init_from={b / 'grown.pt'}", f"--out_dir={c}")
+    assert metrics(c, "bpb")[0] == pytest.approx(metrics(b, "bpb")[8], abs=1e-3) and metrics(c, "bpb")[8] < metrics(b, "bpb")[8]
+    assert ok("sample.py", "--in", c / "ckpt.pt", "--prompt", "Ann", "--tokens", 5, "--device", "cpu").startswith("Ann")
+    ok("export.py", "--in", c / "ckpt.pt", "--out", tmp_path / "hf2")
+    grown = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "hf2").eval()
+    tokenizer, model = transformers.AutoTokenizer.from_pretrained(tmp_path / "hf2"), build_model(load_checkpoint(c / "ckpt.pt"))
+    ids = torch.tensor([tokenizer("Ann sees the ball. Ben likes the dog.")["input_ids"]])
+    with torch.no_grad():
+        assert (grown(ids).logits - model(ids)).abs().max() <= 1e-5
+    card = (tmp_path / "hf2/README.md").read_text()
+    assert "grown with Babel from hf of width 32" in card and "read 8,192 tokens" in card and "beside what that had read" in card
+    other = tmp_path / "other"
+    shutil.copytree(folder, other)
+    meta = json.loads((other / "meta.json").read_text())
+    meta["tokenizer"]["sha256"] = "0"
+    (other / "meta.json").write_text(json.dumps(meta))
+    assert "not the one that" in run("train.py", *stage, f"--init_from={a}", f"--out_dir={tmp_path / 'e'}", f"--data={other}")[0]
+
+
+@pytest.fixture
+def llama(tmp_path, sp_model):
+    """A folder of Hugging Face's format."""
+    ckpt, folder = tiny(torch.float32, vocab_size=380), tmp_path / "hf"
+    folder.mkdir()
+    cfg = Config(**ckpt["config"])
+    export.write_json(folder / "config.json", export.llama_config(cfg, "float32", 1, 2))
+    export.write_safetensors(folder, export.llama_tensors(cfg, ckpt["model"]), "float32")
+    shutil.copy(sp_model, folder / "tokenizer.model")
+    return folder
+
+
+def test_bad_input_to_export(llama, tmp_path):
+    safetensors = pytest.importorskip("safetensors.torch")
+    config = json.loads((llama / "config.json").read_text())
+    weights = (llama / "model.safetensors").read_bytes()
+    tensors = safetensors.load(weights)
+    q, out = "model.layers.1.self_attn.q_proj.weight", tmp_path / "out/ckpt.pt"
+
+    def refused(message, *args):
+        error, _ = run("export.py", *args or ("--from", llama, "--out", out))
+        assert message in error, (message, error)
+        assert not out.parent.exists()
+
+    for change, message in [
+        ({"model_type": "qwen2"}, "model_type is qwen2, and model.py has only llama"),
+        ({"architectures": ["LlamaForSequenceClassification"]}, "architectures is ['LlamaForSequenceClassification']"),
+        ({"attention_bias": True}, "attention_bias is True"),
+        ({"mlp_bias": True}, "mlp_bias is True"),
+        ({"hidden_act": "gelu"}, "hidden_act is gelu, and model.py has only silu"),
+        ({"quantization_config": {"quant_method": "gptq"}}, "quantization_config is True"),
+        ({"rope_scaling": {"type": "linear", "factor": 2}, "rope_parameters": None}, "rope_scaling is linear, and model.py has"),
+        ({"rope_parameters": {"rope_type": "yarn", "factor": 4}}, "rope_scaling is yarn, and model.py has only default or"),
+        ({"rope_parameters": {"rope_type": "dynamic"}}, "rope_scaling is dynamic"),
+        ({"rope_parameters": {"rope_type": "llama3"}}, "factor = None, expected a number"),
+        ({"rope_parameters": "yes"}, "rope_parameters = 'yes', expected an object"),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5"),
+        ({"hidden_size": None}, "hidden_size = None, expected a whole number"),
+        ({"num_hidden_layers": "2"}, "num_hidden_layers = '2', expected a whole number"),
+        ({"rms_norm_eps": "tiny"}, "rms_norm_eps = 'tiny', expected a number"),
+        ({"num_key_value_heads": 3}, "n_head = 4 is not a multiple of n_kv_head = 3"),
+        ({"head_dim": 7}, "head_dim = 7 is odd"),
+        ({"head_dim": None, "hidden_size": 42}, "no head_dim, and hidden_size = 42 is no multiple of num_attention_heads = 4"),
+        ({"num_hidden_layers": 0}, "n_layer = 0: must be positive"),
+        ({"num_hidden_layers": 3}, "model.layers.2.input_layernorm.weight is missing"),
+        ({"num_hidden_layers": 1}, "a Llama of this config.json has no model.layers.1."),
+        ({"intermediate_size": 80}, "mlp.gate_proj.weight is F32 [70, 40], expected [80, 40]"),
+        ({"vocab_size": 300}, "its tokenizer has 360 tokens, its config.json a vocab_size of 300"),
+        ({"tie_word_embeddings": True}, "its config.json ties the head to the embedding, but lm_head.weight is another"),
+    ]:
+        export.write_json(llama / "config.json", config | change)
+        refused(message)
+    for text, message in [("{", "config.json: broken, or no JSON"), ("[]", "config.json: expected an object, not a list")]:
+        (llama / "config.json").write_text(text)
+        refused(message)
+    export.write_json(llama / "config.json", config)
+    for bad in (weights[:-1], weights[:100], b"", b"\xff" * 8 + weights[8:], weights[:8] + b"x" + weights[9:]):
+        (llama / "model.safetensors").write_bytes(bad)
+        refused("model.safetensors: missing, truncated, or no safetensors file")
+    for changed, message in [
+        ({k: v for k, v in tensors.items() if k != q}, f"{q} is missing"),
+        (tensors | {q: tensors[q].T.contiguous()}, f"{q} is F32 [40, 24], expected [24, 40] of F32, BF16, F16"),
+        (tensors | {q: tensors[q].to(torch.int8)}, f"{q} is I8 [24, 40]"),
+        (tensors | {f"{q[:-6]}bias": tensors[q][:, 0].contiguous()}, "a Llama of this config.json has no model.layers.1."),
+    ]:
+        safetensors.save_file(changed, llama / "model.safetensors")
+        refused(message)
+    (llama / "model.safetensors").unlink()
+    refused("no model.safetensors, nor its index, in it")
+    export.write_json(llama / "model.safetensors.index.json", {})
+    refused("no weight_map in it")
+    export.write_json(llama / "model.safetensors.index.json", {"weight_map": {q: "gone.safetensors"}})
+    refused("gone.safetensors: missing, truncated")
+    (llama / "tokenizer.model").unlink()
+    refused("no tokenizer.model and no tokenizer.json in it")
+    (llama / "tokenizer.model").write_text("x")
+    refused("no sentencepiece model, or a broken one")
+    refused("no such folder", "--from", tmp_path / "none", "--out", out)
+    refused("it can only be shorter", "--from", llama, "--out", out, "--block_size", 25)
+    refused("block_size = 0: must be positive", "--from", llama, "--out", out, "--block_size", 0)
+    refused("exists: name a new file with --out", "--from", llama, "--out", llama / "config.json")
+    assert sorted(os.listdir(tmp_path)) == ["hf"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_importing_takes_the_memory_of_a_tensor_not_of_a_model(tmp_path, sp_model):
+    pytest.importorskip("safetensors")
+    peak = {}
+    for n_layer in (1, 48):
+        cfg = Config(n_layer=n_layer, n_head=2, n_embd=256, head_dim=128, ffn_dim=1024, vocab_size=400, block_size=64)
+        folder = tmp_path / f"hf{n_layer}"
+        folder.mkdir()
+        export.write_json(folder / "config.json", export.llama_config(cfg, "float32", 1, 2))
+        weights = {name: torch.zeros(p.shape) for name, p in skeleton(cfg).state_dict().items()}
+        export.write_safetensors(folder, export.llama_tensors(cfg, weights), "float32")
+        shutil.copy(sp_model, folder / "tokenizer.model")
+        out = tmp_path / f"{n_layer}.pt"
+        peak[n_layer] = peak_anonymous_memory([sys.executable, f"{HERE}/export.py", "--from", folder, "--out", out])
+    assert os.path.getsize(out) > 200e6 and peak[48] < peak[1] + 50, peak  # MB; its largest tensor has 1 MB

@@ -6,19 +6,22 @@ import math
 import os
 import re
 import shutil
+import sys
 import time
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import HERE, ok, peak_anonymous_memory, run, torchrun, write_stage
 
 import grow
-from checkpoint import build_model, load_checkpoint, save_checkpoint
+from checkpoint import Lazy, build_model, load_checkpoint, materialise, save_checkpoint, write_checkpoint
 from data import load_tokenizer
 from export import llama_config
+from grow import nearest_size, skeleton
 from model import Config, Llama
-from test_grow import CLONE, HERE, build, heads, ok, run, steps, tiny, torchrun, write_stage
+from test_grow import CLONE, build, heads, steps, tiny
 
 DEPTH = ("--double", "depth")
 
@@ -437,3 +440,72 @@ def test_every_slab_that_can_be_born_has_a_rule():
         names = [axis for axis in axes if type(axis) is str] + (["layer"] if kind not in ("wte", "head") else [])
         for axis in names:
             assert all(grow.start_of(kind, axis, init)[0] for init in ("random", "copy", "eye", "stack")), (kind, axis)
+
+
+def test_nearest_size():
+    ladder = [(8, 512, 4), (8, 768, 6), (8, 1024, 8), (16, 1024, 8), (16, 1536, 12), (16, 2048, 16), (32, 2048, 16)]
+    for (layers, width, n_head), (next_layers, next_width, _) in zip(ladder, ladder[1:]):
+        cfg = Config(n_layer=layers, n_embd=width, n_head=n_head)
+        n = 2 * skeleton(cfg).count_params()["non_embedding"]
+        if next_layers > layers:
+            assert nearest_size(cfg, n, "depth") == {"n_layer": next_layers}
+        else:
+            assert nearest_size(cfg, n, "width", 256)["n_embd"] == next_width
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_growing_takes_the_memory_of_a_tensor_not_of_a_model(tmp_path):
+    peak = {}
+    for n_layer in (1, 48):
+        cfg = Config(n_layer=n_layer, n_head=2, n_embd=256, head_dim=128, ffn_dim=1024, vocab_size=300, block_size=64)
+        shapes = skeleton(cfg).state_dict()
+
+        def lazy(w, fill):
+            return Lazy(tuple(w.shape), torch.float32, fill)
+
+        drawn = {k: lazy(w, lambda out, k=k: out.fill_(1.0) if "norm" in k else out.normal_(0, 0.02)) for k, w in shapes.items()}
+        moments = {k: {m: lazy(w, lambda out: None) for m in ("exp_avg", "exp_avg_sq")} for k, w in shapes.items()}
+        state = {k: {"step": torch.zeros(())} | both for k, both in moments.items()}
+        ckpt = tiny() | {"config": cfg.plain(), "model": drawn, "optimizer": state}
+        path = tmp_path / f"{n_layer}.pt"
+        write_checkpoint(path, materialise(ckpt, f"{path}.scratch"))
+        size = os.path.getsize(path) / 1e6
+        peak[n_layer] = peak_anonymous_memory([sys.executable, f"{HERE}/grow.py", "--in", path, "--double", "width", "--force"])
+    assert size > 600 and peak[48] < peak[1] + 100, (size, peak)  # MB; its largest tensor has 1 MB
+
+
+def test_bad_input_to_grow(stage, tmp_path):
+    ok("train.py", *stage, "--stop_at=1")
+    path = tmp_path / "a/ckpt.pt"
+    before = path.read_bytes()
+    (tmp_path / "short.pt").write_bytes(before[: len(before) // 2])
+    (tmp_path / "there.pt").write_text("mine")
+    for args, message in [
+        ([], "nothing to do"),
+        (["--depth", 1], "n_layer 2 -> 1: a model only grows"),
+        (["--depth", 2], "nothing grows"),
+        (["--width", 33], "2 heads can't grow in proportion from 32; give --heads"),
+        (["--head_dim", 24], "head_dim 16 -> 24: only by integer multiples"),
+        (["--double", "width", "--depth", 4], "give one of --double, --params, or explicit sizes"),
+        (["--params", "2x"], "--params and --along width|depth go together"),
+        (["--params", "two", "--along", "width"], "--params two: a number, or a factor such as 2x"),
+        (["--params", "10", "--along", "width"], "it has"),
+        (["--double", "depth", "--init", "eye"], "--init eye grows n_embd and heads"),
+        (["--double", "width", "--init", "stack"], "--init stack copies whole layers"),
+        (["--double", "width", "--place", "interleave"], "--place interleave is for depth"),
+        (["--double", "depth", "--init", "random", "--copy_state"], "--copy_state is for copied layers"),
+        (["--condense", 1], "--condense 1: 1 generation remain"),
+        (["--double", "depth", "--out", path], "is the input"),
+        (["--double", "depth", "--out", tmp_path / "there.pt"], "there.pt exists: --force overwrites it"),
+        (["--double", "depth", "--out", tmp_path / "no/x.pt"], "no such folder"),
+        (["--double", "depth", "--init", "random", "--tolerance", -1], "is above the tolerance"),
+        (["--double", "depth", "--in", tmp_path / "short.pt"], "short.pt: truncated, or not a checkpoint"),
+        (["--double", "depth", "--in", tmp_path / "none.pt"], "none.pt: no such checkpoint"),
+    ]:
+        error, _ = run("grow.py", "--in", path, *args)
+        assert message in error, (args, error)
+    for init, kept in ([], False), (["--init", "random"], True):
+        said = ok("grow.py", "--in", path, "--double", "depth", "--dry_run", *init)
+        assert ("do not keep the function" in said) != kept and ("max |dlogit| 0.0e+00" in said) == kept
+    assert path.read_bytes() == before and (tmp_path / "there.pt").read_text() == "mine"
+    assert not os.path.exists(tmp_path / "a/grown.pt")

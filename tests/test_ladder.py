@@ -8,12 +8,12 @@ import sys
 
 import pytest
 import torch
+from helpers import HERE, metrics, ok, run
 from ladder import memory
 
 from checkpoint import load_checkpoint
 from grow import skeleton
 from model import Config, Llama
-from test_grow import HERE, metrics, ok, run
 from train import configure
 
 

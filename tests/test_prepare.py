@@ -4,24 +4,27 @@ import contextlib
 import gzip
 import hashlib
 import io
+import itertools
 import json
 import lzma
 import os
 import random
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
 import tracemalloc
+import types
 import unicodedata
 
 import numpy as np
 import pytest
+from helpers import BAD, ODD, long_docs, make_docs, prepare_command, run, run_prepare, split_docs, write_docs
 
-import data
+import data as data_module
 import prepare
-from test_grow import make_docs, prepare_command, run, run_prepare, split_docs, write_docs
 
 DOCS = make_docs(9)
 TEXT = "\n<|doc|>\n".join(DOCS).encode() + b"\n"
@@ -29,7 +32,7 @@ TEXT = "\n<|doc|>\n".join(DOCS).encode() + b"\n"
 
 def texts(out, tok):
     """All documents of the folder, sorted"""
-    tok = data.load_tokenizer(tok)
+    tok = data_module.load_tokenizer(tok)
     return sorted(split_docs(out, "train", tok) + split_docs(out, "val", tok))
 
 
@@ -367,7 +370,7 @@ def test_blanks_at_the_start_are_not_held_in_memory():
 def test_the_last_part_of_a_single_document_is_text(tmp_path, sp_model):
     (tmp_path / "a.txt").write_text("one two three four five" + "\n" * 5000)
     run_prepare(tmp_path / "out", tmp_path / "a.txt", sp_model)
-    (val,) = split_docs(tmp_path / "out", "val", data.load_tokenizer(sp_model))
+    (val,) = split_docs(tmp_path / "out", "val", data_module.load_tokenizer(sp_model))
     assert val.strip() == "five"
 
 
@@ -724,3 +727,195 @@ def test_a_report_needs_no_display_and_no_terminal_that_shows_all(tmp_path, sp_m
     done = subprocess.run(command, env=env, capture_output=True, text=True)
     assert done.returncode == 0 and "na\\xefve" in done.stdout, done.stderr
     assert (tmp_path / "out" / "report.png").read_bytes()[1:4] == b"PNG"
+
+
+def test_formats_give_the_same_tokens(tmp_path, sp_model):
+    docs = ODD[:6] + make_docs(150)
+    results = [
+        run_prepare(tmp_path / kind, write_docs(tmp_path / f"in.{kind}", docs), sp_model, "--val", "0.1")[0]
+        for kind in ("txt", "jsonl", "parquet", "txt.gz", "txt.xz", "jsonl.gz", "jsonl.xz", "parquet.xz")
+    ]
+    assert set(results[0]) == {"train.bin", "val.bin", "meta.json", "token_bytes.bin", "tokenizer.model"}
+    assert all(r == results[0] for r in results)
+    tok = data_module.load_tokenizer(sp_model)
+    got = split_docs(tmp_path / "txt", "train", tok) + split_docs(tmp_path / "txt", "val", tok)
+    assert sorted(got) == sorted(d.replace("▁", " ") for d in docs)
+
+
+def test_workers_give_the_same_bytes(tmp_path, sp_model, monkeypatch):
+    monkeypatch.setattr(prepare, "PIECE", 2000)
+    name = write_docs(tmp_path / "in.txt", make_docs(200) + [" ".join(make_docs(300, 1)), "\n".join(make_docs(300, 2))])
+    one, _ = run_prepare(tmp_path / "one", name, sp_model)
+    three, _ = run_prepare(tmp_path / "three", name, sp_model, "--workers", "3")
+    assert one == three
+
+
+def test_command_line_under_spawn(tmp_path, sp_model):
+    name = write_docs(tmp_path / "in.txt", make_docs(50))
+    one, _ = run_prepare(tmp_path / "one", name, sp_model)
+    args = ["--input", name, "--out", str(tmp_path / "s"), "--tokenizer", sp_model, "--workers", "2"]
+    code = (
+        f'import multiprocessing, runpy, sys\nif __name__ == "__main__":\n multiprocessing.set_start_method("spawn")\n'
+        f" import prepare; prepare.main({args})"
+    )
+    (tmp_path / "main.py").write_text(code)
+    subprocess.run(
+        [sys.executable, str(tmp_path / "main.py")],
+        check=True,
+        env={**os.environ, "PYTHONPATH": os.path.dirname(prepare.__file__)},
+    )
+    assert {p.name: p.read_bytes() for p in (tmp_path / "s").iterdir()} == one
+
+
+def test_long_documents_are_cut_without_a_trace(tmp_path, sp_model, monkeypatch):
+    monkeypatch.setattr(prepare, "PIECE", 1000)
+    tok = data_module.load_tokenizer(sp_model)
+    long = ["\n".join(make_docs(99, 1) + ODD), " ".join(make_docs(99, 2)).replace("\n", " "), "日本語🙂" * 999, "z" * 9999]
+    name = write_docs(tmp_path / "in.txt", long)
+    files, meta = run_prepare(tmp_path / "out", name, sp_model, "--val", "0.5")
+    assert sum(s["documents"] for s in meta["splits"].values()) == 4
+    got = {d: s for s in ("train", "val") for d in split_docs(tmp_path / "out", s, tok)}
+    assert set(got) == {d.replace("▁", " ") for d in long}
+    # between lines and before spaces the tokens are those of sentencepiece on the whole document
+    for doc in long[:2]:
+        ids = np.array([tok.bos] + tok.sp.encode(doc), meta["dtype"]).tobytes()
+        assert tok.encode(doc) == tok.sp.encode(doc) and any(ids in files[f"{s}.bin"] for s in ("train", "val"))
+
+
+def test_a_document_always_falls_on_the_same_side(tmp_path, sp_model):
+    tok, docs = data_module.load_tokenizer(sp_model), make_docs(120)
+    a, b = write_docs(tmp_path / "a.txt", docs[:60]), write_docs(tmp_path / "b.jsonl", docs[60:])
+    c = write_docs(tmp_path / "c.txt", make_docs(80, 7))
+    run_prepare(tmp_path / "ab", [a, b], sp_model, "--val", "0.2")
+    run_prepare(tmp_path / "cba", [c, b, a], sp_model, "--val", "0.2")
+    val = split_docs(tmp_path / "ab", "val", tok)
+    assert 8 < len(val) < 40 and set(val) == set(split_docs(tmp_path / "cba", "val", tok)) & set(docs)
+
+
+def test_tiny_inputs_have_a_val_split(tmp_path, sp_model, capsys):
+    tok = data_module.load_tokenizer(sp_model)
+    _, meta = run_prepare(tmp_path / "two", write_docs(tmp_path / "two.txt", make_docs(2)), sp_model, "--val", "1e-9")
+    assert [s["documents"] for s in meta["splits"].values()] == [1, 1]
+    doc = " ".join(make_docs(20))
+    run_prepare(tmp_path / "one", write_docs(tmp_path / "one.txt", [doc]), sp_model, "--val", "0.1")
+    (train,), (val,) = (split_docs(tmp_path / "one", s, tok) for s in ("train", "val"))
+    assert train + val == doc and 0.1 * len(doc) <= len(val) < 0.12 * len(doc)
+    assert "only one document" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="too little text"):
+        run_prepare(tmp_path / "x", write_docs(tmp_path / "x.txt", ["x"]), sp_model)
+    with pytest.raises(SystemExit, match="too little text"):
+        run_prepare(tmp_path / "e", write_docs(tmp_path / "e.txt", ["", " "]), sp_model)
+
+
+@pytest.mark.parametrize("name, data, message, left", BAD)
+def test_bad_input_is_named_and_nothing_is_written(tmp_path, sp_model, capsys, name, data, message, left):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / name).write_bytes(data)
+    with pytest.raises(SystemExit, match=message) as e:
+        run_prepare(tmp_path / "out", tmp_path / "in", sp_model)
+    assert "\n" not in e.value.code and os.listdir(tmp_path) == ["in"]
+    write_docs(tmp_path / "in" / "b.txt", make_docs(3))
+    _, meta = run_prepare(tmp_path / "out", tmp_path / "in", sp_model, "--skip_bad")
+    documents = sum(s["documents"] for s in meta["splits"].values()) - 3
+    assert documents == left if left is not None else 100 < documents < 400
+    assert "left out: " + str(tmp_path / "in" / name) in capsys.readouterr().err
+
+
+def test_other_errors_are_one_line(tmp_path, sp_model, monkeypatch):
+    good, odd = write_docs(tmp_path / "a.parquet", make_docs(3)), tmp_path / "a.doc"
+    odd.write_text("x")
+    (tmp_path / "bad.model").write_bytes(b"garbage")
+    (tmp_path / "empty.model").write_bytes(b"")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.md").write_text("keep")
+    monkeypatch.setattr("tiktoken.get_encoding", lambda name: (_ for _ in ()).throw(OSError("no network")))
+    before = sorted(os.listdir(tmp_path))
+    for message, out, args in [
+        ("nowhere: no such file", "o", [tmp_path / "nowhere", sp_model]),
+        (r"a\.doc: neither \.txt", "o", [odd, sp_model]),
+        ("no column body, only id, text", "o", [good, sp_model, "--field", "body"]),
+        (r"bad\.model: no sentencepiece model", "o", [good, str(tmp_path / "bad.model")]),
+        (r"empty\.model: no sentencepiece model", "o", [good, str(tmp_path / "empty.model")]),
+        (r"none\.model: No such file", "o", [good, "none.model"]),
+        ("tokenizer gpt2: its first use must fetch it, but: no network", "o", [good, "gpt2"]),
+        ("tokenizer gpt9: no such file, and not one of llama2, gpt2", "o", [good, "gpt9"]),
+        ("mine: holds notes.md", "mine", [good, sp_model, "--force"]),
+    ]:
+        with pytest.raises(SystemExit, match=message) as e:
+            run_prepare(tmp_path / out, *args)
+        assert "\n" not in e.value.code and sorted(os.listdir(tmp_path)) == before
+
+
+def test_force(tmp_path, sp_model):
+    a, b = (write_docs(tmp_path / f"{n}.txt", make_docs(9, n)) for n in (1, 2))
+    old, _ = run_prepare(tmp_path / "out", a, sp_model)
+    with pytest.raises(SystemExit, match="--force"):
+        run_prepare(tmp_path / "out", b, sp_model)
+    with pytest.raises(SystemExit, match="broken"):  # what was there outlives a run that fails
+        (tmp_path / "x.txt.gz").write_bytes(b"no")
+        run_prepare(tmp_path / "out", tmp_path / "x.txt.gz", sp_model, "--force")
+    assert {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()} == old
+    assert run_prepare(tmp_path / "out", b, sp_model, "--force")[0] != old
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_run_leaves_nothing(tmp_path, sp_model, workers, signum):
+    name = write_docs(tmp_path / "in.txt", make_docs(2000) * 60)
+    p = subprocess.Popen(
+        prepare_command(tmp_path / "out", name, sp_model, "--workers", workers),
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
+    )
+    while not list(tmp_path.glob("out.*/*")):
+        time.sleep(0.01)
+    time.sleep(0.3)
+    p.send_signal(signum)
+    err = p.communicate(timeout=20)[1]
+    assert p.returncode == 1 and err.count("\n") == 1 and os.listdir(tmp_path) == ["in.txt"]
+
+
+@pytest.mark.parametrize("kind", ["parquet", "jsonl"])
+def test_sources_of_the_hub(tmp_path, sp_model, monkeypatch, kind):
+    docs, asked = long_docs(20), []
+
+    def load_dataset(*args, **options):  # stands for the library of that name, on a file of the sources' schema
+        asked.append((args, options))
+        if kind == "jsonl":
+            return map(json.loads, open(write_docs(tmp_path / "a.jsonl", docs)))
+        import pyarrow.parquet
+
+        return iter(pyarrow.parquet.read_table(write_docs(tmp_path / "a.parquet", docs)).to_pylist())
+
+    monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=load_dataset))
+    local, _ = run_prepare(tmp_path / "local", write_docs(tmp_path / "in.txt", docs), sp_model, "--words", "50,all")
+    assert run_prepare(tmp_path / "hub", "simplewiki", sp_model, "--words", "50,all")[0] == local
+    assert asked[0] == (("wikimedia/wikipedia", "20231101.simple"), {"split": "train", "streaming": True})
+    monkeypatch.setattr(sys.modules["datasets"], "load_dataset", lambda *a, **k: 1 / 0)
+    with pytest.raises(SystemExit, match="tinystories: the Hugging Face hub gives an error: division by zero"):
+        run_prepare(tmp_path / "o", "tinystories", sp_model)
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(SystemExit, match="fineweb-edu: .*pip install datasets"):
+        run_prepare(tmp_path / "o", "fineweb-edu", sp_model)
+
+
+@pytest.mark.skipif("BABEL_SLOW" not in os.environ, reason="slow: BABEL_SLOW=1 (GB, also a fraction) runs it")
+def test_memory_is_bounded(tmp_path, sp_model):
+    rng, size = random.Random(0), float(os.environ["BABEL_SLOW"]) * 1e9
+    words = ["".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=rng.randint(2, 9))) for _ in range(200000)]
+    weights = list(itertools.accumulate(1 / (i + 3) for i in range(len(words))))
+    with lzma.open(tmp_path / "in.txt.xz", "wt", preset=0) as f:
+        while size > 0:
+            text = " ".join(rng.choices(words, cum_weights=weights, k=50000)).replace(" the", ".\n") + "\n"
+            size -= f.write(text * 2 if rng.random() < 0.5 else text + "<|doc|>\n")  # documents of up to many MB
+    code = "import prepare, resource, sys; prepare.main(sys.argv[1:]); " + "".join(
+        f"print(resource.getrusage(resource.RUSAGE_{who}).ru_maxrss // 1024, end=' '); " for who in ("SELF", "CHILDREN")
+    )
+    command = [sys.executable, "-c", code, "--tokenizer", sp_model, "--words", "2000,5000,all", "--workers", "2"]
+    command += ["--input", str(tmp_path / "in.txt.xz"), "--out", str(tmp_path / "o")]
+    env = {**os.environ, "PYTHONPATH": os.path.dirname(prepare.__file__)}
+    done = subprocess.run(command, env=env, check=True, capture_output=True, text=True)
+    parent, worker = map(int, done.stdout.split()[-2:])
+    print(done.stdout)
+    assert parent < 400 and worker < 400, (parent, worker)  # MB, of any input

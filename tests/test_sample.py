@@ -1,9 +1,11 @@
 """What users meet in sample.py: memory, where a text stops, chats, terminals, and what can't be read."""
 
+import contextlib
 import json
 import math
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -12,26 +14,16 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import HERE, ODD, make_docs, metrics, ok, peak_anonymous_memory, run, save_byte_bpe, torchrun
 
 import data as data_module
 import export
 import sample
 from checkpoint import load_checkpoint, save_checkpoint
 from model import Config, KVCache, Llama, pick
-from test_grow import (
-    HERE,
-    ODD,
-    build,
-    make_docs,
-    metrics,
-    ok,
-    peak_anonymous_memory,
-    run,
-    save_byte_bpe,
-    tiny,
-)
+from test_grow import KINDS, TOKENS, build, grow_nine, tiny, tiny_rows
 
-TOKENS = torch.randint(97, (2, 5), generator=torch.Generator().manual_seed(1))
+PROMPT = torch.randint(97, (2, 5), generator=torch.Generator().manual_seed(1))
 
 
 def packed(data):
@@ -70,7 +62,7 @@ def test_the_cache_has_memory_for_what_was_read_and_changes_no_logit():
     model = build(tiny(n_layer=1, block_size=16, context=100_000))
     with torch.no_grad():
         cache = KVCache(model.cfg)
-        model(TOKENS, cache=cache)
+        model(PROMPT, cache=cache)
         assert cache.kv[0].size(3) < 100
         idx, rooms, parts = torch.randint(97, (2, 700)), set(), []
         cache = KVCache(model.cfg)
@@ -87,23 +79,23 @@ def test_the_cache_never_takes_more_than_the_context():
     with torch.no_grad():
         cache = KVCache(model.cfg)
         for token in range(90):
-            model(TOKENS[:, token % 5 : token % 5 + 1], cache=cache)
+            model(PROMPT[:, token % 5 : token % 5 + 1], cache=cache)
         assert cache.kv[0].size(3) == 90
 
 
 def test_a_prompt_is_read_without_the_logits_of_all_its_tokens(monkeypatch):
     model, seen, linear = build(tiny()), [], F.linear
     monkeypatch.setattr(F, "linear", lambda x, w: seen.append((len(w), x.size(1))) or linear(x, w))
-    next(model.generate(TOKENS, 1))
+    next(model.generate(PROMPT, 1))
     assert [n for rows, n in seen if rows == 97] == [1]
 
 
 def test_generation_ends_when_every_row_has_met_one_of_the_stops():
     model = build(tiny(block_size=16, context=64))
-    free = torch.cat(list(model.generate(TOKENS, 40, temperature=0)), 1)
+    free = torch.cat(list(model.generate(PROMPT, 40, temperature=0)), 1)
     one, two = free[0, 3].item(), free[1, 6].item()
     first = [next(i for i, token in enumerate(row.tolist()) if token in (one, two)) for row in free]
-    stopped = torch.cat(list(model.generate(TOKENS, 40, temperature=0, stop=[one, two])), 1)
+    stopped = torch.cat(list(model.generate(PROMPT, 40, temperature=0, stop=[one, two])), 1)
     assert torch.equal(stopped, free[:, : max(first) + 1])
 
 
@@ -591,3 +583,69 @@ def test_without_arguments(tmp_path, monkeypatch, model_file):
     assert "its checkpoint is out/new/ckpt.pt" in run("sample.py", "--in", "out/new")[0]
     shutil.copy(model_file, "out/ckpt.pt")
     assert ok("sample.py", "--tokens", 2).startswith("Once upon a time")
+
+
+def test_sampling_yields_only_tokens_with_a_row():
+    ckpt, ids, tokens = tiny_rows()
+    new = torch.cat(list(build(ckpt).generate(tokens[:, :4], 100, temperature=5.0)), 1)
+    assert set(new.unique().tolist()) == set(ids[:60].tolist())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_key_value_cache(kind):
+    model = build(grow_nine(tiny(**KINDS[kind]), kind))
+    with torch.no_grad():
+        full, cache = model(TOKENS[:, :24]), KVCache(model.cfg)
+        parts = [model(TOKENS[:, a:b], cache=cache) for a, b in ((0, 7), (7, 8), (8, 15), (15, 16), (16, 24))]
+    assert (torch.cat(parts, 1) - full).abs().max() <= 1e-12
+
+
+def test_greedy_generation_is_that_of_the_full_forward():
+    model, n = build(tiny()), 60  # beyond block_size = 24, where half of the context is dropped
+    idx = TOKENS[:, :5]
+    new = torch.cat(list(model.generate(idx, n, temperature=0)), 1)
+    with torch.no_grad():
+        for _ in range(19):
+            idx = torch.cat([idx, model(idx)[:, -1:].argmax(-1)], 1)
+    assert new.shape == (3, n) and torch.equal(idx[:, 5:], new[:, :19])
+
+
+def test_tools_read_sharded_checkpoints(grown_run, tmp_path):
+    stage, _ = grown_run
+    b = tmp_path / "b"
+    assert torchrun(2, [*stage, f"--out_dir={b}", "--shard", "--stop_at=4", "--save_interval=2"]).returncode == 0
+    assert load_checkpoint(b / "ckpt.prev.pt")["step"] == 2 and load_checkpoint(b / "ckpt.pt")["step"] == 4
+    assert float(re.search(r"max \|dlogit\| (\S+),", ok("grow.py", "--in", b / "ckpt.pt", "--double", "width"))[1]) < 1e-5
+    assert "ckpt.pt" in ok(
+        "sample.py", "--in", b / "ckpt.pt", b / "grown.pt", "--check", "--n", 2, "--tokens", 9, "--device", "cpu"
+    )
+    ok("export.py", "--in", b / "ckpt.pt", "--out", tmp_path / "hf")
+    flip = runpy.run_path(os.path.join(HERE, "runs/reliability.py"))["flip"]
+    assert flip(str(b / "ckpt.pt"), 60)[0] > 30
+    for missing in (".metadata", "rest.pt"):
+        shutil.copytree(b / "ckpt.prev.pt", tmp_path / missing)
+        os.remove(tmp_path / missing / missing)
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(tmp_path / missing / "whole.pt")
+        error, _ = run("sample.py", "--in", tmp_path / missing)
+        assert "not a checkpoint, or an incomplete one: use the one before" in error
+    shutil.copytree(b / "ckpt.prev.pt", tmp_path / "other", ignore=shutil.ignore_patterns("whole.pt"))
+    torch.save({"step": 2}, tmp_path / "other/rest.pt")
+    assert "other/rest.pt: not a Babel checkpoint" in run("sample.py", "--in", tmp_path / "other")[0]
+    for evil in (b"cos\nsystem\n(S'touch evil'\ntR.", b"", (b / "ckpt.prev.pt/.metadata").read_bytes()[:99]):
+        (b / "ckpt.prev.pt/whole.pt").unlink(missing_ok=True)
+        (b / "ckpt.prev.pt/.metadata").write_bytes(evil)
+        assert ".metadata: broken, or not what train.py wrote" in run("sample.py", "--in", b / "ckpt.prev.pt")[0]
+
+
+def test_bad_input_to_sample(stage, tmp_path):
+    ok("train.py", *stage, "--stop_at=1")
+    path = tmp_path / "a/ckpt.pt"
+    for args, message in [
+        (["--in", tmp_path / "none.pt"], "none.pt: no such checkpoint"),
+        (["--in", path, path], "give one checkpoint, or two with --check"),
+        (["--in", path, "--top_p", 0], "top_p above 0"),
+        (["--in", path, "--check", "--text", tmp_path / "none.txt"], "none.txt"),
+    ]:
+        error, _ = run("sample.py", *args)
+        assert message in error, (args, error)

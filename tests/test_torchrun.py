@@ -1,5 +1,6 @@
 """train.py under torchrun: what is killed and started again, on one node and on two."""
 
+import math
 import os
 import signal
 import socket
@@ -8,12 +9,15 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
+import torch
 import torch.distributed as dist
+from helpers import HERE, metrics, near, ok, torchrun, weights
 
 import train
-from checkpoint import load_checkpoint
-from test_grow import HERE, metrics, near, ok, torchrun, weights
+from checkpoint import build_model, load_checkpoint, load_state
+from test_grow import TOKENS
 
 # train.py, in which PLAN says what happens to a process: {(start, rank): (step, act)}. A rank's starts, from
 # 1, are counted in a file. Step 0 is before all. 'wait' hangs until torchrun asks the process to end.
@@ -227,3 +231,109 @@ def test_a_branch_of_the_folder_one_is_in_is_beside_it(stage, tmp_path, monkeypa
     monkeypatch.chdir(tmp_path / "b")
     ok("train.py", *stage, "--out_dir=.", "--branch=decay", "--branch_tokens=512")
     assert load_checkpoint(tmp_path / "b-decay/ckpt.pt")["step"] == 1
+
+
+@pytest.mark.parametrize("n, options, batch", [
+    (2, ["--batch_size=2"], "2 processes x 2 accumulated x 2 sequences"),
+    (4, [], "4 processes x 1 accumulated x 2 sequences"),
+    (2, ["--shard", "--batch_size=2"], "2 processes x 2 accumulated x 2 sequences"),
+])  # fmt: skip
+def test_one_and_several_processes_agree(stage, tmp_path, n, options, batch):
+    ok("train.py", *stage)
+    done = torchrun(n, [*stage, f"--out_dir={tmp_path / 'b'}", *options])
+    assert done.returncode == 0, done.stderr
+    assert batch in done.stdout
+    for key in ("loss", "bpb"):
+        one, two = metrics(tmp_path / "a", key), metrics(tmp_path / "b", key)
+        assert one.keys() == two.keys() and max(abs(one[k] - two[k]) for k in one) < 1e-5 * n
+    assert load_checkpoint(tmp_path / "a/ckpt.pt")["ledger"]["read"] == load_checkpoint(tmp_path / "b/ckpt.pt")["ledger"]["read"]
+
+
+@pytest.mark.parametrize("n, options", [(2, []), (4, []), (2, ["--recompute", "--freeze=[0]"]), (4, ["--batch_size=1"])])
+def test_sharded_is_as_plain(grown_run, tmp_path, n, options):
+    """Three heads over two and four processes: shards of unequal sizes, and empty ones."""
+    stage, one = grown_run
+    if "--freeze=[0]" in options:
+        one = tmp_path / "one"
+        ok("train.py", *stage, f"--out_dir={one}", "--freeze=[0]")
+    done = torchrun(n, [*stage, f"--out_dir={tmp_path / 'b'}", "--shard", *options])
+    assert done.returncode == 0, done.stderr
+    for key in ("loss", "bpb", "norm"):
+        a, b = metrics(one, key), metrics(tmp_path / "b", key)
+        assert a.keys() == b.keys() and max(abs(a[k] - b[k]) for k in a) < 1e-4, (key, a, b)
+    for key in ("update_rms", "grad_norm"):
+        a, b = metrics(one, key), metrics(tmp_path / "b", key)
+        assert np.allclose([a[k] for k in a], [b[k] for k in a], rtol=0.01), key
+    assert os.path.isdir(tmp_path / "b/ckpt.pt") and near(weights(one), weights(tmp_path / "b"), 1e-4)
+    a, b = load_checkpoint(one / "ckpt.pt"), load_checkpoint(tmp_path / "b/ckpt.pt")
+    assert a.keys() == b.keys() and all(a[key] == b[key] for key in ("config", "step", "branch"))
+    assert a["ledger"]["read"] == b["ledger"]["read"] and torch.equal(a["tokenizer"]["model"], b["tokenizer"]["model"])
+
+
+def test_gradient_norms_by_generation(grown_run, tmp_path):
+    """They are those of the gradients, add up to the norm of all, and are those before clipping."""
+    stage, one = grown_run
+    ok("train.py", *stage, f"--out_dir={tmp_path / 'b'}", "--grad_clip=1e-3", "--stop_at=2")
+    for folder in (one, tmp_path / "b"):
+        for step, norm in metrics(folder, "norm").items():
+            assert math.hypot(*metrics(folder, "grad_norm")[step]) == pytest.approx(norm, rel=1e-5)
+    assert metrics(tmp_path / "b", "grad_norm")[1] == pytest.approx(metrics(one, "grad_norm")[1], rel=1e-4)
+    ckpt = load_checkpoint(one / "ckpt.pt")
+    model = build_model(ckpt)
+    optimizer = model.optimizer(0.0)
+    load_state(model, optimizer, ckpt)
+    tokens = TOKENS[:, :25] % model.cfg.vocab_size
+    model(tokens[:, :-1], tokens[:, 1:]).backward()
+    optimizer.step()
+    expected = [0.0, 0.0]
+    for tensor in model.growables().values():
+        for (g, _, _), p in zip(tensor.plan, tensor):
+            expected[g] += p.grad.double().square().sum().item()
+    assert train.squares(optimizer, 2)[0].tolist() == pytest.approx(expected, rel=1e-5)
+
+
+def test_resume_on_another_number_of_processes(grown_run, tmp_path):
+    """2 sharded -> 4 sharded -> 1 -> 2 not sharded -> 2 sharded: each goes on where the one before stopped."""
+    stage, one = grown_run
+    stage = [*stage, f"--out_dir={tmp_path / 'b'}"]
+    for i, (n, options) in enumerate([(2, ["--shard"]), (4, ["--shard"]), (1, []), (2, []), (2, ["--shard"])]):
+        resume = ["--resume"] if i else []
+        done = torchrun(n, [*stage, *options, *resume, f"--stop_at={2 * i + 2}"])
+        assert done.returncode == 0, done.stderr
+        assert os.path.isdir(tmp_path / "b/ckpt.pt") == bool(options)
+    ok("train.py", *stage, "--resume")
+    a, b = metrics(one, "loss"), metrics(tmp_path / "b", "loss")
+    assert list(a) == list(b) and max(abs(a[k] - b[k]) for k in a) < 1e-4
+    assert near(weights(one), weights(tmp_path / "b"), 1e-4)
+
+
+@pytest.mark.parametrize("options", [["--shard"], []])
+def test_torchrun_goes_on_by_itself_when_a_process_is_killed(grown_run, tmp_path, options):
+    stage, one = grown_run
+    stage = [*stage, f"--out_dir={tmp_path / 'b'}", *options, "--save_interval=3"]
+    (tmp_path / "killed.py").write_text("""
+import os, train
+rates, calls = train.rates, []
+def killed(*args, **how):
+    calls.append(args)
+    if len(calls) == 6 and (os.environ["RANK"], os.environ["TORCHELASTIC_RESTART_COUNT"]) == ("1", "0"):
+        os.kill(os.getpid(), 9)
+    return rates(*args, **how)
+train.rates = killed
+train.main()
+""")
+    done = torchrun(2, stage, "--max-restarts=1", script=tmp_path / "killed.py")
+    assert done.returncode == 0 and "resumed at step 3" in done.stdout, done.stderr
+    a, b = metrics(one, "loss"), metrics(tmp_path / "b", "loss")
+    assert list(a) == list(b) and max(abs(a[k] - b[k]) for k in a) < 1e-4
+
+
+def test_sigterm_to_torchrun_saves(grown_run, tmp_path):
+    stage, _ = grown_run
+    stage = [*stage, f"--out_dir={tmp_path / 'b'}", "--shard", "--max_steps=100000", "--eval_interval=0", "--horizon_tokens=0"]
+    with torchrun(2, stage, popen=subprocess.Popen) as p:
+        while "step 3/" not in p.stdout.readline():
+            assert p.poll() is None, p.stderr.read()
+        p.send_signal(signal.SIGTERM)
+        assert "go on with --resume" in p.stdout.read()
+    assert load_checkpoint(tmp_path / "b/ckpt.pt")["step"] >= 3

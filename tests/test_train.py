@@ -1,16 +1,26 @@
 """train.py: settings, rates, where a stage starts, and what it says."""
 
+import contextlib
 import dataclasses
+import json
+import os
+import pty
 import re
+import signal
+import subprocess
+import sys
+import termios
+import types
 
 import numpy as np
 import pytest
 import torch
+from helpers import HERE, metrics, ok, run, same, torchrun, weights
 
+import data as data_module
 import train
 from checkpoint import load_checkpoint, save_checkpoint
-from model import Config, Generation
-from test_grow import metrics, ok, run, same, weights
+from model import Config, Generation, Llama
 from train import Clock, rates, stage_clock, warm_again, warmed
 
 BASE = [
@@ -313,3 +323,206 @@ def test_a_device_that_is_not_there_is_named(base, tmp_path):
 def test_memory_is_told_before_the_training(base, tmp_path):
     printed = ok("train.py", *base, f"--out_dir={tmp_path / 'a'}", "--max_steps=1")
     assert re.search(r"memory: 0\.00 GB for weights, gradients and Adam's moments", printed)
+
+
+def test_resume_is_exact_whatever_the_evaluation_interval(stage, tmp_path):
+    a, b = tmp_path / "a", tmp_path / "b"
+    ok("train.py", *stage)
+    ok("train.py", *stage, f"--out_dir={b}", "--stop_at=6", "--eval_interval=2", "--save_interval=4")
+    assert os.path.isfile(b / "ckpt.prev.pt") and load_checkpoint(b / "ckpt.prev.pt")["step"] == 4
+    ok("train.py", *stage, f"--out_dir={b}", "--resume", "--eval_interval=0")
+    assert same(weights(a), weights(b)) and metrics(a, "loss") == metrics(b, "loss")
+    os.remove(b / "ckpt.pt")  # as after a kill between the two renames of a save
+    os.rename(b / "ckpt.prev.pt", b / "kept.pt")
+    os.rename(b / "kept.pt", b / "ckpt.prev.pt")
+    ok("train.py", *stage, f"--out_dir={b}", "--resume")
+    assert same(weights(a), weights(b)) and list(metrics(b, "loss")) == list(range(1, 13))
+
+
+def test_bfloat16_trains_as_float32(grown_run, tmp_path):
+    """What a GPU does by default, on a grown model: near float32 without being it, exact when resumed, and sharded the same."""
+    stage, one = grown_run
+    stage = [*stage, "--dtype=bfloat16"]
+    ok("train.py", *stage, f"--out_dir={tmp_path / 'b'}")
+    a, b = metrics(one, "loss"), metrics(tmp_path / "b", "loss")
+    assert a.keys() == b.keys() and 1e-5 < max(abs(a[k] - b[k]) for k in a) < 0.02
+    assert all(p.dtype == torch.float32 for p in weights(tmp_path / "b").values())
+    ok("train.py", *stage, f"--out_dir={tmp_path / 'c'}", "--stop_at=8")
+    ok("train.py", *stage, f"--out_dir={tmp_path / 'c'}", "--resume")
+    assert same(weights(tmp_path / "b"), weights(tmp_path / "c"))
+    done = torchrun(2, [*stage, f"--out_dir={tmp_path / 'd'}", "--shard"])
+    assert done.returncode == 0, done.stderr
+    d = metrics(tmp_path / "d", "loss")
+    assert b.keys() == d.keys() and max(abs(b[k] - d[k]) for k in b) < 0.02
+
+
+def test_an_evaluation_writes_a_sample_and_changes_no_number(stage, data, tmp_path, monkeypatch):
+    def backend(*args):
+        raise AssertionError("compiled")
+
+    generate, compiled = Llama.generate, torch.compile(lambda x: x + 1, backend=backend)
+    monkeypatch.setattr(Llama, "generate", lambda *args, **options: (compiled(torch.ones(1)), generate(*args, **options))[1])
+    printed, samples = ok("train.py", *stage), metrics(tmp_path / "a", "sample")
+    tok = data_module.load_tokenizer(f"{data}/tokenizer.model")
+    start = tok.decode(np.fromfile(f"{data}/val.bin", tok.dtype)[:16])
+    assert list(samples) == [0, 5, 10, 12] and len(set(samples.values())) == 4
+    assert all(text.startswith(start) and len(text) > len(start) + 16 for text in samples.values())
+    assert all(f"    {line}\n" in printed for text in samples.values() for line in text.splitlines() if line.strip())
+    b, c = (f"--out_dir={tmp_path / x}" for x in "bc")
+    ok("train.py", *stage, b, "--sample_tokens=0")
+    assert not metrics(tmp_path / "b", "sample") and metrics(tmp_path / "a", "loss") == metrics(tmp_path / "b", "loss")
+    assert same(weights(tmp_path / "a"), weights(tmp_path / "b"))
+    ok("train.py", *stage, c, "--vocab_size=1000", "--block_size=16", "--max_steps=1")  # rows that are no tokens; a full cache
+    assert list(metrics(tmp_path / "c", "sample")) == [0, 1]
+
+
+def terminal(stage, columns=50, until=None):
+    """Runs train.py on a terminal, with SIGINT once it shows `until` -> (exit status, the lines that the terminal shows, the
+    texts that its last line had on the way)"""
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, columns))
+    env = {k: v for k, v in os.environ.items() if k != "COLUMNS"}
+    command = [sys.executable, os.path.join(HERE, "train.py"), *map(str, stage)]
+    raw = b""
+    with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=env) as p:
+        os.close(theirs)
+        with contextlib.suppress(OSError):  # Linux: the other end is closed
+            while part := os.read(ours, 1 << 16):
+                raw += part
+                if until and until in raw:
+                    p.send_signal(signal.SIGINT)
+                    until = None
+    os.close(ours)
+    lines = [line.split("\r\033[K") for line in raw.decode().replace("\r\n", "\n").split("\n")]
+    return p.returncode, [line[-1] for line in lines], [text for line in lines for text in line if text.startswith("step ")]
+
+
+def test_progress_is_one_line_of_a_terminal(stage, tmp_path):
+    code, lines, shown = terminal(stage)
+    progress = [text for text in shown if "val loss" not in text]
+    assert {text.split(" | ")[0].split()[1] for text in progress} == {f"{i}/12" for i in range(1, 13)}
+    assert max(map(len, progress)) == 49 and progress[-1].startswith("step 12/12 100% | loss ")
+    i = lines.index(progress[-1])  # all that is left of them, after the evaluations and before the summary
+    assert code == 0 and [text for text in lines if " | " in text] == [lines[i]] and lines[i + 1] == "step: 12"
+    assert [text.split(":")[0] for text in lines[:i] if "val loss" in text] == [f"step {k}" for k in (0, 5, 10, 12)]
+    assert lines[-2].startswith("checkpoint: ") and lines[-1] == ""
+    assert not re.search(r"[\r\033]", ok("train.py", *stage, f"--out_dir={tmp_path / 'b'}"))
+
+
+def test_a_stop_and_an_error_are_whole_lines_of_a_terminal(stage, tmp_path):
+    code, lines, _ = terminal([*stage, "--max_steps=100000", "--horizon_tokens=0"], until=b"step 7/")
+    (stopped,) = (i for i, line in enumerate(lines) if line.startswith("stopped at step "))
+    assert code == 0 and lines[stopped].endswith("go on with --resume") and lines[stopped + 1].startswith("step ")
+    code, lines, _ = terminal([*stage, f"--out_dir={tmp_path / 'b'}", "--learning_rate=1e38"])
+    assert code == 1 and lines[-3].startswith("step ") and re.match("train.py: step 1: loss .*nothing saved", lines[-2])
+
+
+def test_resume_of_a_grown_stage_is_exact(stage, tmp_path):
+    ok("train.py", *stage)
+    ok("grow.py", "--in", tmp_path / "a/ckpt.pt", "--width", 48, "--depth", 3)
+    stage += [f"--init_from={tmp_path / 'a/grown.pt'}", "--n_embd=48", "--n_head=3", "--n_layer=3", "--policy=shared"]
+    ok("train.py", *stage, f"--out_dir={tmp_path / 'b'}")
+    ok("train.py", *stage, f"--out_dir={tmp_path / 'c'}", "--stop_at=5")
+    ok("train.py", *stage, f"--out_dir={tmp_path / 'c'}", "--resume")
+    assert same(weights(tmp_path / "b"), weights(tmp_path / "c"))
+
+
+def test_branch_decay_leaves_the_trunk(stage, tmp_path):
+    ok("train.py", *stage)
+    before = (tmp_path / "a/ckpt.pt").read_bytes()
+    ok("train.py", *stage, "--branch", "decay", "--branch_tokens=4096")
+    assert (tmp_path / "a/ckpt.pt").read_bytes() == before
+    lr = [x[0] for x in metrics(tmp_path / "a-decay", "lr").values()]
+    assert lr == pytest.approx([1e-2 * (7.5 - i) / 8 for i in range(8)])
+    ok(
+        "train.py",
+        *stage,
+        "--branch=decay",
+        "--branch_tokens=4096",
+        f"--init_from={tmp_path / 'a/ckpt.pt'}",
+        f"--out_dir={tmp_path / 'b'}",
+        "--stop_at=3",
+    )
+    ok("train.py", *stage, "--branch=decay", "--branch_tokens=4096", f"--out_dir={tmp_path / 'b'}", "--resume")
+    assert same(weights(tmp_path / "a-decay"), weights(tmp_path / "b-decay"))
+
+
+def test_frozen_generations_stay(stage, tmp_path):
+    ok("train.py", *stage)
+    ok("grow.py", "--in", tmp_path / "a/ckpt.pt", "--double", "ffn")
+    ok(
+        "train.py",
+        *stage,
+        f"--init_from={tmp_path / 'a/grown.pt'}",
+        "--ffn_dim=256",
+        "--freeze=[0]",
+        f"--out_dir={tmp_path / 'b'}",
+    )
+    old, grown, new = (load_checkpoint(tmp_path / x)["model"] for x in ("a/ckpt.pt", "a/grown.pt", "b/ckpt.pt"))
+    assert all(torch.equal(new[name], w) for name, w in old.items())
+    assert all(not torch.equal(new[name], grown[name]) for name in new.keys() - old.keys())
+    assert all(norms[0] == 0 < norms[1] for norms in metrics(tmp_path / "b", "grad_norm").values())
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(stage, tmp_path):
+    ok("train.py", *stage, "--stop_at=2")
+    before = (tmp_path / "a/ckpt.pt").read_bytes()
+    ckpt = load_checkpoint(tmp_path / "a/ckpt.pt")
+    ckpt["model"] = {k: v * float("inf") if k == "norm.gain.0" else v for k, v in ckpt["model"].items()}
+    save_checkpoint(tmp_path / "bad.pt", ckpt)
+    error, _ = run("train.py", *stage, f"--init_from={tmp_path / 'bad.pt'}", f"--out_dir={tmp_path / 'b'}")
+    assert "step 0: loss nan" in error and "rates [" in error and "last good checkpoint: " + str(tmp_path / "bad.pt") in error
+    assert (tmp_path / "a/ckpt.pt").read_bytes() == before and not os.path.exists(tmp_path / "b/ckpt.pt")
+
+
+def test_bad_input_to_train(stage, tmp_path, data):
+    ok("train.py", *stage, "--stop_at=1")
+    (tmp_path / "syntax.py").write_text("n_layer = = 2")
+    short = (tmp_path / "a/ckpt.pt").read_bytes()[:5000]
+    (tmp_path / "short.pt").write_bytes(short)
+    torch.save({"model": {}}, tmp_path / "other.pt")
+    b = f"--out_dir={tmp_path / 'b'}"
+    for args, message in [
+        (["--n_layers=3"], "no setting is called n_layers; did you mean n_layer?"),
+        (["--n_layer=2.5"], "n_layer = 2.5 is float, expected int"),
+        (["--compile=0"], "compile = 0 is int, expected bool"),
+        (["--policy=mine"], "policy = 'mine', expected one of ('own', 'shared')"),
+        (["--dtype=bf16"], "dtype = 'bf16', expected one of ('', 'float32', 'bfloat16')"),
+        ([tmp_path / "none.py"], "none.py: no such config file"),
+        ([tmp_path / "syntax.py"], "syntax.py: SyntaxError"),
+        ([b, "--data=nowhere"], "nowhere/meta.json: not found; prepare.py makes it"),
+        ([], "ckpt.pt exists: go on with --resume, or give another out_dir"),
+        ([b, "--resume"], "no such checkpoint"),
+        ([b, f"--init_from={tmp_path / 'short.pt'}"], "short.pt: truncated, or not a checkpoint"),
+        ([b, f"--init_from={tmp_path / 'other.pt'}"], "other.pt: not a Babel checkpoint"),
+        ([b, f"--init_from={tmp_path / 'a/ckpt.pt'}", "--n_embd=64"], "n_embd = 64, but"),
+        (["--resume", "--learning_rate=1e-3"], "learning_rate = 0.001, but this stage began with 0.01 and keeps it"),
+        ([b, "--tokens_per_step=1000"], "tokens_per_step = 1000 is no multiple of block_size 64 x 1 processes"),
+        ([b, "--n_head=3", "--n_kv_head=2"], "n_head = 3 is not a multiple of n_kv_head = 2"),
+        ([b, "--head_dim=15"], "head_dim = 15 is odd"),
+        ([b, "--n_embd=0"], "n_embd = 0, expected above 0"),
+        ([b, "--vocab_size=100"], "vocab_size = 100, but the tokenizer"),
+        ([b, "--block_size=8192"], "block_size = 8192: at most 4096"),
+        ([b, "--freeze=[1]"], "freeze = [1]: no generation 1"),
+        ([b, "--freeze=[0]"], "nothing is left to train"),
+    ]:
+        error, _ = run("train.py", *stage, *args)
+        assert message in error, (args, error)
+    assert not os.path.exists(tmp_path / "b/ckpt.pt")
+
+
+def test_wandb_offline_or_missing_goes_on(stage, tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "nonsense")
+    assert "going on without it" in ok("train.py", *stage, "--wandb=True", "--max_steps=1")
+
+
+def test_wandb_gets_what_metrics_jsonl_gets(stage, tmp_path, monkeypatch):
+    logged = {}
+    run = types.SimpleNamespace(log=lambda values, step: logged.setdefault(step, {}).update(values), finish=lambda: None)
+    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=lambda **settings: run, Settings=dict))
+    ok("train.py", *stage, "--wandb=True", "--max_steps=3")
+    for line in map(json.loads, open(tmp_path / "a/metrics.jsonl")):
+        for key, value in line.items():
+            for name, x in {f"{key}/0": value[0]}.items() if isinstance(value, list) else {key: value}.items():
+                assert logged[line["step"]][name] == x
+    assert {"lr/0", "grad_norm/0", "update_rms/0", "loss", "norm", "bpb", "sample"} <= logged[3].keys()

@@ -1,0 +1,217 @@
+"""What the tests of several rooms call."""
+
+import contextlib
+import gc
+import gzip
+import io
+import json
+import lzma
+import os
+import random
+import re
+import runpy
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import sentencepiece
+import torch
+
+import prepare
+from checkpoint import load_checkpoint
+
+HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # the repository
+
+
+def make_docs(n, seed=0):
+    rng = random.Random(seed)
+    words = 'the a cat dog sat on mat and then it ran home, looked up. "Oh!" said 42 birds'.split()
+    return [" ".join(rng.choices(words, k=rng.randint(3, 60))).replace(". ", ".\n") for _ in range(n)]
+
+
+def train_tokenizer(path, lines, vocab_size, hard_vocab_limit=False, **options):
+    """A sentencepiece model of Llama's kind, written to path (x.model)."""
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(lines), model_prefix=str(path.with_suffix("")), vocab_size=vocab_size, model_type="bpe",
+        byte_fallback=True, normalization_rule_name="identity", remove_extra_whitespaces=False, minloglevel=2,
+        hard_vocab_limit=hard_vocab_limit, **options,
+    )  # fmt: skip
+
+
+def write_docs(path, docs):
+    """docs as path's ending says: .txt, .jsonl or .parquet, also .gz or .xz"""
+    name = str(path)
+    if ".parquet" in name:
+        import pyarrow
+        import pyarrow.parquet
+
+        buf = io.BytesIO()
+        pyarrow.parquet.write_table(pyarrow.table({"id": range(len(docs)), "text": docs}), buf)
+        data = buf.getvalue()
+    elif ".jsonl" in name:
+        data = "".join(json.dumps({"id": 1, "text": d}) + "\n" for d in docs).encode()
+    else:
+        data = "\n<|doc|>\n".join(docs).encode() + b"\n"
+    path.write_bytes(gzip.compress(data) if name.endswith(".gz") else lzma.compress(data) if name.endswith(".xz") else data)
+    return name
+
+
+def run_prepare(out, inputs, tok, *options):
+    """The folder's files as {name: bytes}, and meta.json"""
+    inputs = [str(i) for i in (inputs if isinstance(inputs, list) else [inputs])]
+    prepare.main(["--input", *inputs, "--out", str(out), "--tokenizer", tok, "--workers", "1", *options])
+    files = {p.name: p.read_bytes() for p in out.iterdir()}
+    assert not [p for p in out.parent.iterdir() if p.suffix[1:].isdigit()]  # nothing left aside
+    return files, json.loads(files["meta.json"])
+
+
+def prepare_command(out, name, tok, *options):
+    """prepare.py in a process of its own."""
+    return [sys.executable, prepare.__file__, "--input", name, "--out", out, "--tokenizer", tok, *options]
+
+
+def split_docs(folder, split, tok):
+    """The documents of a shard, decoded"""
+    meta = json.loads((folder / "meta.json").read_text())
+    ids = np.fromfile(folder / f"{split}.bin", meta["dtype"])
+    starts = [*np.flatnonzero(ids == meta["bos"]), len(ids)]
+    return [tok.decode(ids[a + 1 : b]) for a, b in zip(starts, starts[1:])]
+
+
+def run(script, *args):
+    """Runs a script as its command line would -> (its one-line error or '', what it printed)."""
+    out, argv, handlers = io.StringIO(), sys.argv, {s: signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)}
+    sys.argv = [script, *map(str, args)]
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
+            runpy.run_path(os.path.join(HERE, script), run_name="__main__")
+        error = ""
+    except SystemExit as e:
+        error = str(e.code) if e.code not in (0, None) else ""
+    finally:
+        sys.argv = argv
+        for s, handler in handlers.items():
+            signal.signal(s, handler)
+        gc.unfreeze()
+        gc.collect()  # what failed may be held by a cycle, and its lock with it
+    assert "\n" not in error, error
+    return error, out.getvalue()
+
+
+def ok(script, *args):
+    error, printed = run(script, *args)
+    assert not error, error
+    return printed
+
+
+def write_stage(data, tmp_path, out):
+    config = tmp_path / "stage.py"
+    config.write_text(
+        f"data = {data!r}\nout_dir = {str(out)!r}\n"
+        "n_layer, n_head, n_embd, head_dim, block_size = 2, 2, 32, 16, 64\ntokens_per_step, batch_size, max_steps = 512, 4, 12\n"
+        "learning_rate = 1e-2\nwarmup_tokens = 2048\nhorizon_tokens = 1e6\neval_interval, eval_tokens = 5, 2048\n"
+        "log_interval, compile, device = 1, False, 'cpu'\n"
+    )
+    return [config]
+
+
+def weights(folder):
+    ckpt = load_checkpoint(f"{folder}/ckpt.pt")
+    return ckpt["model"] | {f"{n}/{k}": v for n, s in ckpt["optimizer"].items() for k, v in s.items()}
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def metrics(folder, key):
+    with open(f"{folder}/metrics.jsonl") as f:
+        return {m["step"]: m[key] for m in map(json.loads, f) if key in m}
+
+
+def torchrun(n, args, *options, popen=subprocess.run, script="train.py", **env):
+    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={n}", "--standalone", *options]
+    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"} | env
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    env["PYTHONPATH"] = HERE
+    return popen([*command, os.path.join(HERE, script), *map(str, args)], **pipes, env=env)
+
+
+def near(a, b, tolerance=1e-5):
+    return a.keys() == b.keys() and all(torch.allclose(a[k].double(), b[k].double(), atol=tolerance, rtol=1e-3) for k in a)
+
+
+def peak_anonymous_memory(command):
+    """MB that a command had at most, pages of files not counted: the kernel takes these back when it needs them."""
+    peak = 0
+    with subprocess.Popen([*map(str, command)], stdout=subprocess.DEVNULL) as p:
+        while p.poll() is None:
+            with contextlib.suppress(OSError, TypeError), open(f"/proc/{p.pid}/status") as f:
+                peak = max(peak, int(re.search(r"RssAnon:\s+(\d+)", f.read())[1]) / 1000)
+            time.sleep(0.002)
+    assert p.returncode == 0
+    return peak
+
+
+def save_byte_bpe(path, lines, pre, special=("<|endoftext|>",), **options):
+    """A tokenizer.json of byte-level BPE, as Llama 3's and SmolLM's."""
+    tokenizers = pytest.importorskip("tokenizers")
+    tok = tokenizers.Tokenizer(tokenizers.models.BPE())
+    tok.pre_tokenizer, tok.decoder = pre, tokenizers.decoders.ByteLevel()
+    tok.normalizer = options.get("normalizer")
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=300, special_tokens=list(special), initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )  # fmt: skip
+    tok.train_from_iterator(lines, trainer)
+    tok.save(str(path))
+    return tok
+
+
+ODD = [
+    "  two spaces, then\ta tab\r\nand CRLF\r\n\r\nlast",
+    "\n\nempty lines first\n\n\n  indented\n",
+    "naïve café — “quotes” 日本語",
+    "🙂👩‍👩‍👧 emoji\u2028and a ▁ U+2581, a \ufeff BOM, a \0 NUL",
+    "<s> </s> <0x0A> <unk> <|endoftext|>",
+    "x",
+    " ",
+    "\t.",
+]
+
+
+def spell(ids, spelling, which):
+    offsets, spelled = spelling
+    return [j for i in ids for j in (spelled[offsets[i] : offsets[i + 1]].tolist() if which(i) else [i])]
+
+
+def long_docs(n, seed=0):
+    """Documents of 1 to 1,500 words, of words of all ranks, in paragraphs, lines and none."""
+    rng, out = random.Random(seed), []
+    for i in range(n):
+        vocabulary = [f"w{int(rng.paretovariate(0.6)) % 3000}" for _ in range(rng.choice([5, 150, 400, 1500]))]
+        text = " ".join(word + rng.choice([""] * 9 + [".", ". Then", ", said Tom"]) for word in vocabulary)
+        out.append(f"{i} " + text.replace(". ", rng.choice([". ", ".\n", ".\n\n", ".\r\n\r\n"])))
+    return out
+
+
+STRANGE = ["z" * 20000, "日本語。" * 5000, " " * 9999 + "x", "a b\n" * 3000, "word " * 3000]
+
+
+TEXT = "\n<|doc|>\n".join(make_docs(400)).encode()
+GOOD = b'{"text": "fine"}\n'
+
+
+BAD = [  # file name, contents, the message's pattern, documents left with --skip_bad
+    ("a.txt", b"one\n\n<|doc|>\ntwo\nthr\xffee\n<|doc|>\nfour\n<|doc|>\nfive", r"a\.txt, line 5: not UTF-8", 3),
+    ("a.jsonl", GOOD * 2 + b'\n{"text": \n' + GOOD, r"a\.jsonl, line 4: not JSON", 3),
+    ("a.jsonl", GOOD * 2 + b'{"txt": "x"}\n[1]\n{"text": null}\n', r"a\.jsonl, line 3: no text in field text", 2),
+    ("a.jsonl", GOOD * 2 + b'{"text": "\\ud800"}\n{"text": "\xff"}\n', r"a\.jsonl, line 3: not UTF-8", 2),
+    ("a.txt.xz", lzma.compress(TEXT)[:-700], r"a\.txt\.xz: broken or cut short", None),
+    ("a.txt.gz", gzip.compress(TEXT, mtime=0)[:-700], r"a\.txt\.gz: broken or cut short", None),
+    ("a.txt.gz", b"not gzip", r"a\.txt\.gz: broken or cut short", 0),
+    ("a.parquet", b"not parquet", r"a\.parquet: broken or cut short", 0),
+]

