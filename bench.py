@@ -14,11 +14,12 @@ $ python bench.py --sizes cpu --no-compile --rounds 3 --steps 2  # seconds, on a
 | transformers | LlamaForCausalLM, where transformers is installed
 | bfloat16     | babel in bf16 autocast on a CPU, as train.py --dtype=bfloat16; only where --arms names it
 
-All have as many parameters, read the same batch and go through one train_step: fused AdamW, on CUDA bf16 autocast over
-fp32 weights. They take turns: in each round every arm makes a few steps, so that a drifting clock drifts for all. Ratios
-are taken within a round. What is printed is the median over rounds, with the smallest and the largest. Neither compiling
-nor the first step of a turn is timed. Peak memory is that of a step with the arm alone on the device. MFU is tokens/s x
-Config.flops_per_token() / the device's dense bf16 peak, for all arms alike.
+All have as many parameters, read the same batch and go through one train_step: fused AdamW, on CUDA bf16
+autocast over fp32 weights. They take turns: in each round every arm makes a few steps, so that a drifting
+clock drifts for all. Ratios are taken within a round. What is printed is the median over rounds, with the
+smallest and the largest. Neither compiling nor the first step of a turn is timed. Peak memory is that of a
+step with the arm alone on the device. MFU is tokens/s x Config.flops_per_token() / the device's dense bf16
+peak, for all arms alike.
 """
 
 import argparse
@@ -55,7 +56,12 @@ SIZES = {  # the shape; sequences x tokens a step on a GPU of 80 GB
     "1.3B": (dict(n_layer=24, n_embd=2048, n_head=16, head_dim=128), 4, 2048),
 }
 ARMS = ("babel", "grown", "plain", "transformers", "bfloat16")
-RATIOS = (("grown", "babel"), ("babel", "plain"), ("babel", "transformers"), ("bfloat16", "babel"))  # of tokens/s
+RATIOS = (
+    ("grown", "babel"),
+    ("babel", "plain"),
+    ("babel", "transformers"),
+    ("bfloat16", "babel"),
+)  # of tokens/s
 
 # -----------------------------------------------------------------------------
 # the plain reference
@@ -97,7 +103,9 @@ class Plain(nn.Module):
         self.norm = nn.RMSNorm(cfg.n_embd, cfg.norm_eps)
         self.head = nn.Linear(cfg.n_embd, cfg.vocab_size, bias=False)
         place = torch.arange(0, cfg.head_dim, 2, dtype=torch.float64) / cfg.head_dim
-        angle = torch.outer(torch.arange(cfg.block_size, dtype=torch.float64), cfg.rope_theta**-place)  # (block_size, hd/2)
+        angle = torch.outer(
+            torch.arange(cfg.block_size, dtype=torch.float64), cfg.rope_theta**-place
+        )  # (block_size, hd/2)
         self.register_buffer("cos", angle.cos().to(self.wte.weight.dtype), persistent=False)
         self.register_buffer("sin", angle.sin().to(self.wte.weight.dtype), persistent=False)
 
@@ -126,15 +134,17 @@ def grown(cfg):
 
 
 def stock(cfg):
-    """transformers' Llama. Compiled, its "sdpa" builds a T x T mask before torch 2.14, which rules flash attention out. An
-    attention that it knows no mask for gets none, and is causal: so this is the same sdpa, by another name."""
+    """transformers' Llama. Compiled, its "sdpa" builds a T x T mask before torch 2.14, which rules flash
+    attention out. An attention that it knows no mask for gets none, and is causal: so this is the same sdpa,
+    by another name."""
     transformers.AttentionInterface.register("sdpa_causal", sdpa_attention_forward)
     config = transformers.LlamaConfig(**llama_config(cfg, "float32", 1, 2), use_cache=False)
     return transformers.AutoModelForCausalLM.from_config(config, attn_implementation="sdpa_causal")
 
 
 def compile_model(model):
-    """In place, as train.py does it in one process: of model.py's Llama see compile() there, the others are compiled whole."""
+    """In place, as train.py does it in one process: of model.py's Llama see compile() there, the others are
+    compiled whole."""
     model.compile()
 
 
@@ -158,7 +168,9 @@ def build(name, cfg, device, compile=False):
     if compile:
         compile_model(model)
     # with shift_labels transformers' loss is that of the other arms; its own shift drops a token
-    loss = (lambda x, y: model(input_ids=x, labels=y, shift_labels=y).loss) if name == "transformers" else model
+    loss = (
+        (lambda x, y: model(input_ids=x, labels=y, shift_labels=y).loss) if name == "transformers" else model
+    )
     autocast = torch.autocast(device, torch.bfloat16, enabled=device == "cuda" or name == "bfloat16")
     return {"model": model, "params": params, "optimizer": optimizer, "loss": loss, "autocast": autocast}
 
@@ -207,7 +219,9 @@ def measure(size, names, args):
     (shape, batch, block_size), cuda = SIZES[size], args.device == "cuda"
     batch, block_size = args.batch or (batch if cuda else 2), args.block_size or (block_size if cuda else 256)
     cfg = Config(**shape, block_size=block_size)
-    x, y = torch.randint(cfg.vocab_size, (2, batch, block_size), generator=torch.Generator().manual_seed(0)).to(args.device)
+    x, y = torch.randint(
+        cfg.vocab_size, (2, batch, block_size), generator=torch.Generator().manual_seed(0)
+    ).to(args.device)
     torch._dynamo.reset()  # or the shapes of the size before would make those of this one dynamic
     gc.collect()  # a compiled model is a reference cycle: the arms of the size before are still there
     torch.cuda.empty_cache()
@@ -224,11 +238,14 @@ def measure(size, names, args):
         generations = len(getattr(arm["model"], "cfg", cfg).generations)
         out[name] = {"parameters": sum(counts), "tensors": len(counts), "generations": generations, "first_step_seconds": first,
                      "peak_memory_bytes": torch.cuda.max_memory_allocated() if cuda else None}  # fmt: skip
-        assert out[name]["parameters"] == out[names[0]]["parameters"], f"{size}: {name} and {names[0]} differ in size"
+        assert out[name]["parameters"] == out[names[0]]["parameters"], (
+            f"{size}: {name} and {names[0]} differ in size"
+        )
         print(f"{size} {name}: the first step took {first:.1f} s", file=sys.stderr)
         move(arm, "cpu")
 
-    # in turns. An arm that waits holds 12 bytes a parameter: where those of all are much for the device, it waits on the CPU
+    # in turns. An arm that waits holds 12 bytes a parameter: where those of all are much for the device, it
+    # waits on the CPU
     crowded = cuda and 12 * len(names) * sum(counts) > torch.cuda.mem_get_info()[1] / 2
     for i in range(args.rounds):
         for name in names[:: 1 - i % 2 * 2]:  # there and back
@@ -246,8 +263,12 @@ def measure(size, names, args):
             raise ValueError(f"{size} {name}: the loss is {arm['loss']}")
         arm["step_seconds"] = spread(seconds[name])
         arm["tokens_per_second"] = spread([batch * block_size / s for s in seconds[name]])
-        arm["mfu"] = arm["tokens_per_second"]["median"] * cfg.flops_per_token() / peak_flops if peak_flops else None
-        arm["compile_seconds"] = arm["first_step_seconds"] - arm["step_seconds"]["median"] if args.compile else None
+        arm["mfu"] = (
+            arm["tokens_per_second"]["median"] * cfg.flops_per_token() / peak_flops if peak_flops else None
+        )
+        arm["compile_seconds"] = (
+            arm["first_step_seconds"] - arm["step_seconds"]["median"] if args.compile else None
+        )
     ratios = {f"{a}/{b}": spread([theirs / own for own, theirs in zip(seconds[a], seconds[b])])
               for a, b in RATIOS if a in out and b in out}  # fmt: skip
     if args.profile:
@@ -255,7 +276,9 @@ def measure(size, names, args):
         with torch.profiler.profile() as profile:
             run(arms[args.profile], x, y, args.steps)
         by = "self_device_time_total" if cuda else "self_cpu_time_total"
-        print(f"\n{size} {args.profile}, {args.steps} steps\n{profile.key_averages().table(sort_by=by, row_limit=25)}")
+        print(
+            f"\n{size} {args.profile}, {args.steps} steps\n{profile.key_averages().table(sort_by=by, row_limit=25)}"
+        )
     return {"config": cfg.plain(), "flops_per_token": cfg.flops_per_token(), "batch": batch, "block_size": block_size,
             "arms": out, "tokens_per_second_ratios": ratios}  # fmt: skip
 
@@ -287,15 +310,30 @@ def report(size, result):
 
 
 def parse_args():
-    p = argparse.ArgumentParser(description="The speed of a training step: grown, not grown, plain, transformers.")
-    p.add_argument("--sizes", nargs="+", metavar="SIZE", help=f"of {', '.join(SIZES)} (default: all for CUDA, two for a CPU)")
-    p.add_argument("--arms", nargs="+", metavar="ARM", default=ARMS[:4], help=f"of {', '.join(ARMS)} (default: the first four)")
+    p = argparse.ArgumentParser(
+        description="The speed of a training step: grown, not grown, plain, transformers."
+    )
+    p.add_argument(
+        "--sizes",
+        nargs="+",
+        metavar="SIZE",
+        help=f"of {', '.join(SIZES)} (default: all for CUDA, two for a CPU)",
+    )
+    p.add_argument(
+        "--arms",
+        nargs="+",
+        metavar="ARM",
+        default=ARMS[:4],
+        help=f"of {', '.join(ARMS)} (default: the first four)",
+    )
     p.add_argument("--rounds", type=int, default=5, help="turns of every arm (default: 5)")
     p.add_argument("--steps", type=int, default=10, help="timed steps a turn (default: 10)")
     p.add_argument("--batch", type=int, help="sequences a step (default: the size's; 2 on a CPU)")
     p.add_argument("--block_size", type=int, help="tokens a sequence (default: the size's; 256 on a CPU)")
     p.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True)
-    p.add_argument("--device", choices=("cuda", "cpu"), default="cuda" if torch.cuda.is_available() else "cpu")
+    p.add_argument(
+        "--device", choices=("cuda", "cpu"), default="cuda" if torch.cuda.is_available() else "cpu"
+    )
     p.add_argument("--profile", metavar="ARM", help="print where the time of this arm's steps goes, too")
     p.add_argument("--json", metavar="FILE", help="write all figures, those of every round too")
     return p.parse_args()
@@ -328,8 +366,12 @@ def main():
     if args.compile:
         warnings.filterwarnings("ignore", "dynamo_pgo force disabled")
         torch._inductor.config.force_disable_caches = True  # or a second run would hardly compile
-        torch._dynamo.config.recompile_limit = 64  # all arms compile the same code of nn.Module; beyond it they would not
-        torch.compile(lambda x: x @ x + 1)(torch.ones(8, 8, device=args.device))  # what starts once is no arm's compile time
+        torch._dynamo.config.recompile_limit = (
+            64  # all arms compile the same code of nn.Module; beyond it they would not
+        )
+        torch.compile(lambda x: x @ x + 1)(
+            torch.ones(8, 8, device=args.device)
+        )  # what starts once is no arm's compile time
     result = {"command": " ".join(["python", *sys.argv]), "date": time.strftime("%Y-%m-%d"), "torch": torch.__version__,
               "device": this_device(args.device)[0], "threads": torch.get_num_threads(),
               "python": platform.python_version(), "transformers": transformers and transformers.__version__,

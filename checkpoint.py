@@ -10,7 +10,8 @@ A checkpoint is a dict, ckpt.pt, that torch.save wrote:
     lineage    how it grew, a dict a growth
     step, settings, tokenizer, ...  of the run that wrote it
 
-Where parameters are sharded it is a folder: torch.distributed.checkpoint's files, and rest.pt with what is not sharded.
+Where parameters are sharded it is a folder: torch.distributed.checkpoint's files, and rest.pt with what is
+not sharded.
 """
 
 import fcntl
@@ -44,8 +45,9 @@ def optimizer_state(model: Llama, optimizer: torch.optim.Optimizer) -> dict[str,
 
 @torch.no_grad()
 def load_state(model: Llama, optimizer: torch.optim.Optimizer, ckpt: dict) -> None:
-    """A checkpoint's parameters and Adam state into a model, of which each process may have a shard, and its optimizer.
-    Parameters without a state start fresh. ValueError where the tensors are not those of the model."""
+    """A checkpoint's parameters and Adam state into a model, of which each process may have a shard, and its
+    optimizer. Parameters without a state start fresh. ValueError where the tensors are not those of the
+    model."""
     params, state = model.state_dict(), {}
     for name, p in model.named_parameters():
         if name in ckpt["optimizer"]:
@@ -68,11 +70,11 @@ def load_state(model: Llama, optimizer: torch.optim.Optimizer, ckpt: dict) -> No
 
 
 def save_checkpoint(path: str, ckpt: dict, keep: str = "") -> None:
-    """Writes aside, syncs, renames: whatever happens on the way, a complete checkpoint, old or new, stays. With
-    `keep`, the one that was at `path` moves there.
+    """Writes aside, syncs, renames: whatever happens on the way, a complete checkpoint, old or new, stays.
+    With `keep`, the one that was at `path` moves there.
 
-    Where parameters are sharded, all processes call it, and it makes a folder: torch.distributed.checkpoint's files, and
-    rest.pt with what is not sharded."""
+    Where parameters are sharded, all processes call it, and it makes a folder: torch.distributed.checkpoint's
+    files, and rest.pt with what is not sharded."""
     aside, master = f"{path}.tmp", processes()[0] == 0
     if master:
         remove(aside)  # what a save left that was killed
@@ -131,13 +133,15 @@ def processes() -> tuple[int, int]:
 
 
 def lock(path: str) -> BinaryIO:
-    """The file at path, opened, made if need be, and locked: the kernel unlocks it when this process ends, however it ends.
-    ValueError where another has it. On a file system without locks, nothing is locked."""
+    """The file at path, opened, made if need be, and locked: the kernel unlocks it when this process ends,
+    however it ends. ValueError where another has it. On a file system without locks, nothing is locked."""
     f = open(path, "ab")
     try:
         fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise ValueError(f"{path} is locked: another process writes there; wait for it, or write elsewhere") from None
+        raise ValueError(
+            f"{path} is locked: another process writes there; wait for it, or write elsewhere"
+        ) from None
     except OSError:
         pass
     return f
@@ -175,8 +179,8 @@ class Lazy:
 def materialise(ckpt: dict, scratch: str = "") -> dict:
     """Make what is Lazy in a checkpoint, in place and in the dicts' order, and return it.
 
-    scratch: a new file, which the tensors are then mapped to, so that only one at a time is in memory: its pages are the
-    kernel's to take back. Raise OSError where the disk has no room."""
+    scratch: a new file, which the tensors are then mapped to, so that only one at a time is in memory: its
+    pages are the kernel's to take back. Raise OSError where the disk has no room."""
     found = list(lazy_tensors(ckpt))
     places = itertools.accumulate((-(-size_of(x) // 64) * 64 for _, _, x in found), initial=0)  # each aligned
     *places, whole = places
@@ -208,8 +212,8 @@ def size_of(x: Lazy) -> int:
 
 
 def reserve(path: str, n_bytes: int) -> None:
-    """Make a file of so many zeros, for which the disk has room: where it has none, writing into a mapping of the file
-    would kill the process. Raise OSError then."""
+    """Make a file of so many zeros, for which the disk has room: where it has none, writing into a mapping of
+    the file would kill the process. Raise OSError then."""
     try:
         with open(path, "wb") as f:
             if hasattr(os, "posix_fallocate"):
@@ -221,8 +225,8 @@ def reserve(path: str, n_bytes: int) -> None:
 
 
 def damaged(f: str | BinaryIO) -> str | None:
-    """The first record of f, a file that torch.save wrote, that is not what it was, None if all are. Its CRC-32 tells, of which
-    torch.load takes no notice."""
+    """The first record of f, a file that torch.save wrote, that is not what it was, None if all are. Its
+    CRC-32 tells, of which torch.load takes no notice."""
     with zipfile.ZipFile(f) as z:
         return z.testzip()
 
@@ -230,9 +234,9 @@ def damaged(f: str | BinaryIO) -> str | None:
 def load_checkpoint(path: str, whole: bool = True, verify: bool = True) -> dict:
     """A checkpoint, memory-mapped. Anything else is a ValueError of one line.
 
-    A folder, as sharded training writes, is first made one file, whole.pt in it; or with whole=False, its tensors have no
-    data, and load_state reads them. verify: look for flipped bits, in all of it, at up to 3 GB/s; of several processes, each
-    looks at its share."""
+    A folder, as sharded training writes, is first made one file, whole.pt in it; or with whole=False, its
+    tensors have no data, and load_state reads them. verify: look for flipped bits, in all of it, at up to 3
+    GB/s; of several processes, each looks at its share."""
     if not os.path.exists(path):
         raise ValueError(f"{path}: no such checkpoint")
     if os.path.isdir(path):
@@ -241,16 +245,21 @@ def load_checkpoint(path: str, whole: bool = True, verify: bool = True) -> dict:
         record = damaged(path) if verify and processes()[0] == 0 else None
         ckpt = None if record else torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     except pickle.UnpicklingError:
-        raise ValueError(f"{path}: not loaded, since it holds more than tensors and plain values, and could run code") from None
+        raise ValueError(
+            f"{path}: not loaded, since it holds more than tensors and plain values, and could run code"
+        ) from None
     except Exception as e:
         raise ValueError(f"{path}: truncated, or not a checkpoint ({reason(e)})") from None
     if record:
-        raise ValueError(f"{path}: damaged: {record} is not what was saved; use the one before, ckpt.prev.pt, or a copy")
+        raise ValueError(
+            f"{path}: damaged: {record} is not what was saved; use the one before, ckpt.prev.pt, or a copy"
+        )
     return checked(path, ckpt)
 
 
 def checked(path: str, ckpt: object) -> dict:
-    """Return the checkpoint that was at path, as this version has it. Raise ValueError where it is something else."""
+    """Return the checkpoint that was at path, as this version has it. Raise ValueError where it is something
+    else."""
     if not isinstance(ckpt, dict) or not {"config", "model", "optimizer", "ledger", "lineage"} <= ckpt.keys():
         raise ValueError(f"{path}: not a Babel checkpoint; train.py and grow.py write them")
     try:
@@ -262,8 +271,8 @@ def checked(path: str, ckpt: object) -> dict:
 
 
 def converted(ckpt: dict) -> dict:
-    """Return a checkpoint as this version writes it. Older ones had no schedule; each generation had a horizon of its
-    own, and a rate of 0 until it was trained."""
+    """Return a checkpoint as this version writes it. Older ones had no schedule; each generation had a
+    horizon of its own, and a rate of 0 until it was trained."""
     ckpt = {"settings": {}, "branch": None} | ckpt
     if "schedule" in ckpt:
         return ckpt
@@ -276,8 +285,16 @@ def converted(ckpt: dict) -> dict:
     trained = [(g, horizon) for g, horizon in zip(generations, horizons) if g["learning_rate"]]
     if trained:
         horizon = max(horizons)
-        schedule = {"start": 0, "decay_from": round(horizon * (1 - settings.get("decay_share", 0.2))), "horizon": horizon}
-        schedule |= {"shape": settings.get("schedule", "wsd"), "floor": settings.get("floor", 0.0), "at": tokens}
+        schedule = {
+            "start": 0,
+            "decay_from": round(horizon * (1 - settings.get("decay_share", 0.2))),
+            "horizon": horizon,
+        }
+        schedule |= {
+            "shape": settings.get("schedule", "wsd"),
+            "floor": settings.get("floor", 0.0),
+            "at": tokens,
+        }
         schedule["rates"] = [g["learning_rate"] * (tokens < end) for g, end in trained]
     ckpt |= {"config": ckpt["config"] | {"generations": generations}, "schedule": schedule}
     if settings.get("branch") != "decay":
@@ -286,7 +303,8 @@ def converted(ckpt: dict) -> dict:
 
 
 class Metadata(pickle.Unpickler):
-    """What torch.distributed.checkpoint pickles beside the tensors, read before it does: a pickle can run any code."""
+    """What torch.distributed.checkpoint pickles beside the tensors, read before it does: a pickle can run any
+    code."""
 
     def find_class(self, module: str, name: str) -> object:
         own = ("torch.distributed.checkpoint.metadata", "torch.distributed.checkpoint.filesystem")
@@ -317,7 +335,9 @@ def load_folder(path: str, whole: bool, verify: bool) -> dict:
         if verify:
             verify_folder(path, metadata, known)
     except Exception as e:
-        raise ValueError(f"{path}: damaged ({reason(e)}); use the one before, ckpt.prev.pt, or a copy") from None
+        raise ValueError(
+            f"{path}: damaged ({reason(e)}); use the one before, ckpt.prev.pt, or a copy"
+        ) from None
     ckpt = checked(f"{path}/rest.pt", ckpt)
     for key, where in metadata.planner_data.items():  # ("model", name) or ("optimizer", name, "step")
         stored = metadata.state_dict_metadata[key]
@@ -345,7 +365,8 @@ def load_folder(path: str, whole: bool, verify: bool) -> dict:
 def as_lazy(tree: dict) -> dict:
     """Return nested dicts of tensors without data as such of Lazy zeros."""
     return {
-        key: as_lazy(x) if isinstance(x, dict) else Lazy(tuple(x.shape), x.dtype, lambda out: None) for key, x in tree.items()
+        key: as_lazy(x) if isinstance(x, dict) else Lazy(tuple(x.shape), x.dtype, lambda out: None)
+        for key, x in tree.items()
     }
 
 
@@ -354,15 +375,19 @@ def read_folder(path: str, into: dict, **options: bool) -> None:
     try:
         dcp.load(into, checkpoint_id=path, **options)
     except CheckpointException as e:
-        raise ValueError(f"{path}: damaged ({reason(first(e))}); use the one before, ckpt.prev.pt, or a copy") from None
+        raise ValueError(
+            f"{path}: damaged ({reason(first(e))}); use the one before, ckpt.prev.pt, or a copy"
+        ) from None
 
 
 def verify_folder(path: str, metadata: dcp.Metadata, metadata_sha256: str | None) -> None:
-    """ValueError where a file of a folder is damaged. torch.distributed.checkpoint's hold what torch.save wrote, a tensor's
-    shard after another."""
+    """ValueError where a file of a folder is damaged. torch.distributed.checkpoint's hold what torch.save
+    wrote, a tensor's shard after another."""
     if metadata_sha256 not in (None, sha256(f"{path}/.metadata")):
         raise ValueError(".metadata is not what was saved")
-    parts = sorted({("rest.pt", 0, -1)} | {(s.relative_path, s.offset, s.length) for s in metadata.storage_data.values()})
+    parts = sorted(
+        {("rest.pt", 0, -1)} | {(s.relative_path, s.offset, s.length) for s in metadata.storage_data.values()}
+    )
     rank, world = processes()
     for name, offset, length in parts[rank::world]:
         with open(f"{path}/{name}", "rb") as f:
@@ -372,12 +397,14 @@ def verify_folder(path: str, metadata: dcp.Metadata, metadata_sha256: str | None
 
 
 def build_model(ckpt: dict, assign: bool = False) -> Llama:
-    """The model of a checkpoint, on the CPU. assign: its parameters are the checkpoint's tensors, which stay on the disk
-    if they are there."""
+    """The model of a checkpoint, on the CPU. assign: its parameters are the checkpoint's tensors, which stay
+    on the disk if they are there."""
     with torch.device("meta" if assign else "cpu"):
         model = Llama(Config(**ckpt["config"]))
     try:
         model.load_state_dict(ckpt["model"], assign=assign)
     except RuntimeError as e:
-        raise ValueError(f"the checkpoint's tensors are not those of its config ({str(e).splitlines()[1].strip()})") from None
+        raise ValueError(
+            f"the checkpoint's tensors are not those of its config ({str(e).splitlines()[1].strip()})"
+        ) from None
     return model

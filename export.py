@@ -1,6 +1,6 @@
 """
-A checkpoint in, a stock Llama out: a folder that transformers, vLLM, lm-evaluation-harness and llama.cpp's converter load.
-And a stock Llama in, a checkpoint out, of one generation, for grow.py and train.py.
+A checkpoint in, a stock Llama out: a folder that transformers, vLLM, lm-evaluation-harness and llama.cpp's
+converter load. And a stock Llama in, a checkpoint out, of one generation, for grow.py and train.py.
 
 $ python export.py --in out/stage2/ckpt.pt --out out/stage2/hf
 $ python export.py --in out/stage2/ckpt.pt --out out/stage2/hf --dtype bfloat16
@@ -63,7 +63,9 @@ DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 SHARD = 5 * 10**9  # bytes a file, as Hugging Face has it
 
 
-def llama_config(cfg: Config, dtype: str, bos: int | None, eos: int | list[int] | None, pad: int | None = None) -> dict:
+def llama_config(
+    cfg: Config, dtype: str, bos: int | None, eos: int | list[int] | None, pad: int | None = None
+) -> dict:
     """Return the config.json of the stock Llama that computes what a model of Config cfg does. Raise
     ValueError if there is none. bos, eos, pad: token ids."""
     if not_stock(cfg):
@@ -84,7 +86,8 @@ def llama_config(cfg: Config, dtype: str, bos: int | None, eos: int | list[int] 
         "rms_norm_eps": cfg.norm_eps * (cfg.generations[0].n_embd / cfg.n_embd),
         "rope_theta": cfg.rope_theta,
         "rope_scaling": scaling,
-        "rope_parameters": (scaling or {"rope_type": "default"}) | {"rope_theta": cfg.rope_theta},  # transformers 5 reads this
+        "rope_parameters": (scaling or {"rope_type": "default"})
+        | {"rope_theta": cfg.rope_theta},  # transformers 5 reads this
         "hidden_act": "silu",
         "attention_bias": False,
         "mlp_bias": False,
@@ -157,9 +160,11 @@ def llama_tensors(
     }
 
 
-def write_safetensors(folder: str, tensors: dict[str, tuple[tuple, Callable[[], torch.Tensor]]], dtype: str) -> None:
-    """Write model.safetensors, or from SHARD bytes on several and their index, a tensor at a time: safetensors' own
-    save_file has them all in memory. The format: huggingface.co/docs/safetensors."""
+def write_safetensors(
+    folder: str, tensors: dict[str, tuple[tuple, Callable[[], torch.Tensor]]], dtype: str
+) -> None:
+    """Write model.safetensors, or from SHARD bytes on several and their index, a tensor at a time:
+    safetensors' own save_file has them all in memory. The format: huggingface.co/docs/safetensors."""
     kind, files, size = getattr(torch, dtype), [{}], 0
     for name, (shape, _) in tensors.items():
         n = math.prod(shape) * kind.itemsize
@@ -185,8 +190,12 @@ def write_safetensors(folder: str, tensors: dict[str, tuple[tuple, Callable[[], 
             os.fsync(f.fileno())
     if len(files) > 1:
         where = {name: file_name for file_name, entries in zip(names, files) for name in entries}
-        total = sum(e["data_offsets"][1] - e["data_offsets"][0] for entries in files for e in entries.values())
-        write_json(f"{folder}/model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": where})
+        total = sum(
+            e["data_offsets"][1] - e["data_offsets"][0] for entries in files for e in entries.values()
+        )
+        write_json(
+            f"{folder}/model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": where}
+        )
 
 
 def write_json(path: str, values: dict) -> None:
@@ -228,7 +237,8 @@ def write_tokenizer(folder: str, tok: Tokenizer, context: int, end: int) -> None
         special = {name: tok.sp.id_to_piece(i) for name, i in ids.items() if 0 <= i < tok.vocab_size}
     else:
         special = {name: tok.hf.id_to_token(i) for name, i in ids.items() if 0 <= i < tok.vocab_size}
-    # not LlamaTokenizer: transformers 5 makes one of its own of the vocabulary, which reads "a  b" and " a" differently
+    # not LlamaTokenizer: transformers 5 makes one of its own of the vocabulary, which reads "a  b" and " a"
+    # differently
     flags = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
     write_json(f"{folder}/tokenizer_config.json", flags | {"model_max_length": context} | special)
     write_json(f"{folder}/special_tokens_map.json", special)
@@ -253,7 +263,8 @@ def write_origin(folder: str, origin: dict) -> None:
 
 
 def tokenizer_json(sp: "sentencepiece.SentencePieceProcessor") -> dict:  # noqa: F821
-    """A sentencepiece BPE model as Hugging Face's tokenizers describe it, as in the repositories of Llama 2."""
+    """A sentencepiece BPE model as Hugging Face's tokenizers describe it, as in the repositories of Llama
+    2."""
     vocab = {sp.id_to_piece(i): i for i in range(sp.vocab_size())}
     merges = []  # the pairs that make each piece, those of the best piece first
     for piece, i in vocab.items():
@@ -313,8 +324,12 @@ def model_card(ckpt: dict, cfg: Config, n_params: int, last: dict, stop: list[in
     for g in ckpt["lineage"]:
         sizes = ", ".join(f"{name} {size}" for name, size in g["sizes"].items()) or "condensed"
         vocab = f", rows for {g['vocab']}" if g["vocab"] else ""
-        lines.append(f"| {g['tokens']:,} | {g['flops']:.3g} | {sizes}{vocab} | {g['init']} | {g['max_dlogit']:.1e} |")
-    grown = "\n".join(["| tokens read | FLOPs | to | init | max abs dlogit |", "|---|---|---|---|---|", *lines])
+        lines.append(
+            f"| {g['tokens']:,} | {g['flops']:.3g} | {sizes}{vocab} | {g['init']} | {g['max_dlogit']:.1e} |"
+        )
+    grown = "\n".join(
+        ["| tokens read | FLOPs | to | init | max abs dlogit |", "|---|---|---|---|---|", *lines]
+    )
     first = cfg.generations[0]
     name, beside = (ledger["from"], ", beside what that had read") if "from" in ledger else ("one", "")
     grown_from = f"grown with Babel from {name} of width {first.n_embd}."
@@ -407,7 +422,9 @@ def bits_per_byte(model: Llama, ids: np.ndarray, n_bytes: int) -> float:
     return nats / math.log(2) / n_bytes
 
 
-def measure(ckpt: dict, tok: Tokenizer, model: Llama, absent: torch.Tensor | None, n_tokens: int = 16384) -> str:
+def measure(
+    ckpt: dict, tok: Tokenizer, model: Llama, absent: torch.Tensor | None, n_tokens: int = 16384
+) -> str:
     """Return what the card says of a model that lacks rows: its bits per byte here and there, where the
     validation text is at hand."""
     n_rows, n = model.cfg.vocab_size, model.cfg.n_tokens
@@ -482,7 +499,9 @@ def babel_config(path: str, c: dict, context: int | None = None) -> Config:
     def number(name, default=None, kind=int):
         value = default if c.get(name) is None else c[name]
         if type(value) not in (int, kind):
-            raise ValueError(f"{path}: {name} = {value!r}, expected {'a whole number' if kind is int else 'a number'}")
+            raise ValueError(
+                f"{path}: {name} = {value!r}, expected {'a whole number' if kind is int else 'a number'}"
+            )
         return value
 
     longest = number("max_position_embeddings", 131072 if mistral else 2048)
@@ -496,7 +515,9 @@ def babel_config(path: str, c: dict, context: int | None = None) -> Config:
     c |= rope  # rope_theta, and what scales it
     n_head, n_embd = number("num_attention_heads"), number("hidden_size")
     if not c.get("head_dim") and n_embd % max(n_head, 1):
-        raise ValueError(f"{path}: no head_dim, and hidden_size = {n_embd} is no multiple of num_attention_heads = {n_head}")
+        raise ValueError(
+            f"{path}: no head_dim, and hidden_size = {n_embd} is no multiple of num_attention_heads = {n_head}"
+        )
     return Config(
         n_layer=number("num_hidden_layers"),
         n_head=n_head,
@@ -585,7 +606,9 @@ def read_hf(folder: str) -> tuple[dict, dict[str, bytes], Callable[[], dict[str,
                          f"{folder}")  # fmt: skip
     config = parse_json(f"{folder}/config.json", read_file(f"{folder}/config.json"))
     small = [name for name in (*KEPT_FILES, "README.md") if os.path.isfile(f"{folder}/{name}")]
-    small += [os.path.relpath(path, folder) for path in sorted(glob.glob(f"{glob.escape(folder)}/{TEMPLATES}"))]
+    small += [
+        os.path.relpath(path, folder) for path in sorted(glob.glob(f"{glob.escape(folder)}/{TEMPLATES}"))
+    ]
     files = {name: read_file(f"{folder}/{name}") for name in small}
     if not any(name in files for name in MODEL_FILES.values()):
         raise ValueError(f"{folder}: no {' and no '.join(MODEL_FILES.values())} in it: fetch it with the "
@@ -624,7 +647,9 @@ def agree(tok: Tokenizer, spec: bytes | None) -> bool:
     does."""
     try:
         spec = json.loads(spec or b"{}")
-        vocab = spec["model"]["vocab"] | {token["content"]: token["id"] for token in spec.get("added_tokens", [])}
+        vocab = spec["model"]["vocab"] | {
+            token["content"]: token["id"] for token in spec.get("added_tokens", [])
+        }
     except (ValueError, KeyError, TypeError, AttributeError):  # none, a broken one, or not of BPE
         return True
     return all(vocab.get(tok.sp.id_to_piece(i)) == i for i in range(tok.vocab_size))
@@ -685,7 +710,9 @@ def front_value(front: str, key: str) -> str:
     return found[1].strip() if found else ""
 
 
-def babel_tensors(cfg: Config, stored: dict[str, Stored], where: str, count: Callable = int) -> dict[str, Lazy]:
+def babel_tensors(
+    cfg: Config, stored: dict[str, Stored], where: str, count: Callable = int
+) -> dict[str, Lazy]:
     """Return {slab: Lazy} of a Config of one generation and a model's tensors. Raise ValueError if these are
     not what the Config wants. count gets the bytes of each that is made."""
     # GGUF's others are dequantised on the way, whole numbers of safetensors are no weights
@@ -721,7 +748,9 @@ def babel_tensors(cfg: Config, stored: dict[str, Stored], where: str, count: Cal
             raise ValueError(f"{where}: {there} is {dtype} {list(stored_shape)}, expected {list(shape)} of "
                              + ", ".join(DTYPES.values()))  # fmt: skip
         slab_shape = tensor.plan[0][2]
-        slabs[f"{name}.0"] = Lazy(slab_shape, torch.float32, functools.partial(fill, name=there, kind=tensor.kind))
+        slabs[f"{name}.0"] = Lazy(
+            slab_shape, torch.float32, functools.partial(fill, name=there, kind=tensor.kind)
+        )
     return slabs
 
 
@@ -756,7 +785,14 @@ def read_llama(source: str, out: str, block_size: int | None = None, context: in
     n_params = skeleton(cfg).count_params()["total"]
     ledger = {"tokens": 0, "flops": 0, "seconds": 0.0, "dealt": 0, "read": {}, "from": name}
     tensors = babel_tensors(cfg, stored, source, counter(f"read {source}", 4 * n_params))
-    ckpt = {"config": cfg.plain(), "model": tensors, "optimizer": {}, "ledger": ledger, "lineage": [], "step": 0}
+    ckpt = {
+        "config": cfg.plain(),
+        "model": tensors,
+        "optimizer": {},
+        "ledger": ledger,
+        "lineage": [],
+        "step": 0,
+    }
     tokenizer = tok.to_dict() | {"model": torch.from_numpy(np.frombuffer(tok.model, np.uint8).copy())}
     ckpt |= {"settings": {}, "tokenizer": tokenizer, "schedule": None, "branch": None}
     ckpt |= {"origin": find_origin(name, config, files, tok)}
@@ -860,7 +896,9 @@ def read_gguf(path: str) -> tuple[dict, dict[str, bytes], Callable[[], dict[str,
     stored = {}
     for name, tensor in in_file.items():
         _, layer, kind = name.split(".", 2) if name.startswith("blk.") else ("", "", name)
-        there = f"model.layers.{layer}.{GGUF_NAMES.get(kind, kind)}" if layer else GGUF_OUTSIDE.get(kind, kind)
+        there = (
+            f"model.layers.{layer}.{GGUF_NAMES.get(kind, kind)}" if layer else GGUF_OUTSIDE.get(kind, kind)
+        )
         reads = functools.partial(read, tensor, heads_of.get(kind, 0))
         stored[f"{there}.weight"] = (tensor.tensor_type.name, tuple(map(int, reversed(tensor.shape))), reads)
     return config, gguf_files(path, values), lambda: stored
@@ -974,7 +1012,9 @@ def export(path: str, out: str, dtype: str = "float32") -> None:
     stop = [i for i in (ids.get("eos"), ids.get("bos")) if i is not None and i >= 0]
     if origin:
         ids = origin.get("ids", {})
-        ends_here = [tok.bos] if tok and ckpt["ledger"]["tokens"] else []  # text that Babel reads has a bos as an end
+        ends_here = (
+            [tok.bos] if tok and ckpt["ledger"]["tokens"] else []
+        )  # text that Babel reads has a bos as an end
         stop = origin.get("stop", stop[:1]) + ends_here
     stop = list(dict.fromkeys(stop))
     end = stop[0] if len(stop) == 1 else stop or None
@@ -1001,7 +1041,9 @@ def export(path: str, out: str, dtype: str = "float32") -> None:
         if tok and kind in MODEL_FILES:
             write_tokenizer(aside, tok, cfg.context, ids.get("eos", tok.eos) if origin else tok.bos)
         else:
-            print(f"no tokenizer files for tiktoken's {ckpt['tokenizer']['name']}: add those of its own repository")
+            print(
+                f"no tokenizer files for tiktoken's {ckpt['tokenizer']['name']}: add those of its own repository"
+            )
         write_json(f"{aside}/config.json", config)
         write_generation(f"{aside}/generation_config.json", ids.get("bos"), end)
         write_safetensors(aside, tensors, dtype)
@@ -1016,13 +1058,19 @@ def export(path: str, out: str, dtype: str = "float32") -> None:
 
 
 def main() -> None:
-    p = argparse.ArgumentParser(description="Write a checkpoint as a stock Llama of Hugging Face's format, or the other way.")
-    p.add_argument("--in", dest="input", metavar="CKPT", help="a checkpoint, of which --out becomes a stock Llama")
+    p = argparse.ArgumentParser(
+        description="Write a checkpoint as a stock Llama of Hugging Face's format, or the other way."
+    )
+    p.add_argument(
+        "--in", dest="input", metavar="CKPT", help="a checkpoint, of which --out becomes a stock Llama"
+    )
     p.add_argument("--from", dest="source", metavar="SOURCE", help="a Llama's folder, or a GGUF file")
     p.add_argument("--out", required=True, metavar="PATH", help="a new one")
     p.add_argument("--dtype", choices=DTYPES, help="with --in (default: float32); a checkpoint has float32")
     p.add_argument("--context", type=int, help="with --from: a context shorter than its own")
-    p.add_argument("--block_size", type=int, help="with --from: a training length (default: the context, up to 4096)")
+    p.add_argument(
+        "--block_size", type=int, help="with --from: a training length (default: the context, up to 4096)"
+    )
     args = p.parse_args()
     if bool(args.input) == bool(args.source):
         p.error("give --in CKPT, or --from FOLDER")

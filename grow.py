@@ -11,9 +11,9 @@ $ python grow.py --in out/stage2/ckpt.pt --vocab words5000 --params 2x --along d
 $ python grow.py --in out/stage3/ckpt.pt --condense 1 --out out/stage3/condensed.pt
 $ python grow.py --in llama.pt --double depth --place interleave --text book.txt  # checked on a text
 
-The rule, for every operator: old slabs are untouched, and of each product of two new factors exactly one is zero, so
-that the function stays and yet every new parameter gets a gradient. RULES says it tensor by tensor; --explain prints
-it for a checkpoint, slab by slab.
+The rule, for every operator: old slabs are untouched, and of each product of two new factors exactly one is
+zero, so that the function stays and yet every new parameter gets a gradient. RULES says it tensor by tensor;
+--explain prints it for a checkpoint, slab by slab.
 
 --init clone is another rule, HyperCloning's (arXiv 2409.12903), for widths of an integer factor k: all is tiled k times, and
 what reads a tiled input is divided by k, plus noise that cancels in the sum, or AdamW would keep the copies equal for ever.
@@ -56,9 +56,9 @@ from model import (
 
 ROLES = WRITES, READS, GAIN, ROW = "writes", "reads", "gain", "row"
 
-# The rule of growth: what a new slab does, by its tensor and the axis it is appended on, or "layer" for the whole tensor
-# of a new block. What writes starts at zero, so that the function stays. What reads is drawn or copied, so that of each
-# product of two new factors one is not zero, and every new parameter gets a gradient.
+# The rule of growth: what a new slab does, by its tensor and the axis it is appended on, or "layer" for the
+# whole tensor of a new block. What writes starts at zero, so that the function stays. What reads is drawn or
+# copied, so that of each product of two new factors one is not zero, and every new parameter gets a gradient.
 RULES = {
     ("wte", "n_embd"): (WRITES, "the new residual dimensions"),
     ("o", "n_embd"): (WRITES, "the new residual dimensions"),
@@ -104,9 +104,9 @@ TICK = (0.5, 10.0)  # seconds between two lines of progress: on a terminal, and 
 
 @contextlib.contextmanager
 def working(what: str, path: str = "") -> Iterator[None]:
-    """Say on stderr what is being done, for how long, and how large the file at path is by now: a line every 10 s, or on
-    a terminal one line, which goes away at the end. A thread of its own says it, so that hashing and matrix products show
-    too."""
+    """Say on stderr what is being done, for how long, and how large the file at path is by now: a line every
+    10 s, or on a terminal one line, which goes away at the end. A thread of its own says it, so that hashing
+    and matrix products show too."""
     terminal, start, over = sys.stderr.isatty(), time.time(), threading.Event()
 
     def tick() -> None:
@@ -136,20 +136,26 @@ def working(what: str, path: str = "") -> Iterator[None]:
 
 def ffn_like(cfg: Config, n_embd: int) -> int:
     """The ffn_dim that goes with n_embd: 8/3 n_embd where cfg has that, else in proportion."""
-    return ffn_width(n_embd) if cfg.ffn_dim == ffn_width(cfg.n_embd) else -(-cfg.ffn_dim * n_embd // cfg.n_embd)
+    return (
+        ffn_width(n_embd) if cfg.ffn_dim == ffn_width(cfg.n_embd) else -(-cfg.ffn_dim * n_embd // cfg.n_embd)
+    )
 
 
 def heads_like(cfg: Config, n_head: int) -> dict[str, int]:
     """n_head and the n_kv_head that keeps the group of query heads a kv head."""
     if n_head * cfg.n_kv_head % cfg.n_head:
-        raise ValueError(f"{n_head} heads: not a multiple of the group of {cfg.n_head // cfg.n_kv_head} query heads a kv head")
+        raise ValueError(
+            f"{n_head} heads: not a multiple of the group of {cfg.n_head // cfg.n_kv_head} query heads a kv head"
+        )
     return {"n_head": n_head, "n_kv_head": n_head * cfg.n_kv_head // cfg.n_head}
 
 
 def widen(cfg: Config, n_embd: int, n_head: int | None = None) -> dict[str, int]:
     """The sizes at width n_embd: heads (unless given) and ffn_dim grow with it."""
     if not n_head and cfg.n_head * n_embd % cfg.n_embd:
-        raise ValueError(f"width {n_embd}: {cfg.n_head} heads can't grow in proportion from {cfg.n_embd}; give --heads")
+        raise ValueError(
+            f"width {n_embd}: {cfg.n_head} heads can't grow in proportion from {cfg.n_embd}; give --heads"
+        )
     heads = heads_like(cfg, n_head or cfg.n_head * n_embd // cfg.n_embd)
     return {"n_embd": n_embd, "ffn_dim": ffn_like(cfg, n_embd)} | heads
 
@@ -208,8 +214,8 @@ def skeleton(cfg: Config) -> Llama:
 def grown_config(
     cfg: Config, sizes: dict[str, int], place: str = "top", init: str = "random", birth: int = 0
 ) -> tuple[Config, list[tuple[int, bool]]]:
-    """-> (the grown Config, [(layer of cfg, is it new)] for each layer of it). A new layer's source is the one it
-    copies, if it copies. ValueError where the sizes don't fit or the init does not apply."""
+    """-> (the grown Config, [(layer of cfg, is it new)] for each layer of it). A new layer's source is the
+    one it copies, if it copies. ValueError where the sizes don't fit or the init does not apply."""
     new = {name: getattr(cfg, name) for name in ("n_layer", *SIZES)}
     unknown = sizes.keys() - new.keys()
     if unknown:
@@ -221,7 +227,9 @@ def grown_config(
     if all(size == getattr(cfg, name) for name, size in new.items()):
         raise ValueError("nothing grows: these are the sizes it has")
     if new["head_dim"] % cfg.head_dim:
-        raise ValueError(f"head_dim {cfg.head_dim} -> {new['head_dim']}: only by integer multiples, so that RoPE stays standard")
+        raise ValueError(
+            f"head_dim {cfg.head_dim} -> {new['head_dim']}: only by integer multiples, so that RoPE stays standard"
+        )
     if new["n_head"] * cfg.n_kv_head != new["n_kv_head"] * cfg.n_head:
         raise ValueError(
             f"{new['n_head']} heads and {new['n_kv_head']} kv heads: the group must stay {cfg.n_head // cfg.n_kv_head}"
@@ -230,10 +238,14 @@ def grown_config(
     wider = any(new[name] != getattr(cfg, name) for name in SIZES if name != "vocab_size")
     if init == "stack" and (wider or not extra):
         raise ValueError("--init stack copies whole layers: it grows depth, and depth alone")
-    if init == "eye" and (extra or new["n_embd"] == cfg.n_embd or new["n_head"] == cfg.n_head or new["head_dim"] != cfg.head_dim):
+    if init == "eye" and (
+        extra or new["n_embd"] == cfg.n_embd or new["n_head"] == cfg.n_head or new["head_dim"] != cfg.head_dim
+    ):
         raise ValueError("--init eye grows n_embd and heads, together, and neither depth nor head_dim")
     if init == "eye" and (new["n_head"] - cfg.n_head) * cfg.head_dim > new["n_embd"] - cfg.n_embd:
-        raise ValueError("--init eye needs as many new dimensions of n_embd as the new heads have: more rows would stay zero")
+        raise ValueError(
+            "--init eye needs as many new dimensions of n_embd as the new heads have: more rows would stay zero"
+        )
     if place == "interleave" and not extra:
         raise ValueError("--place interleave is for depth, which does not grow")
 
@@ -251,7 +263,9 @@ def grown_config(
             "n_layer": len(layers),
             "generations": [*cfg.generations, Generation(**new, birth=birth)],
             "layer_birth": [len(cfg.generations) if is_new else cfg.layer_birth[i] for i, is_new in layers],
-            "layer_born": [new["n_embd"] if is_new and not copied else cfg.layer_born[i] for i, is_new in layers],
+            "layer_born": [
+                new["n_embd"] if is_new and not copied else cfg.layer_born[i] for i, is_new in layers
+            ],
         }
     )
     return Config(**grown), layers
@@ -310,15 +324,17 @@ def explain_rules() -> Iterator[str]:
     yield "| growth | writes: zero at birth | reads: drawn, or copied | gain: 1 | row: mean of the old |"
     yield "|---|---|---|---|---|"
     for growth, axes in growths.items():
-        roles = {role: [k for (k, axis), (r, _) in RULES.items() if axis in axes and r == role] for role in ROLES}
+        roles = {
+            role: [k for (k, axis), (r, _) in RULES.items() if axis in axes and r == role] for role in ROLES
+        }
         columns = [", ".join(roles[role]) or "-" for role in ROLES]
         yield f"| {growth} | " + " | ".join(columns) + " |"
 
 
 @dataclass
 class Birth:
-    """All that a new slab is made of. before(): the tensor that it is appended to, or that of the layer which it may
-    copy; a function, since few need it."""
+    """All that a new slab is made of. before(): the tensor that it is appended to, or that of the layer which
+    it may copy; a function, since few need it."""
 
     kind: str
     axis: int | None  # the one it is appended on; None: the base slab of a new layer's tensor
@@ -378,10 +394,10 @@ def grow(
 ) -> tuple[dict, Born]:
     """Return (the grown checkpoint, in memory; its new slabs).
 
-    sizes: any of n_layer, n_head, n_kv_head, n_embd, head_dim, ffn_dim, at their new values. rows: the token ids of all
-    rows of a growing vocabulary, the old ones first. Old slabs are those of ckpt, not copies. Adam's state stays with old
-    slabs; new slabs have none, or with copy_state, where a layer is copied, a copy. Raise ValueError where the sizes
-    don't fit."""
+    sizes: any of n_layer, n_head, n_kv_head, n_embd, head_dim, ffn_dim, at their new values. rows: the token
+    ids of all rows of a growing vocabulary, the old ones first. Old slabs are those of ckpt, not copies.
+    Adam's state stays with old slabs; new slabs have none, or with copy_state, where a layer is copied, a
+    copy. Raise ValueError where the sizes don't fit."""
     grown, born = plan_growth(ckpt, place, init, seed, copy_state, rows, **sizes)
     return materialise(grown), born
 
@@ -392,7 +408,9 @@ def plan_growth(
     """Return what grow does, new slabs Lazy."""
     if init == "clone":
         if place != "top" or copy_state or rows is not None:
-            raise ValueError("--init clone goes without --place, --copy_state and --vocab: it tiles the model that there is")
+            raise ValueError(
+                "--init clone goes without --place, --copy_state and --vocab: it tiles the model that there is"
+            )
         return plan_clone(ckpt, seed, **sizes)
     old = Config(**ckpt["config"])
     if rows is not None:
@@ -429,12 +447,14 @@ def check_rows(cfg: Config, row_of: torch.Tensor | None, rows: np.ndarray) -> No
     if not cfg.n_tokens:
         raise ValueError(f"the vocabulary can't grow: the model has all {cfg.vocab_size} rows")
     if not np.array_equal(rows[: cfg.vocab_size], row_ids(row_of, cfg.vocab_size)):
-        raise ValueError("the new rows do not begin with the model's own: they are of another folder of prepare.py")
+        raise ValueError(
+            "the new rows do not begin with the model's own: they are of another folder of prepare.py"
+        )
 
 
 def sources(tensors: dict, layers: list[tuple[int, bool]]) -> list[tuple[str, str, bool]]:
-    """Return (a tensor's name; its name in the old model, or for one of a new layer that of the layer which it may copy,
-    as it is after this growth; whether it is of a new layer), those of old layers first."""
+    """Return (a tensor's name; its name in the old model, or for one of a new layer that of the layer which
+    it may copy, as it is after this growth; whether it is of a new layer), those of old layers first."""
     out = []
     for name in tensors:
         source, is_new = name, False
@@ -452,7 +472,8 @@ def generator(seed: int, slab: str) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:7]))
 
 
-# For every tensor that reads what is tiled, the axis on which it reads it. The rest (wte, norm) is tiled, not divided.
+# For every tensor that reads what is tiled, the axis on which it reads it. The rest (wte, norm) is tiled, not
+# divided.
 READ_AXIS = {"q": 3, "k": 3, "v": 2, "o": 0, "gate": 1, "up": 1, "down": 0, "head": 1}
 TILED = ("n_head", "n_kv_head", "n_embd", "ffn_dim")
 
@@ -466,9 +487,15 @@ def cloned_config(old: Config, sizes: dict[str, int]) -> tuple[Config, int]:
     """Return (the Config of --init clone, k). Raise ValueError where the sizes are not k times the old."""
     k = sizes.get("n_embd", 0) // old.n_embd
     wanted = {name: k * getattr(old, name) for name in TILED}
-    near = sizes | {"ffn_dim": wanted["ffn_dim"]} if sizes.get("ffn_dim") == ffn_like(old, k * old.n_embd) else sizes
+    near = (
+        sizes | {"ffn_dim": wanted["ffn_dim"]}
+        if sizes.get("ffn_dim") == ffn_like(old, k * old.n_embd)
+        else sizes
+    )
     if k < 2 or near != wanted:
-        raise ValueError("--init clone multiplies n_embd, heads and ffn_dim by an integer, and nothing else: --double width")
+        raise ValueError(
+            "--init clone multiplies n_embd, heads and ffn_dim by an integer, and nothing else: --double width"
+        )
     generations = [times(vars(g), k) for g in old.generations]
     generations[-1] |= {"learning_rate": None, "warmup": 0}  # train.py gives it the next stage's
     born_at = {"layer_born": [k * born for born in old.layer_born], "n_fused": len(generations)}
@@ -476,9 +503,9 @@ def cloned_config(old: Config, sizes: dict[str, int]) -> tuple[Config, int]:
 
 
 def plan_clone(ckpt: dict, seed: int, noise: float = 10**-0.5, **sizes: int) -> tuple[dict, Born]:
-    """Return plan_growth's result for --init clone. noise: its RMS over that of what it is added to; the default is
-    HyperCloning's 10 dB. Adam's moments are tiled, and divided, as the gradients are, by the copies of what a tensor
-    writes: its gradients are as many times smaller."""
+    """Return plan_growth's result for --init clone. noise: its RMS over that of what it is added to; the
+    default is HyperCloning's 10 dB. Adam's moments are tiled, and divided, as the gradients are, by the
+    copies of what a tensor writes: its gradients are as many times smaller."""
     old = Config(**ckpt["config"])
     cfg, k = cloned_config(old, sizes)
     weights, state, born, dtype = ungrown(ckpt), {}, [], ckpt["model"]["wte.0"].dtype
@@ -510,8 +537,8 @@ def tile(
     noise: float = 0.0,
     rng: Callable[[], torch.Generator] | None = None,
 ) -> None:
-    """Write scale x before(), tiled k times on every axis that TILED names, into out, which is zeros, plus noise that sums
-    to zero over the copies of what the tensor reads."""
+    """Write scale x before(), tiled k times on every axis that TILED names, into out, which is zeros, plus
+    noise that sums to zero over the copies of what the tensor reads."""
     old, tiled = before(), [axis for axis, size in enumerate(SHAPES[kind]) if size in TILED]
     view, w = out, old
     for axis in reversed(tiled):  # view: each tiled axis as (k, its old size); w: as (1, its old size)
@@ -525,13 +552,14 @@ def tile(
 
 
 def ungrown(ckpt: dict) -> dict:
-    """What a checkpoint's model holds beside its growable tensors: the map of token ids to rows, if there is one."""
+    """What a checkpoint's model holds beside its growable tensors: the map of token ids to rows, if there is
+    one."""
     return {name: w for name, w in ckpt["model"].items() if name == "row_of"}
 
 
 def fused_state(name: str, plan: Plan, slab: str, state: dict) -> dict[str, dict]:
-    """Return {slab: the Adam state of the tensor `name` as one slab, Lazy}; {} where none of its slabs has one. Slabs
-    without count as zeros; the step is the largest."""
+    """Return {slab: the Adam state of the tensor `name` as one slab, Lazy}; {} where none of its slabs has
+    one. Slabs without count as zeros; the step is the largest."""
     states = [state.get(f"{name}.{j}") for j in range(len(plan))]
     known = [s for s in states if s]
     if not known:
@@ -539,25 +567,31 @@ def fused_state(name: str, plan: Plan, slab: str, state: dict) -> dict[str, dict
 
     def fill(out: torch.Tensor, key: str) -> None:
         zeros = known[0][key].new_zeros
-        out.copy_(concatenate(plan, [s[key] if s else zeros(shape) for s, (_, _, shape) in zip(states, plan)]))
+        out.copy_(
+            concatenate(plan, [s[key] if s else zeros(shape) for s, (_, _, shape) in zip(states, plan)])
+        )
 
     shape = tuple(concatenate(plan, [torch.empty(shape, device="meta") for _, _, shape in plan]).shape)
-    moments = {key: Lazy(shape, known[0][key].dtype, functools.partial(fill, key=key)) for key in ("exp_avg", "exp_avg_sq")}
+    moments = {
+        key: Lazy(shape, known[0][key].dtype, functools.partial(fill, key=key))
+        for key in ("exp_avg", "exp_avg_sq")
+    }
     return {slab: {"step": max(s["step"] for s in known).clone()} | moments}
 
 
 def condense(ckpt: dict, keep: int) -> tuple[dict, list[str]]:
-    """Return (the checkpoint, in memory, with its oldest generations fused so that `keep` remain; what is not exact about
-    it).
+    """Return (the checkpoint, in memory, with its oldest generations fused so that `keep` remain; what is not
+    exact about it).
 
-    The function stays to the bit. The fused slabs follow the schedule of the youngest among them and the largest of their
-    step counts: exact for the next optimizer step where they agree."""
+    The function stays to the bit. The fused slabs follow the schedule of the youngest among them and the
+    largest of their step counts: exact for the next optimizer step where they agree."""
     condensed, notes = plan_condensing(ckpt, keep)
     return materialise(condensed), notes
 
 
 def fused(ckpt: dict) -> Llama:
-    """Return a checkpoint's model with its generations made one: each would be concatenated again at every forward."""
+    """Return a checkpoint's model with its generations made one: each would be concatenated again at every
+    forward."""
     cfg = Config(**ckpt["config"])
     if cfg.n_fused < len(cfg.generations):
         ckpt, _ = condense(ckpt | {"optimizer": {}}, 1)
@@ -565,7 +599,8 @@ def fused(ckpt: dict) -> Llama:
 
 
 def plan_condensing(ckpt: dict, keep: int) -> tuple[dict, list[str]]:
-    """Return what condense does, fused slabs Lazy. The slabs of ckpt may be Lazy too, if they are made first."""
+    """Return what condense does, fused slabs Lazy. The slabs of ckpt may be Lazy too, if they are made
+    first."""
     old = Config(**ckpt["config"])
     n_fused = len(old.generations) - keep + 1
     if keep < 1 or n_fused <= old.n_fused:
@@ -597,9 +632,13 @@ def what_fusing_changes(fused: list[Generation], last: int, steps: set[int]) -> 
     """Return what is not exact about fusing generations of which the last has the number `last`."""
     notes = []
     if not fused[-1].learning_rate and any(g.learning_rate for g in fused):
-        notes.append(f"generation {last} was never trained, and what is fused with it follows its schedule, as if all were new")
+        notes.append(
+            f"generation {last} was never trained, and what is fused with it follows its schedule, as if all were new"
+        )
     elif len({(g.learning_rate, g.warmup, g.warm_start if g.warmup else 0) for g in fused}) > 1:
-        notes.append(f"the fused generations had schedules of their own: all follow generation {last}'s from now on")
+        notes.append(
+            f"the fused generations had schedules of their own: all follow generation {last}'s from now on"
+        )
     if len(steps) > 1:
         notes.append(
             f"their Adam step counts differ ({min(steps)} to {max(steps)}): the largest is kept, which shifts the bias "
@@ -668,8 +707,9 @@ def text_tokens(ckpt: dict, path: str, longest: int = 512) -> tuple[torch.Tensor
 
 @torch.no_grad()
 def differences(a: dict, b: dict, tokens: torch.Tensor, n: int = 64) -> tuple[float, float, float, float]:
-    """Return (max |dlogit| of the tokens that a has, the largest |logit| of a, the losses of a and of b, in nats a token)
-    of two checkpoints on the same tokens. One tensor at a time of their weights is in memory, and logits of n tokens."""
+    """Return (max |dlogit| of the tokens that a has, the largest |logit| of a, the losses of a and of b, in
+    nats a token) of two checkpoints on the same tokens. One tensor at a time of their weights is in memory,
+    and logits of n tokens."""
     models, T = [build_model(c, assign=True) for c in (a, b)], tokens.size(1) - 1
     # of each (what the head multiplies, (windows, T, C); the head, (vocab_size, C))
     hidden = [model.trunk(tokens[:, :-1], model.cos[:T], model.sin[:T]) for model in models]
@@ -685,8 +725,8 @@ def differences(a: dict, b: dict, tokens: torch.Tensor, n: int = 64) -> tuple[fl
 
 
 def alive(ckpt: dict, tokens: torch.Tensor, slabs: set[str]) -> dict[str, float]:
-    """{slab: share of its elements that two AdamW updates have moved or the backward after them would}. Of wte only
-    the rows of tokens read count, if there are any. Weight decay off: it moves the dead as well."""
+    """{slab: share of its elements that two AdamW updates have moved or the backward after them would}. Of
+    wte only the rows of tokens read count, if there are any. Weight decay off: it moves the dead as well."""
     model = build_model(ckpt)
     before = {name: p.detach().clone() for name, p in model.named_parameters() if name in slabs}
     optimizer = model.optimizer(weight_decay=0.0)
@@ -746,25 +786,51 @@ def size_table(*ckpts: dict) -> list[str]:
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    p = argparse.ArgumentParser(description="Grow a checkpoint: a bigger model that computes what the smaller one did.")
-    p.add_argument("--in", dest="input", required=True, metavar="CKPT", help="the checkpoint to grow; never overwritten")
+    p = argparse.ArgumentParser(
+        description="Grow a checkpoint: a bigger model that computes what the smaller one did."
+    )
+    p.add_argument(
+        "--in", dest="input", required=True, metavar="CKPT", help="the checkpoint to grow; never overwritten"
+    )
     p.add_argument("--out", metavar="CKPT", help="where to write (default: grown.pt beside the input)")
-    p.add_argument("--double", choices=("width", "depth", "ffn", "head_dim"), help="width: n_embd, heads and ffn_dim")
-    p.add_argument("--params", metavar="N", help="non-embedding parameters to come near to: 2x, 1.5x, 110e6; with --along")
+    p.add_argument(
+        "--double", choices=("width", "depth", "ffn", "head_dim"), help="width: n_embd, heads and ffn_dim"
+    )
+    p.add_argument(
+        "--params",
+        metavar="N",
+        help="non-embedding parameters to come near to: 2x, 1.5x, 110e6; with --along",
+    )
     p.add_argument("--along", choices=("width", "depth"))
-    p.add_argument("--multiple", type=int, default=0, help="with --params: widths are multiples of this (default: one kv head)")
+    p.add_argument(
+        "--multiple",
+        type=int,
+        default=0,
+        help="with --params: widths are multiples of this (default: one kv head)",
+    )
     p.add_argument("--width", type=int, help="n_embd; heads and ffn_dim go with it unless given")
     p.add_argument("--depth", type=int, help="n_layer")
     p.add_argument("--heads", type=int, help="n_head; n_kv_head goes with it")
     p.add_argument("--ffn", type=int, help="ffn_dim")
     p.add_argument("--head_dim", type=int, help="an integer multiple of the old one")
-    p.add_argument("--vocab", metavar="STAGE", help="rows for the tokens of a stage of prepare.py --words (words5000, all)")
+    p.add_argument(
+        "--vocab",
+        metavar="STAGE",
+        help="rows for the tokens of a stage of prepare.py --words (words5000, all)",
+    )
     p.add_argument("--init", choices=INITS, help="how the new starts (default: random; for depth alone "
                    "stack, not exact, or copy if the model is finished: imported, or decayed)")  # fmt: skip
-    p.add_argument("--place", choices=("top", "interleave"), default="top", help="where new layers go (default: top)")
+    p.add_argument(
+        "--place", choices=("top", "interleave"), default="top", help="where new layers go (default: top)"
+    )
     p.add_argument("--copy_state", action="store_true", help="copied layers copy Adam's state too")
     p.add_argument("--fresh_optimizer", action="store_true", help="drop Adam's state")
-    p.add_argument("--condense", type=int, metavar="K", help="fuse the oldest generations so that K remain, after the growth")
+    p.add_argument(
+        "--condense",
+        type=int,
+        metavar="K",
+        help="fuse the oldest generations so that K remain, after the growth",
+    )
     p.add_argument("--seed", type=int, default=1337)
     p.add_argument("--text", metavar="FILE", help="check on the first 512 tokens of a text file (default: on "
                    "validation text of the checkpoint's data, or on random tokens)")  # fmt: skip
@@ -877,8 +943,8 @@ def enough_room(cfg: Config, sizes: dict[str, int], path: str) -> None:
 
 @contextlib.contextmanager
 def work_files(out: str, dry_run: bool, force: bool) -> Iterator[list[str]]:
-    """Give the names of three files to work in, which are gone at the end. They are beside out, the first of them
-    locked; for a dry run, in $TMPDIR."""
+    """Give the names of three files to work in, which are gone at the end. They are beside out, the first of
+    them locked; for a dry run, in $TMPDIR."""
     if dry_run:
         with tempfile.TemporaryDirectory(prefix="grow-") as folder:
             yield [f"{folder}/{i}" for i in range(3)]
@@ -924,8 +990,8 @@ def asked_growth(ckpt: dict, args: argparse.Namespace) -> Growth:
     if not sizes and (args.init or args.place != "top" or args.copy_state):
         raise ValueError("--init, --place and --copy_state are for a growth, and nothing grows")
 
-    # at equal FLOPs, of one seed, plain copies ended at 1.841 bits per byte; what keeps the function, at 1.849 (copies)
-    # and 1.861 (random layers); from scratch, at the best rate, 1.852: runs/results/best_size
+    # at equal FLOPs, of one seed, plain copies ended at 1.841 bits per byte; what keeps the function, at
+    # 1.849 (copies) and 1.861 (random layers); from scratch, at the best rate, 1.852: runs/results/best_size
     deeper, why = sizes.keys() == {"n_layer"}, finished(ckpt)
     init = args.init or ("random" if not deeper else "copy" if why else "stack")
     if args.copy_state and (init not in ("copy", "stack") or "n_layer" not in sizes):
@@ -937,8 +1003,11 @@ def asked_growth(ckpt: dict, args: argparse.Namespace) -> Growth:
     return Growth(sizes, rows, init, why)
 
 
-def make(ckpt: dict, growth: Growth, args: argparse.Namespace, scratch: list[str], tokens: torch.Tensor) -> dict:
-    """Return the grown checkpoint, its new slabs in the scratch files; print its sizes, and if asked, its new slabs."""
+def make(
+    ckpt: dict, growth: Growth, args: argparse.Namespace, scratch: list[str], tokens: torch.Tensor
+) -> dict:
+    """Return the grown checkpoint, its new slabs in the scratch files; print its sizes, and if asked, its new
+    slabs."""
     new, born = ckpt | ({"optimizer": {}} if args.fresh_optimizer else {}), []
     if growth.sizes or growth.rows is not None:
         how = (args.place, growth.init, args.seed, args.copy_state, growth.rows)
@@ -946,7 +1015,9 @@ def make(ckpt: dict, growth: Growth, args: argparse.Namespace, scratch: list[str
     condensed, notes = plan_condensing(new, args.condense) if args.condense else (new, [])
     print("\n".join(size_table(ckpt, condensed)))
     if not_stock(Config(**condensed["config"])):
-        print(f"warning: export.py will not make a stock Llama of it: {not_stock(Config(**condensed['config']))}")
+        print(
+            f"warning: export.py will not make a stock Llama of it: {not_stock(Config(**condensed['config']))}"
+        )
 
     if args.dry_run:  # which has no use for Adam's state
         new = new | {"optimizer": {}}
@@ -966,12 +1037,14 @@ def make(ckpt: dict, growth: Growth, args: argparse.Namespace, scratch: list[str
 
 
 def check(ckpt: dict, new: dict, growth: Growth, args: argparse.Namespace, probe: tuple) -> float:
-    """Print how the two checkpoints differ on the probe, and return max |dlogit|. Raise ValueError where the growth should
-    have kept the function and did not."""
+    """Print how the two checkpoints differ on the probe, and return max |dlogit|. Raise ValueError where the
+    growth should have kept the function and did not."""
     tokens, what, n_bytes = probe
     with timed("check"), working("checking"):
         dlogit, largest, *losses = differences(ckpt, new, tokens)
-    print(f"check on {tokens.numel()} {what}: max |dlogit| {dlogit:.1e}, loss {losses[0]:.4f} -> {losses[1]:.4f}")
+    print(
+        f"check on {tokens.numel()} {what}: max |dlogit| {dlogit:.1e}, loss {losses[0]:.4f} -> {losses[1]:.4f}"
+    )
     if n_bytes:
         bpb = [loss * tokens[:, 1:].numel() / n_bytes / math.log(2) for loss in losses]
         print(f"bits per byte of {args.text}: {bpb[0]:.4f} -> {bpb[1]:.4f}")
@@ -988,7 +1061,9 @@ def check(ckpt: dict, new: dict, growth: Growth, args: argparse.Namespace, probe
         if growth.init != "stack":
             of = f"{allowed:.1e}, {args.tolerance:g} x {max(1.0, largest):.3g}"
             raise ValueError(f"max |dlogit| {dlogit:.1e} is above the tolerance of {of}: nothing written")
-        print("plain copies of layers (--init stack) do not keep the function; --init random and --init copy do")
+        print(
+            "plain copies of layers (--init stack) do not keep the function; --init random and --init copy do"
+        )
     return dlogit
 
 
@@ -1023,7 +1098,12 @@ def main() -> None:
 
         # how it grew, for whoever reads the checkpoint
         step = {"sizes": growth.sizes, "vocab": args.vocab or "", "init": growth.init, "place": args.place}
-        step |= {"condense": args.condense or 0, "seed": args.seed, "parent_sha256": parent_sha256, "max_dlogit": dlogit}
+        step |= {
+            "condense": args.condense or 0,
+            "seed": args.seed,
+            "parent_sha256": parent_sha256,
+            "max_dlogit": dlogit,
+        }
         step |= {key: ckpt["ledger"][key] for key in ("tokens", "flops")}
         with timed("write"), working(f"writing {out}", files[0]):
             write_checkpoint(files[0], new | {"lineage": [*ckpt["lineage"], step]})
@@ -1031,7 +1111,12 @@ def main() -> None:
     SECONDS["write"] -= SECONDS["draw"]
     print(f"wrote {out}; " + ", ".join(f"{what} {s:.1f} s" for what, s in SECONDS.items()))
     grown = Config(**new["config"])
-    if growth.why and "n_layer" in growth.sizes and growth.init != "stack" and grown.n_fused < len(grown.generations):
+    if (
+        growth.why
+        and "n_layer" in growth.sizes
+        and growth.init != "stack"
+        and grown.n_fused < len(grown.generations)
+    ):
         print(f"to train the new and keep the old as it is: {next_command(grown, data_of(ckpt), out)}")
 
 

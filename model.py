@@ -2,8 +2,9 @@
 The whole decoder: Llama 2 (pre-norm RMSNorm, SwiGLU, RoPE, no biases) with parameters that grow.
 
 A growable tensor is a base slab followed by further slabs, each concatenated along one axis and born in one
-generation. Forward concatenates them and does one matrix product, so a grown model computes what a plain one of
-its size computes; but every slab is a parameter of its own, with its own learning rate and its own Adam state.
+generation. Forward concatenates them and does one matrix product, so a grown model computes what a plain one
+of its size computes; but every slab is a parameter of its own, with its own learning rate and its own Adam
+state.
 
 The architecture is a function of Config alone: Llama(cfg) has exactly the parameters of cfg's checkpoints.
 """
@@ -35,9 +36,13 @@ class Generation:
     ffn_dim: int
     vocab_size: int
     birth: int = 0  # tokens the model had read when this generation was born
-    learning_rate: float | None = None  # the peak; None until train.py trains the generation for the first time
+    learning_rate: float | None = (
+        None  # the peak; None until train.py trains the generation for the first time
+    )
     warmup: int = 0  # tokens in which the rate climbs to the peak,
-    warm_start: int = 0  # from so many tokens on the ledger on: birth, or where a later stage warms it up again,
+    warm_start: int = (
+        0  # from so many tokens on the ledger on: birth, or where a later stage warms it up again,
+    )
     warm_share: float = 0.0  # and from this share of it
 
     @property
@@ -61,12 +66,16 @@ class Config:
     vocab_size: int = 32000  # rows of the embedding and the head
     n_tokens: int = 0  # 0: row i is token i. Else the tokenizer's ids, of which vocab_size have a row
     block_size: int = 1024  # tokens a sequence in training
-    context: int = 0  # the longest context the model is meant for, in tokens; 0, or below block_size: block_size
+    context: int = (
+        0  # the longest context the model is meant for, in tokens; 0, or below block_size: block_size
+    )
     rope_theta: float = 10000.0
     rope_scaling: dict = field(default_factory=dict)  # {}: none. Else Llama 3.1's, with the keys of SCALING
     norm_eps: float = 1e-5
     tied: bool = False  # the output head is the embedding
-    generations: list = field(default_factory=list)  # of Generation, oldest first; the last has the sizes above
+    generations: list = field(
+        default_factory=list
+    )  # of Generation, oldest first; the last has the sizes above
     layer_birth: list = field(default_factory=list)  # for every layer, the generation it was born in
     layer_born: list = field(default_factory=list)  # for every layer, the n_embd its norms were born with
     n_fused: int = 1  # so many of the oldest generations are kept as one slab (grow.py --condense)
@@ -76,7 +85,11 @@ class Config:
         self.ffn_dim = self.ffn_dim or ffn_width(self.n_embd)
         self.context = max(self.context, self.block_size)
         for f in fields(self):
-            if f.type in (int, float) and f.name not in ("n_tokens", "context") and not getattr(self, f.name) > 0:
+            if (
+                f.type in (int, float)
+                and f.name not in ("n_tokens", "context")
+                and not getattr(self, f.name) > 0
+            ):
                 raise ValueError(f"{f.name} = {getattr(self, f.name)}: must be positive")
         if self.n_head % self.n_kv_head:
             raise ValueError(f"n_head = {self.n_head} is not a multiple of n_kv_head = {self.n_kv_head}")
@@ -88,7 +101,9 @@ class Config:
         self.layer_birth = self.layer_birth or [0] * self.n_layer
         self.layer_born = self.layer_born or [self.n_embd] * self.n_layer
         if any(getattr(self, name) != getattr(self.generations[-1], name) for name in SIZES):
-            raise ValueError("the sizes and those of the last generation differ: sizes change by grow.py only")
+            raise ValueError(
+                "the sizes and those of the last generation differ: sizes change by grow.py only"
+            )
         if not len(self.layer_birth) == len(self.layer_born) == self.n_layer:
             raise ValueError(f"n_layer = {self.n_layer}, but {len(self.layer_birth)} layers have a birth")
 
@@ -98,8 +113,8 @@ class Config:
         return tuple(axis if isinstance(axis, int) else getattr(g, axis) for axis in SHAPES[kind])
 
     def slabs(self, kind: str, birth: int = 0) -> Plan:
-        """[(generation, axis, shape)] of the slabs of a tensor born in generation `birth`; the base has axis None.
-        An axis that does not grow adds none."""
+        """[(generation, axis, shape)] of the slabs of a tensor born in generation `birth`; the base has axis
+        None. An axis that does not grow adds none."""
         first = max(birth, self.n_fused - 1)
         shape = list(self.shape(kind, first))
         slabs = [(first, None, tuple(shape))]
@@ -128,7 +143,8 @@ def ffn_width(n_embd: int) -> int:
 
 
 def this_device(kind: str) -> tuple[str, float | None]:
-    """-> (the name of the GPU, or of the CPU and its cores; its dense bf16 FLOP/s, None where DEVICES does not say)"""
+    """-> (the name of the GPU, or of the CPU and its cores; its dense bf16 FLOP/s, None where DEVICES does
+    not say)"""
     if kind == "cuda":
         name = torch.cuda.get_device_name()
         return name, next((flops for gpu, (flops, _) in DEVICES.items() if gpu in name), None)
@@ -149,8 +165,8 @@ DEVICES = {  # dense bf16 FLOP/s, bytes of memory
 }
 SIZES = ("n_head", "n_kv_head", "n_embd", "head_dim", "ffn_dim", "vocab_size")  # what a generation may change
 
-# The natural shape of every tensor: in it, each growth is a concatenation along one axis. q and k keep RoPE's two
-# halves (the 2) apart, so that a head that gets more pairs stays half-split.
+# The natural shape of every tensor: in it, each growth is a concatenation along one axis. q and k keep RoPE's
+# two halves (the 2) apart, so that a head that gets more pairs stays half-split.
 SHAPES = {
     "wte": ("vocab_size", "n_embd"),
     "norm": ("n_embd",),
@@ -181,8 +197,9 @@ def init_std(kind: str, cfg: Config) -> float:
 def rope_places(cfg: Config) -> list[int]:
     """For every stored pair, its place among the head_dim/2 frequencies theta^(-2 place / head_dim).
 
-    Growing a head from D to kD puts old pair i at place k i, where it keeps its frequency; the new pairs, stored
-    behind the old ones, take the places between. The result is a standard RoPE model, in another order.
+    Growing a head from D to kD puts old pair i at place k i, where it keeps its frequency; the new pairs,
+    stored behind the old ones, take the places between. The result is a standard RoPE model, in another
+    order.
     """
     places = list(range(cfg.generations[0].pairs))
     for g in cfg.generations[1:]:
@@ -191,16 +208,18 @@ def rope_places(cfg: Config) -> list[int]:
     return places
 
 
-# Llama 3.1's rope_scaling: {factor: 8, low_freq_factor: 1, high_freq_factor: 4, original_max_position_embeddings: 8192}
+# Llama 3.1's rope_scaling: {factor: 8, low_freq_factor: 1, high_freq_factor: 4,
+# original_max_position_embeddings: 8192}
 SCALING = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
 
 
 def rope_frequencies(cfg: Config) -> torch.Tensor:
     """For every stored pair, the angle in radians that it turns by from a token to the next, in float64.
 
-    With rope_scaling, as Llama 3.1 (transformers' modeling_rope_utils): what turns fewer than low_freq_factor times in the
-    original context turns `factor` times slower, what turns more than high_freq_factor times stays, linear in between. A
-    function of the frequency alone, so that a growth of head_dim changes nothing."""
+    With rope_scaling, as Llama 3.1 (transformers' modeling_rope_utils): what turns fewer than low_freq_factor
+    times in the original context turns `factor` times slower, what turns more than high_freq_factor times
+    stays, linear in between. A function of the frequency alone, so that a growth of head_dim changes
+    nothing."""
     place = torch.tensor(rope_places(cfg), dtype=torch.float64, device="cpu")
     frequency = cfg.rope_theta ** (-2 * place / cfg.head_dim)
     if not cfg.rope_scaling:
@@ -235,8 +254,9 @@ def concatenate(plan: Plan, slabs: list[torch.Tensor]) -> torch.Tensor:
 
 
 class RMSNorm(nn.Module):
-    """RMSNorm that zero-padding its input does not change. From n_embd = born to n_embd = d the mean square of a
-    zero-padded input falls by born/d: the factor sqrt(born/d) and an eps that shrinks with it make up for that."""
+    """RMSNorm that zero-padding its input does not change. From n_embd = born to n_embd = d the mean square
+    of a zero-padded input falls by born/d: the factor sqrt(born/d) and an eps that shrinks with it make up
+    for that."""
 
     def __init__(self, cfg: Config, birth: int, born: int) -> None:
         super().__init__()
@@ -255,14 +275,19 @@ class Attention(nn.Module):
         self.norm = RMSNorm(cfg, birth, cfg.layer_born[layer])
         self.q, self.k, self.v, self.o = (Growable(cfg, kind, birth) for kind in "qkvo")
         self.layer, self.head_dim, self.gqa = layer, cfg.head_dim, cfg.n_kv_head < cfg.n_head
-        self.scale = cfg.generations[0].head_dim ** -0.5  # stays when head_dim grows, or the scores would change
+        self.scale = (
+            cfg.generations[0].head_dim ** -0.5
+        )  # stays when head_dim grows, or the scores would change
 
-    def forward(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, cache: "KVCache | None" = None) -> torch.Tensor:
+    def forward(
+        self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, cache: "KVCache | None" = None
+    ) -> torch.Tensor:
         B, T, C = x.shape
         x = self.norm(x)
         # each (B, nh, T, hd), k and v with n_kv_head heads
         q, k, v = (
-            F.linear(x, w.full().reshape(-1, C)).view(B, T, -1, self.head_dim).transpose(1, 2) for w in (self.q, self.k, self.v)
+            F.linear(x, w.full().reshape(-1, C)).view(B, T, -1, self.head_dim).transpose(1, 2)
+            for w in (self.q, self.k, self.v)
         )
         q, k = rotate(q, cos, sin), rotate(k, cos, sin)
         mask = None
@@ -270,7 +295,9 @@ class Attention(nn.Module):
             k, v = cache.extend(self.layer, k, v)
             if 1 < T < k.size(2):  # more than one token after some are cached
                 mask = torch.ones(T, k.size(2), dtype=torch.bool, device=x.device).tril(k.size(2) - T)
-        y = F.scaled_dot_product_attention(q, k, v, mask, is_causal=T > 1 and mask is None, scale=self.scale, enable_gqa=self.gqa)
+        y = F.scaled_dot_product_attention(
+            q, k, v, mask, is_causal=T > 1 and mask is None, scale=self.scale, enable_gqa=self.gqa
+        )
         return y.transpose(1, 2).reshape(B, T, -1) @ self.o.full().view(-1, C)  # (B, T, nh * hd) -> (B, T, C)
 
 
@@ -300,12 +327,16 @@ class Block(nn.Module):
         self.mlp = MLP(cfg, layer)
         self.recompute = False  # keep no activations for the backward pass but x: compute them again there
 
-    def forward(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, cache: "KVCache | None" = None) -> torch.Tensor:
+    def forward(
+        self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, cache: "KVCache | None" = None
+    ) -> torch.Tensor:
         if self.recompute and torch.is_grad_enabled():
             return checkpoint(self.layer, x, cos, sin, use_reentrant=False)
         return self.layer(x, cos, sin, cache)
 
-    def layer(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, cache: "KVCache | None" = None) -> torch.Tensor:
+    def layer(
+        self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, cache: "KVCache | None" = None
+    ) -> torch.Tensor:
         x = x + self.attn(x, cos, sin, cache)
         return x + self.mlp(x)
 
@@ -314,18 +345,24 @@ CHUNK = 2**26  # logits; 2,048 tokens at 32,000 rows
 
 
 class LinearCrossEntropy(torch.autograd.Function):
-    """Mean cross-entropy, in nats, of the logits x w^T against targets. x (N, C), w (vocab, C), targets (N,) rows.
+    """Mean cross-entropy, in nats, of the logits x w^T against targets. x (N, C), w (vocab, C), targets (N,)
+    rows.
 
-    The logits exist CHUNK at a time: all of them, in fp32, would be 4 GB for 32k tokens. Their gradient is made where they
-    are, on the way forward, so nothing is computed twice: as fast as plain cross-entropy (docs/speed.md)."""
+    The logits exist CHUNK at a time: all of them, in fp32, would be 4 GB for 32k tokens. Their gradient is
+    made where they are, on the way forward, so nothing is computed twice: as fast as plain cross-entropy
+    (docs/speed.md)."""
 
     @staticmethod
-    def forward(ctx, x: torch.Tensor, w: torch.Tensor, targets: torch.Tensor, softmax_loss: Callable) -> torch.Tensor:
+    def forward(
+        ctx, x: torch.Tensor, w: torch.Tensor, targets: torch.Tensor, softmax_loss: Callable
+    ) -> torch.Tensor:
         kind, need = x.device.type, ctx.needs_input_grad
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
         exact = torch.promote_types(dtype, torch.float32)
         a, b = x.to(dtype), w.to(dtype)
-        n = 1 << max(0, (CHUNK // len(w)).bit_length() - 1)  # a power of two: chunks of one shape, compiled once
+        n = 1 << max(
+            0, (CHUNK // len(w)).bit_length() - 1
+        )  # a power of two: chunks of one shape, compiled once
         dx = torch.empty_like(a) if need[0] else None
         dw = torch.zeros_like(w, dtype=exact) if need[1] else None
         total = x.new_zeros((), dtype=exact)
@@ -344,12 +381,15 @@ class LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, g: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        dx, dw = (d if d is None else (d * (g / ctx.n)).to(dtype) for d, dtype in zip(ctx.saved_tensors, ctx.dtypes))
+        dx, dw = (
+            d if d is None else (d * (g / ctx.n)).to(dtype) for d, dtype in zip(ctx.saved_tensors, ctx.dtypes)
+        )
         return dx, dw, None, None
 
 
 def softmax_loss(logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """logits (n, vocab), overwritten, targets (n,) -> (the sum of the cross-entropies, its gradient in logits' dtype)"""
+    """logits (n, vocab), overwritten, targets (n,) -> (the sum of the cross-entropies, its gradient in
+    logits' dtype)"""
     z, at = logits.to(torch.promote_types(logits.dtype, torch.float32)), targets[:, None]
     lse = z.logsumexp(-1, keepdim=True)
     loss = (lse - z.gather(-1, at)).sum()
@@ -394,7 +434,8 @@ class Llama(nn.Module):
         self.norm = RMSNorm(cfg, 0, cfg.generations[0].n_embd)
         self.head = None if cfg.tied else Growable(cfg, "head")
         self.softmax_loss = softmax_loss
-        # (n_tokens,): a token's row, -1 for none. Buffers are made for good also where parameters are on the meta device
+        # (n_tokens,): a token's row, -1 for none. Buffers are made for good also where parameters are on the
+        # meta device
         row_of = torch.full((cfg.n_tokens,), -1, device="cpu") if cfg.n_tokens else None
         self.register_buffer("row_of", row_of)
         angle = torch.outer(torch.arange(cfg.context, device="cpu"), rope_frequencies(cfg))
@@ -435,9 +476,10 @@ class Llama(nn.Module):
         return self.norm(x), (self.wte if self.head is None else self.head).full()
 
     def compile(self, alone: bool = True) -> None:
-        """Compiles what is worth it, in place: the part of the loss that is not a matrix product, and of one process of its own
-        up to 12 layers in one piece, 3 % faster than block by block; else the blocks, of which those of one structure share
-        their code, so that it starts as fast at 32 layers as at 2, and which DDP and FSDP2 can take one by one."""
+        """Compiles what is worth it, in place: the part of the loss that is not a matrix product, and of one
+        process of its own up to 12 layers in one piece, 3 % faster than block by block; else the blocks, of
+        which those of one structure share their code, so that it starts as fast at 32 layers as at 2, and
+        which DDP and FSDP2 can take one by one."""
         torch._dynamo.config.recompile_limit = 64  # blocks differ by the generation they were born in
         if alone and self.cfg.n_layer <= 12:
             self.trunk = torch.compile(self.trunk)
@@ -487,16 +529,20 @@ class Llama(nn.Module):
                 n["generations"][g] = n["generations"].get(g, 0) + size
         return n
 
-    def optimizer(self, weight_decay: float, betas: tuple[float, float] = (0.9, 0.95), eps: float = 1e-8) -> torch.optim.AdamW:
-        """AdamW with two groups a generation, its matrices (decayed) and its norm gains (not). Every group has
-        'generation'; its rate is set at every step. Fused where torch has it."""
+    def optimizer(
+        self, weight_decay: float, betas: tuple[float, float] = (0.9, 0.95), eps: float = 1e-8
+    ) -> torch.optim.AdamW:
+        """AdamW with two groups a generation, its matrices (decayed) and its norm gains (not). Every group
+        has 'generation'; its rate is set at every step. Fused where torch has it."""
         groups = {}
         for tensor in self.growables().values():
             for (g, _, shape), p in zip(tensor.plan, tensor):
                 group = {"params": [], "generation": g, "weight_decay": weight_decay * (len(shape) > 1)}
                 groups.setdefault((g, len(shape) > 1), group)["params"].append(p)
         grouped = [id(p) for group in groups.values() for p in group["params"]]
-        assert sorted(grouped) == sorted(id(p) for p in self.parameters()), "a parameter is not in exactly one group"
+        assert sorted(grouped) == sorted(id(p) for p in self.parameters()), (
+            "a parameter is not in exactly one group"
+        )
         fused = next(self.parameters()).device.type in ("cpu", "cuda")
         return torch.optim.AdamW(groups.values(), lr=0.0, betas=betas, eps=eps, fused=fused)
 
@@ -515,7 +561,10 @@ class Llama(nn.Module):
         top_k = 0 and top_p = 1 keep the whole distribution. End when every row has yielded one of the ids
         `stop`. Beyond the context the older half of it is dropped, and the newer half read again. Raise a
         ValueError where the logits are not finite."""
-        done, token_ids = torch.zeros(len(idx), 1, dtype=torch.bool, device=idx.device), self.token_ids().to(idx.device)
+        done, token_ids = (
+            torch.zeros(len(idx), 1, dtype=torch.bool, device=idx.device),
+            self.token_ids().to(idx.device),
+        )
         stop = torch.tensor(list(stop), dtype=torch.long, device=idx.device)
         new, cache = idx, None
         for _ in range(n_new):
@@ -537,11 +586,14 @@ class Llama(nn.Module):
 
 
 def row_ids(row_of: torch.Tensor | None, vocab_size: int) -> torch.Tensor:
-    """(vocab_size,) the token id of every row, from the map of ids to rows, or None where row i is token i."""
+    """(vocab_size,) the token id of every row, from the map of ids to rows, or None where row i is token
+    i."""
     return torch.arange(vocab_size) if row_of is None else row_of.argsort()[-vocab_size:]
 
 
-def pick(logits: torch.Tensor, temperature: float, top_k: int, top_p: float, rng: torch.Generator | None = None) -> torch.Tensor:
+def pick(
+    logits: torch.Tensor, temperature: float, top_k: int, top_p: float, rng: torch.Generator | None = None
+) -> torch.Tensor:
     """logits (B, vocab) -> ids (B, 1)"""
     if temperature < 1e-6:  # the quotient would overflow
         return logits.argmax(-1, keepdim=True)
@@ -554,7 +606,8 @@ def pick(logits: torch.Tensor, temperature: float, top_k: int, top_p: float, rng
 
 
 def put(place: torch.Tensor, tensor: torch.Tensor) -> None:
-    """Copies a whole tensor into a parameter or a state of one, of which this process may have but a shard."""
+    """Copies a whole tensor into a parameter or a state of one, of which this process may have but a
+    shard."""
     if isinstance(place, DTensor):
         tensor = distribute_tensor(tensor, place.device_mesh, place.placements, src_data_rank=None).to_local()
         place = place.to_local()

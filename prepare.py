@@ -1,5 +1,6 @@
 """
-Raw text in, tokens out: train.bin and val.bin hold the ids of all documents, one after another, a BOS before each.
+Raw text in, tokens out: train.bin and val.bin hold the ids of all documents, one after another, a BOS before
+each.
 
   $ python prepare.py --input stories.txt.xz --out data/stories
   $ python prepare.py --input corpus/ more.jsonl.gz --out data/mix --val 0.005
@@ -14,10 +15,11 @@ once, whatever links lead to it. Hidden files are not read, nor those that prepa
 is broken or no UTF-8. With --skip_bad that is left out: of a text a kilobyte around the byte, of a .jsonl the
 line, of a .gz all that follows.
 
-With --words there is no train.bin, but stages that widen: words2000 holds the chunks of which 95 % (--known) of the
-words are among the 2,000 most frequent ones or names, words5000 what 5,000 words add to that, and so on to all. A
-chunk is a few paragraphs, 200 to 500 words, and a document of its own. With --by structure the numbers are not words
-known but words a sentence (see by_structure): --words 12,18,all makes structure12, structure18 and all.
+With --words there is no train.bin, but stages that widen: words2000 holds the chunks of which 95 % (--known)
+of the words are among the 2,000 most frequent ones or names, words5000 what 5,000 words add to that, and so
+on to all. A chunk is a few paragraphs, 200 to 500 words, and a document of its own. With --by structure the
+numbers are not words known but words a sentence (see by_structure): --words 12,18,all makes structure12,
+structure18 and all.
 
 The output folder appears when all is done, and is the same for any number of workers:
   train.bin, val.bin   raw little-endian ids, uint16, or uint32 for a vocabulary above 65,535
@@ -73,11 +75,11 @@ BROKEN = EOFError, OSError, ValueError, lzma.LZMAError, zlib.error  # what readi
 OWN_FILE = re.compile(
     r"((\w+\.)?(train|val)|\w+\.rows|token_bytes|spelling)\.bin|meta\.json|tokenizer\.(model|json)|words\.txt|report\.png"
 )
-# Bytes that a worker gets at a time. A document of more than two of these is read in pieces; the first one's hash
-# decides on train or val, so another value here moves long documents from one to the other.
+# Bytes that a worker gets at a time. A document of more than two of these is read in pieces; the first one's
+# hash decides on train or val, so another value here moves long documents from one to the other.
 PIECE = 1 << 18
-# Where to cut, best first: between lines, before a space, between characters, anywhere. The first two change no token
-# of Llama's, and next to none of tiktoken's.
+# Where to cut, best first: between lines, before a space, between characters, anywhere. The first two change
+# no token of Llama's, and next to none of tiktoken's.
 CUTS = [re.compile(cut) for cut in (rb"(?<=\n)(?=\S)", rb"(?= )", rb"(?=[^\x80-\xbf])", b"")]
 # What is left out around a byte that is no text: about a kilobyte, up to the end of a line, word or character
 PART = re.compile(rb"(?s:.){1,1000}(?:[^\n]{0,1000}\n|[^ \n]{0,100}(?= )|[\x80-\xbf]*)")
@@ -420,7 +422,8 @@ def split_by_hash(pieces: Documents, limit: float, seen: dict) -> Iterator[tuple
 
 
 def split_at(pieces: Iterable[tuple[str, bool, str]], at: int) -> Iterator[tuple[str, bool, str]]:
-    """Split a single document: what follows its last space before character `at` becomes a document, for val."""
+    """Split a single document: what follows its last space before character `at` becomes a document, for
+    val."""
     for text, start, _ in pieces:
         if 0 < at < len(text):
             cut = 1 + max(text.rfind("\n", 0, at), text.rfind(" ", 0, at)) or at
@@ -432,7 +435,8 @@ def split_at(pieces: Iterable[tuple[str, bool, str]], at: int) -> Iterator[tuple
 
 # ---- stages: documents -> chunks, and how difficult each is ------------------------------------------------------------
 
-# Where to cut a text into chunks, best first: paragraphs, lines, sentences, words. A unit ends where a match does.
+# Where to cut a text into chunks, best first: paragraphs, lines, sentences, words. A unit ends where a match
+# does.
 ENDS = [re.compile(end) for end in (r"\n\s*\n", r"\n", r"[.!?]['\"’”)]*\s+|[。！？]", r"\s+")]
 UPPER = "".join(filter(str.isupper, map(chr, range(1 << 16))))
 MARKS = "".join(c for c in map(chr, range(1 << 16)) if unicodedata.category(c) in ("Mn", "Mc"))
@@ -440,15 +444,20 @@ MARKS = "".join(c for c in map(chr, range(1 << 16)) if unicodedata.category(c) i
 COMBINING = "".join(filter(unicodedata.combining, map(chr, range(1 << 16)))) + "\U00010000-\U0010ffff"
 MARK, RUN = re.compile(f"[{COMBINING}]"), re.compile(f"[{COMBINING}][{COMBINING}]{{30,}}")
 # A capitalised word (not all capitals) behind a word, a comma, or Mr. and the like, on the same line
-NAME = re.compile(rf"[{UPPER}](?![{UPPER}])(?:(?<=[\w,;] .)|(?<=\b[MDS][rt]\. .)|(?<=\bMrs\. .))\w+(?:['-]\w+)*")
+NAME = re.compile(
+    rf"[{UPPER}](?![{UPPER}])(?:(?<=[\w,;] .)|(?<=\b[MDS][rt]\. .)|(?<=\bMrs\. .))\w+(?:['-]\w+)*"
+)
 # Apostrophes, and the points and commas of numbers, belong to a word; a hyphen parts two. \0: a name
 WORD = re.compile(rf"[\w\0{MARKS}]+(?:'[\w{MARKS}]+|(?<=\d)[.,]\d+)*")
 # Words that join a clause to another, of those that seldom do anything else
-JOINING = set("although because if that though unless until what when where whether which while who whom whose why".split())
+JOINING = set(
+    "although because if that though unless until what when where whether which while who whom whose why".split()
+)
 
 
 def size(text: str) -> float:
-    """The words of a text, counted quickly; a word for each 10 characters at least, for text without spaces."""
+    """The words of a text, counted quickly; a word for each 10 characters at least, for text without
+    spaces."""
     return max(len(text.split()), len(text) / 10)
 
 
@@ -464,7 +473,8 @@ def units(text: str, ends: list[re.Pattern] = ENDS) -> Iterator[tuple[str, float
 
 
 def chunks(text: str) -> list[str]:
-    """Gather paragraphs into chunks of 200 to 500 words; only the last can be shorter. Joined, they are the text."""
+    """Gather paragraphs into chunks of 200 to 500 words; only the last can be shorter. Joined, they are the
+    text."""
     out, sizes = [], [200]
     for unit, n in units(text):
         if sizes[-1] >= 200:
@@ -499,15 +509,16 @@ def words(text: str) -> list[str]:
 
 
 def by_vocabulary(chunk: str, ranks: dict[str, int], known: float) -> float:
-    """How many of the most frequent words one must know to know this share of the chunk's. Names, "\\0", rank 0th."""
+    """How many of the most frequent words one must know to know this share of the chunk's. Names, "\\0", rank
+    0th."""
     needed = sorted(map(ranks.get, words(chunk), itertools.repeat(math.inf)))
     return needed[max(math.ceil(known * len(needed) - 1e-9), 1) - 1] if needed else math.inf
 
 
 def by_structure(chunk: str) -> float:
     """Words a sentence, and one more for each comma, semicolon, colon, dash and joining word in it."""
-    # Length is what readability formulas agree on; what is counted twice are the places where a sentence takes in
-    # another part, so that of two as long the one of more parts is the harder.
+    # Length is what readability formulas agree on; what is counted twice are the places where a sentence
+    # takes in another part, so that of two as long the one of more parts is the harder.
     found = words(chunk)
     parts = len(re.findall(r"[,;:—–]|--", chunk)) + sum(word in JOINING for word in found)
     sentences = len(re.findall(r"[.!?]['\"’”)]*(?:\s|$)|\n\s*\n|[。！？]", chunk))
@@ -515,15 +526,20 @@ def by_structure(chunk: str) -> float:
 
 
 class Stages:
-    """names of the stages; limits: the difficulty up to which each goes; score: a chunk in, its difficulty out."""
+    """names of the stages; limits: the difficulty up to which each goes; score: a chunk in, its difficulty
+    out."""
 
     def __init__(self, by: str, limits: list[int], ranks: dict[str, int], known: float) -> None:
-        score = {"vocabulary": functools.partial(by_vocabulary, ranks=ranks, known=known), "structure": by_structure}
+        score = {
+            "vocabulary": functools.partial(by_vocabulary, ranks=ranks, known=known),
+            "structure": by_structure,
+        }
         self.names = [("words" if by == "vocabulary" else by) + str(n) for n in limits] + ["all"]
         self.limits, self.score = [*limits, math.inf], score[by]
 
     def split(self, text: str, start: bool, split: str) -> Iterator[tuple[str, bool, str]]:
-        """Yield (text, starts a document?, split) of the chunks of a text, and of the whole if it is for val."""
+        """Yield (text, starts a document?, split) of the chunks of a text, and of the whole if it is for
+        val."""
         if split == "val":
             yield text, start, split
         for chunk in chunks(text):
@@ -552,11 +568,15 @@ def count_words(
     return collections.Counter(itertools.chain.from_iterable(map(words, texts)))
 
 
-def encode_batch(batch: list[tuple[str, bool, str]], tok: Tokenizer, stages: Stages | None = None) -> dict[str, tuple]:
-    """[(text, starts a document?, split)] -> {split: (ids, (documents, tokens, bytes of text), sources, a sample)}
+def encode_batch(
+    batch: list[tuple[str, bool, str]], tok: Tokenizer, stages: Stages | None = None
+) -> dict[str, tuple]:
+    """[(text, starts a document?, split)] -> {split: (ids, (documents, tokens, bytes of text), sources, a
+    sample)}
 
-    ids are raw bytes. With stages the splits are theirs, and their documents chunks; sources: which of the batch's
-    documents these are from, counted from 1 (0: the one that goes on); the sample is (hash, chunk), of the lowest hash."""
+    ids are raw bytes. With stages the splits are theirs, and their documents chunks; sources: which of the
+    batch's documents these are from, counted from 1 (0: the one that goes on); the sample is (hash, chunk),
+    of the lowest hash."""
     out, bos, source = {}, np.array(tok.bos, tok.dtype).tobytes(), 0
     for piece in batch:
         source += piece[1]
@@ -564,17 +584,26 @@ def encode_batch(batch: list[tuple[str, bool, str]], tok: Tokenizer, stages: Sta
             if tok.kind == "sentencepiece":
                 text = text.replace("▁", " ")  # U+2581 is a space to sentencepiece, so let it count as one
             data, ids = text.encode(), bos * start + tok.encode_raw(text, start)
-            parts, count, sources, sample = out.setdefault(split, ([], np.zeros(3, np.int64), set(), [(math.inf, "")]))
+            parts, count, sources, sample = out.setdefault(
+                split, ([], np.zeros(3, np.int64), set(), [(math.inf, "")])
+            )
             parts.append(ids)
             count += start, len(ids) // tok.dtype.itemsize, len(data)
             if stages:
                 sources.add(source)
                 sample[0] = min(sample[0], (zlib.crc32(data), text))
-    return {split: (b"".join(parts), count, sources, sample[0]) for split, (parts, count, sources, sample) in out.items()}
+    return {
+        split: (b"".join(parts), count, sources, sample[0])
+        for split, (parts, count, sources, sample) in out.items()
+    }
 
 
 def run_all(
-    work: Callable, pieces: Iterable[tuple[str, bool, str]], tok: Tokenizer, stages: Stages | None, workers: int
+    work: Callable,
+    pieces: Iterable[tuple[str, bool, str]],
+    tok: Tokenizer,
+    stages: Stages | None,
+    workers: int,
 ) -> Generator[dict, None, None]:
     """Yield work(batch, tok, stages) for all pieces, in order, and show how far it is.
 
@@ -598,7 +627,9 @@ def run_all(
             yield from (work(batch, tok, stages) for batch in batches())
             return
         pool = ProcessPoolExecutor(workers, initializer=start_worker, initargs=(tok.to_dict(), stages))
-        pool.submit(int)  # forks all workers now: reading .parquet starts threads, after which forking isn't safe
+        pool.submit(
+            int
+        )  # forks all workers now: reading .parquet starts threads, after which forking isn't safe
         ahead = collections.deque()
         try:
             for batch in batches():
@@ -626,16 +657,28 @@ def write_splits(
 ) -> tuple[dict[str, dict], dict[str, np.ndarray], dict[str, str], dict[str, int]]:
     """Write folder/<split>.bin for pieces of (text, starts a document?, split).
 
-    Returns meta.json's part on splits, and for stages {train split: how often each token occurs}, {split: a sample},
-    {split: the number of documents that its chunks are from}."""
-    names = [f"{stage}.{side}" for stage in stages.names for side in ("train", "val")] + ["val"] if stages else ["train", "val"]
+    Returns meta.json's part on splits, and for stages {train split: how often each token occurs}, {split: a
+    sample}, {split: the number of documents that its chunks are from}."""
+    names = (
+        [f"{stage}.{side}" for stage in stages.names for side in ("train", "val")] + ["val"]
+        if stages
+        else ["train", "val"]
+    )
     counts = {name: np.zeros(3, np.int64) for name in names}  # documents, tokens, bytes
-    tokens = {name: np.zeros(tok.vocab_size, np.int64) for name in names if stages and name.endswith(".train")}
+    tokens = {
+        name: np.zeros(tok.vocab_size, np.int64) for name in names if stages and name.endswith(".train")
+    }
     hashes, samples = {name: hashlib.sha256() for name in names}, {}
-    n_sources, last, before = collections.Counter(), {}, 0  # last: by split, the number of its last document, before: of all
+    n_sources, last, before = (
+        collections.Counter(),
+        {},
+        0,
+    )  # last: by split, the number of its last document, before: of all
     with contextlib.ExitStack() as stack:
         files = {name: stack.enter_context(open(f"{folder}/{name}.bin", "wb")) for name in names}
-        for result in stack.enter_context(contextlib.closing(run_all(encode_batch, pieces, tok, stages, workers))):
+        for result in stack.enter_context(
+            contextlib.closing(run_all(encode_batch, pieces, tok, stages, workers))
+        ):
             for name, (ids, count, sources, sample) in result.items():
                 files[name].write(ids)
                 hashes[name].update(ids)
@@ -648,7 +691,10 @@ def write_splits(
                     last[name] = before + max(sources)
             before = max(last.values(), default=0)
     splits = {
-        name: {**dict(zip(("documents", "tokens", "bytes"), counts[name].tolist())), "sha256": hashes[name].hexdigest()}
+        name: {
+            **dict(zip(("documents", "tokens", "bytes"), counts[name].tolist())),
+            "sha256": hashes[name].hexdigest(),
+        }
         for name in names
     }
     return splits, tokens, {name: text for name, (_, text) in samples.items()}, n_sources
@@ -672,8 +718,9 @@ def read_wordlist(path: str) -> list[str]:
 def choose_rows(counts: list[np.ndarray], share: float, first: np.ndarray) -> list[tuple[np.ndarray, float]]:
     """For each stage (the ids that its model has, the share of its text's tokens so far that they are).
 
-    The ids are those of the stage before (of none: `first`), then the most frequent ones of its text so far up to this
-    share of the tokens, or, if it is above 1, to this number of ids; and more of these up to a multiple of 128."""
+    The ids are those of the stage before (of none: `first`), then the most frequent ones of its text so far
+    up to this share of the tokens, or, if it is above 1, to this number of ids; and more of these up to a
+    multiple of 128."""
     rows, so_far, out = np.array(first), np.zeros_like(counts[0]), []
     for count in counts:
         so_far = so_far + count
@@ -700,7 +747,8 @@ def describe(
 ) -> list[dict]:
     """Write spelling.bin and each stage's rows.bin; return meta.json's part on stages.
 
-    covered: the share of the text's words that the n most frequent ones are, by n; empty with --by structure."""
+    covered: the share of the text's words that the n most frequent ones are, by n; empty with --by
+    structure."""
     offsets, spelling = tok.spelling()
     spelling.tofile(f"{folder}/spelling.bin")
     first = np.flatnonzero(np.diff(offsets) == 1)
@@ -708,13 +756,26 @@ def describe(
     for count in tokens.values():
         count[tok.bos] = 0  # isn't text
     out = []
-    for name, limit, (rows, rows_coverage) in zip(stages.names, stages.limits, choose_rows([*tokens.values()], share, first)):
+    for name, limit, (rows, rows_coverage) in zip(
+        stages.names, stages.limits, choose_rows([*tokens.values()], share, first)
+    ):
         rows.astype(tok.dtype).tofile(f"{folder}/{name}.rows.bin")
         split, n = splits[f"{name}.train"], min(limit, len(covered) - 1)
-        stage = {"name": name, "words": max(n, 0) if limit == math.inf else limit, "documents": n_sources[f"{name}.train"]}
+        stage = {
+            "name": name,
+            "words": max(n, 0) if limit == math.inf else limit,
+            "documents": n_sources[f"{name}.train"],
+        }
         stage |= {"chunks": split["documents"], "tokens": split["tokens"]}
-        stage |= {"distinct_tokens": int((tokens[f"{name}.train"] > 0).sum()), "coverage": float(covered[n]) if n >= 0 else None}
-        stage |= {"rows": len(rows), "rows_coverage": rows_coverage, "sample": samples.get(f"{name}.train", "")}
+        stage |= {
+            "distinct_tokens": int((tokens[f"{name}.train"] > 0).sum()),
+            "coverage": float(covered[n]) if n >= 0 else None,
+        }
+        stage |= {
+            "rows": len(rows),
+            "rows_coverage": rows_coverage,
+            "sample": samples.get(f"{name}.train", ""),
+        }
         out.append(stage)
     return out
 
@@ -753,7 +814,11 @@ def report(path: str, stages: list[dict], covered: np.ndarray) -> None:
         ax.grid(alpha=0.3)
     ax, total = axes[0, -1], max(sum(s["tokens"] for s in stages), 1)
     bars = ax.bar([s["name"] for s in stages], [s["tokens"] / 1e6 for s in stages], color=colors)
-    ax.bar_label(bars, [f"{s['tokens'] / 1e6:,.2f} M\n{s['tokens'] / total:.1%}\n{s['rows']:,} rows" for s in stages], padding=2)
+    ax.bar_label(
+        bars,
+        [f"{s['tokens'] / 1e6:,.2f} M\n{s['tokens'] / total:.1%}\n{s['rows']:,} rows" for s in stages],
+        padding=2,
+    )
     ax.margins(y=0.25)
     ax.set(ylabel="million tokens for training")
     ax.set_title("tokens that each stage adds", loc="left")
@@ -936,7 +1001,10 @@ def fill(
             break
     else:
         if seen["documents"] > 1:
-            print("no document falls to val by its hash, or all do: taking the one of the lowest", file=sys.stderr)
+            print(
+                "no document falls to val by its hash, or all do: taking the one of the lowest",
+                file=sys.stderr,
+            )
             limit = seen["lowest"] + 1
         elif seen["documents"] == 1:
             print("only one document: cutting off its end for val", file=sys.stderr)
@@ -997,25 +1065,59 @@ def limits(text: str) -> list[int]:
 
 def main(argv: list[str] | None = None) -> None:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add = parser.add_argument
-    add("--input", nargs="+", required=True, metavar="PATH", help=f"files, or folders of files, or {', '.join(SOURCES)}")
+    add(
+        "--input",
+        nargs="+",
+        required=True,
+        metavar="PATH",
+        help=f"files, or folders of files, or {', '.join(SOURCES)}",
+    )
     add("--out", required=True, metavar="FOLDER", help="the folder to make")
     names = "llama2 (default; fetched at first use), the path of a sentencepiece model or tokenizer.json, or a tiktoken encoding"
     add("--tokenizer", default="llama2", metavar="NAME", help=names)
-    add("--separator", default="<|doc|>", metavar="LINE", help="the line between the documents of a .txt: <|doc|>")
+    add(
+        "--separator",
+        default="<|doc|>",
+        metavar="LINE",
+        help="the line between the documents of a .txt: <|doc|>",
+    )
     add("--field", default="text", metavar="NAME", help="the field of .jsonl, or column of .parquet: text")
     side = "share of the documents for val, 0.01. A hash of its text decides, so a document falls on the same side in any input"
     add("--val", type=float, default=0.01, metavar="SHARE", help=side)
-    add("--words", type=limits, metavar="N,N,all", help="make stages: the words that one must know for each; the last is all")
-    add("--known", type=float, default=0.95, metavar="SHARE", help="share of a chunk's words that must be known: 0.95")
-    add("--wordlist", metavar="FILE", help="a word a line, the most frequent first; default: rank the words of the text")
-    add("--by", choices=["vocabulary", "structure"], default="vocabulary", help="what makes a chunk difficult")
+    add(
+        "--words",
+        type=limits,
+        metavar="N,N,all",
+        help="make stages: the words that one must know for each; the last is all",
+    )
+    add(
+        "--known",
+        type=float,
+        default=0.95,
+        metavar="SHARE",
+        help="share of a chunk's words that must be known: 0.95",
+    )
+    add(
+        "--wordlist",
+        metavar="FILE",
+        help="a word a line, the most frequent first; default: rank the words of the text",
+    )
+    add(
+        "--by", choices=["vocabulary", "structure"], default="vocabulary", help="what makes a chunk difficult"
+    )
     rows = "a stage's own ids: the share of its tokens that they are, 0.998, or their number"
     add("--rows", type=float, default=0.998, metavar="SHARE", help=rows)
     add("--report", action="store_true", help="draw the stages: report.png")
     add("--workers", type=int, default=cores, metavar="N", help="processes; default: all cores")
-    add("--skip_bad", action="store_true", help="leave out, and count, broken documents, lines and ends of files")
+    add(
+        "--skip_bad",
+        action="store_true",
+        help="leave out, and count, broken documents, lines and ends of files",
+    )
     add("--force", action="store_true", help="overwrite a folder that prepare.py made")
     args = parser.parse_args(argv)
     if not 0 < args.val < 1 or args.workers < 1:

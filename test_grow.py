@@ -1,6 +1,7 @@
 """
-The creed: a growth keeps the function, every new parameter learns, what is old stays and steps as before. On small models,
-in float64 where that says more. The other tests are in tests/, by room: bash runs/test.sh runs all of them.
+The creed: a growth keeps the function, every new parameter learns, what is old stays and steps as before. On
+small models, in float64 where that says more. The other tests are in tests/, by room: bash runs/test.sh runs
+all of them.
 """
 
 import contextlib
@@ -25,8 +26,14 @@ def default_dtype(dtype):
 
 
 def tiny(dtype=torch.float64, **sizes):
-    """A checkpoint of a small model whose parameters are far from their initial values. No size divides another."""
-    sizes = dict(n_layer=2, n_head=4, n_kv_head=2, n_embd=40, head_dim=6, ffn_dim=70, vocab_size=97, block_size=24) | sizes
+    """A checkpoint of a small model whose parameters are far from their initial values. No size divides
+    another."""
+    sizes = (
+        dict(
+            n_layer=2, n_head=4, n_kv_head=2, n_embd=40, head_dim=6, ffn_dim=70, vocab_size=97, block_size=24
+        )
+        | sizes
+    )
     with default_dtype(dtype):
         model = Llama(Config(**sizes))
     model.init_weights(0)
@@ -35,7 +42,14 @@ def tiny(dtype=torch.float64, **sizes):
         p.data += 0.1 * torch.randn_like(p)
     ledger = {"tokens": 0, "flops": 0, "seconds": 0.0, "dealt": 0, "read": {}}
     config = model.cfg.plain()
-    return {"config": config, "model": model.state_dict(), "optimizer": {}, "ledger": ledger, "lineage": [], "step": 0}
+    return {
+        "config": config,
+        "model": model.state_dict(),
+        "optimizer": {},
+        "ledger": ledger,
+        "lineage": [],
+        "step": 0,
+    }
 
 
 def build(ckpt):
@@ -98,7 +112,9 @@ GROWTHS = {
     "all": lambda kind: dict(n_layer=3, n_embd=56, ffn_dim=77, head_dim=12, **heads(kind, 8)),
     "copy_width": lambda kind: dict(n_embd=60, ffn_dim=101, init="copy", **heads(kind, 6)),
     "copy_depth": lambda kind: dict(n_layer=5, init="copy", place="interleave"),
-    "copy_all": lambda kind: dict(n_layer=3, n_embd=56, ffn_dim=77, head_dim=12, init="copy", **heads(kind, 8)),
+    "copy_all": lambda kind: dict(
+        n_layer=3, n_embd=56, ffn_dim=77, head_dim=12, init="copy", **heads(kind, 8)
+    ),
     "eye": lambda kind: dict(n_embd=60, init="eye", **heads(kind, 6)),
 }
 
@@ -131,12 +147,18 @@ def test_growth_keeps_the_function(kind, growth):
         ckpt = tiny(dtype, **KINDS[kind])
         grown, born = grow(ckpt, **GROWTHS[growth](kind))
         assert dlogit(ckpt, grown) <= tolerance
-        assert born and all(torch.equal(v, grown["model"][k]) for k, v in ckpt["model"].items() if "layers" not in k)
+        assert born and all(
+            torch.equal(v, grown["model"][k]) for k, v in ckpt["model"].items() if "layers" not in k
+        )
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_nine_growths_composed(kind):
-    for dtype, tolerance in ((torch.float64, 1e-12), (torch.float32, 1e-5), (torch.bfloat16, 0.1)):  # bf16 itself errs by 0.03
+    for dtype, tolerance in (
+        (torch.float64, 1e-12),
+        (torch.float32, 1e-5),
+        (torch.bfloat16, 0.1),
+    ):  # bf16 itself errs by 0.03
         ckpt = tiny(torch.float32 if dtype == torch.bfloat16 else dtype, **KINDS[kind])
         grown = grow_nine(ckpt, kind)
         if dtype == torch.bfloat16:
@@ -190,7 +212,8 @@ def test_cloning(kind):
         for small in (tiny(dtype, **KINDS[kind]), grow(tiny(dtype, n_embd=20, n_layer=1, **KINDS[kind] | {"head_dim": 3 * 2}),
                                                        n_embd=40, n_layer=2, head_dim=12)[0]):  # fmt: skip
             assert dlogit(small, grow(small, **size)[0]) <= tolerance
-    # the gradient of a tensor is as many times smaller as there are copies of what it writes: so are Adam's moments
+    # the gradient of a tensor is as many times smaller as there are copies of what it writes: so are Adam's
+    # moments
     ckpt = steps(ckpt, 3)
     exact = materialise(plan_clone(ckpt, 0, noise=0.0, **{k: v for k, v in size.items() if k != "init"})[0])
     old, new = build(ckpt), build(exact)
@@ -214,7 +237,8 @@ def test_cloning(kind):
 
 
 def test_dead_parameters_are_noticed():
-    """The test above can fail: with gate and down both zero, as the first plan had it, the new units never move."""
+    """The test above can fail: with gate and down both zero, as the first plan had it, the new units never
+    move."""
     grown, born = grow(tiny(), ffn_dim=91)
     for name, _, _ in born:
         if "gate" in name:
@@ -226,9 +250,15 @@ def test_dead_parameters_are_noticed():
 @pytest.mark.parametrize("growth", [*GROWTHS, "nine"])
 def test_old_slabs_step_as_in_the_old_model(growth):
     ckpt = steps(tiny(), 12, weight_decay=0.1)
-    grown = grow_nine(ckpt, "gqa", condensing=False) if growth == "nine" else grow(ckpt, **GROWTHS[growth]("gqa"))[0]
+    grown = (
+        grow_nine(ckpt, "gqa", condensing=False)
+        if growth == "nine"
+        else grow(ckpt, **GROWTHS[growth]("gqa"))[0]
+    )
     old, new = steps(ckpt, 1, weight_decay=0.1), steps(grown, 1, weight_decay=0.1)
-    position = [i for i, birth in enumerate(grown["config"]["layer_birth"]) if birth == 0]  # of the old layers
+    position = [
+        i for i, birth in enumerate(grown["config"]["layer_birth"]) if birth == 0
+    ]  # of the old layers
     for name, w in old["model"].items():
         there = re.sub(r"layers\.(\d)", lambda m: f"layers.{position[int(m[1])]}", name)
         assert (w - ckpt["model"][name]).any()
@@ -265,7 +295,8 @@ def test_condensing_keeps_the_function_and_the_next_step(kind):
 
 
 def tiny_rows(kind="gqa"):
-    """A tiny checkpoint with rows for 60 of 97 tokens -> (it, the ids of all 97 rows in order, tokens that it has)."""
+    """A tiny checkpoint with rows for 60 of 97 tokens -> (it, the ids of all 97 rows in order, tokens that it
+    has)."""
     ckpt, ids = tiny(vocab_size=60, n_tokens=97, **KINDS[kind]), np.random.default_rng(0).permutation(97)
     ckpt["model"]["row_of"][ids[:60]] = torch.arange(60)
     return ckpt, ids, torch.as_tensor(ids)[TOKENS % 60]
@@ -323,4 +354,6 @@ def test_counts_and_optimizer_groups():
             == n["generations"][group["generation"]]
         )
     assert Config(n_layer=32, n_head=32, n_embd=4096, block_size=4096).ffn_dim == 11008
-    assert skeleton(Config(n_layer=32, n_head=32, n_embd=4096)).count_params()["total"] == 6_738_415_616  # Llama 2 7B
+    assert (
+        skeleton(Config(n_layer=32, n_head=32, n_embd=4096)).count_params()["total"] == 6_738_415_616
+    )  # Llama 2 7B

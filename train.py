@@ -69,14 +69,17 @@ stop_at = 0  # save and exit after so many steps, as on SIGTERM; 0: never
 # data
 data = "data/babel"  # a folder that prepare.py wrote
 check_data = True  # at a start, but not when resuming, hash all training tokens that are read: 1 s a GB
-data_mix = "natural"  # in a folder with stages: by their tokens; or {stage: share}; or a stage: that one, and review
+data_mix = (
+    "natural"  # in a folder with stages: by their tokens; or {stage: share}; or a stage: that one, and review
+)
 review = 0.2  # with data_mix a stage's name: the share of the stages before it, so that nothing is forgotten
 rows = ""  # from scratch: the stage whose tokens the model has rows for; grow.py --vocab adds more. '': all tokens
 tokens_per_step = 65536  # over all processes; accumulation is derived from it
 batch_size = 16  # at most so many sequences a forward and process
 max_steps = 1000  # of this stage
 seed = 1337  # of the initial weights and of the order of the data
-# model: for a start from scratch; with init_from the checkpoint's sizes hold, and what is given here must agree
+# model: for a start from scratch; with init_from the checkpoint's sizes hold, and what is given here must
+# agree
 n_layer = 8
 n_head = 4
 n_kv_head = 0  # 0: n_head
@@ -98,11 +101,15 @@ grad_clip = 1.0  # 0: off
 freeze = []  # generations that are not trained
 # schedule, in tokens
 schedule = "wsd"  # warmup-stable-decay, or 'cosine'
-warmup_tokens = 0  # of what is new, and of what was decayed before; 0: 100 steps, at most a tenth of the stage
+warmup_tokens = (
+    0  # of what is new, and of what was decayed before; 0: 100 steps, at most a tenth of the stage
+)
 horizon_tokens = 0  # on the ledger, where all rates end: the ladder's last token. 0: with this stage
 decay_share = 0.2  # wsd: the last part of the way to the horizon, in which all rates fall
 floor = 0.0  # the share of the peak at which the rates end
-policy = "own"  # 'own': a peak a generation; 'shared': one peak for all. See rates(). Equal so far: runs/results
+policy = (
+    "own"  # 'own': a peak a generation; 'shared': one peak for all. See rates(). Equal so far: runs/results
+)
 new_rate = 1.3  # shared: the youngest generation's rate, as a multiple of the others'
 # evaluation, logging, saving
 eval_interval = 250  # steps; 0: at the end only
@@ -137,8 +144,8 @@ SHARES = ("review", "beta1", "beta2", "decay_share", "floor")
 
 
 def check_setting(key: str, value: object, where: str) -> object:
-    """Return the value of a setting, in the setting's type. Raise ValueError if it can't be one; `where` it was given
-    begins the message."""
+    """Return the value of a setting, in the setting's type. Raise ValueError if it can't be one; `where` it
+    was given begins the message."""
     if key not in DEFAULTS:
         near = difflib.get_close_matches(key, DEFAULTS, 1)
         hint = f"; did you mean {near[0]}?" if near else ""
@@ -151,7 +158,10 @@ def check_setting(key: str, value: object, where: str) -> object:
     if value not in CHOICES.get(key, (value,)):
         raise ValueError(f"{where}: {key} = {value!r}, expected one of {CHOICES[key]}")
     if kind in (int, float):
-        low, high = ("above 0" if key in ABOVE_ZERO else "0 or more"), (", and at most 1" if key in SHARES else "")
+        low, high = (
+            ("above 0" if key in ABOVE_ZERO else "0 or more"),
+            (", and at most 1" if key in SHARES else ""),
+        )
         fits = math.isfinite(value) and value >= 0 and not (key in ABOVE_ZERO and value == 0)
         if not fits or key in SHARES and value > 1:
             raise ValueError(f"{where}: {key} = {value}, expected {low}{high}")
@@ -159,8 +169,8 @@ def check_setting(key: str, value: object, where: str) -> object:
 
 
 def configure(args: list[str]) -> dict:
-    """Read command-line arguments, config files and --key=value, and return {setting: value} of those that they give;
-    the later wins. Raise a ValueError that names the bad one."""
+    """Read command-line arguments, config files and --key=value, and return {setting: value} of those that
+    they give; the later wins. Raise a ValueError that names the bad one."""
     given, args = {}, list(args)
     while args:
         arg = args.pop(0)
@@ -172,7 +182,9 @@ def configure(args: list[str]) -> dict:
             except Exception as e:
                 raise ValueError(f"{arg}: {type(e).__name__}: {e}") from None
             for key, value in values.items():
-                if key[0] != "_" and type(value) is not type(os):  # imports and _private names are the file's own
+                if key[0] != "_" and type(value) is not type(
+                    os
+                ):  # imports and _private names are the file's own
                     given[key] = check_setting(key, value, arg)
             continue
         key, equals, text = arg[2:].partition("=")
@@ -193,8 +205,9 @@ def configure(args: list[str]) -> dict:
 
 @dataclass
 class Clock:
-    """When the rates of all generations fall, in tokens on the ledger. With shape 'wsd' they fall from decay_from on,
-    with 'cosine' from the end of their warmup, or that of the clock's start; at the horizon they are floor x peak."""
+    """When the rates of all generations fall, in tokens on the ledger. With shape 'wsd' they fall from
+    decay_from on, with 'cosine' from the end of their warmup, or that of the clock's start; at the horizon
+    they are floor x peak."""
 
     start: int
     decay_from: int
@@ -206,9 +219,9 @@ class Clock:
 def stage_clock(was: Clock | None, now: int, end: int, told: int, like: Clock, share: float) -> Clock:
     """Return the clock of a stage that stands at `now` and ends at `end` tokens.
 
-    told: where the whole ladder ends, 0 if nobody said so. Then all stages are on one clock, from token 0 to there;
-    else a stage has one of its own. was: that of a stage which is resumed. like: has shape and floor. share: of the way
-    to the horizon, the last part, in which the rates fall."""
+    told: where the whole ladder ends, 0 if nobody said so. Then all stages are on one clock, from token 0 to
+    there; else a stage has one of its own. was: that of a stage which is resumed. like: has shape and floor.
+    share: of the way to the horizon, the last part, in which the rates fall."""
     start, horizon = was.start if was else 0 if told else now, told or end
     decay_from = round(horizon - share * (horizon - start))
     if was and decay_from < now <= was.decay_from:  # it became shorter: begin to fall now, and don't jump
@@ -235,9 +248,9 @@ def fall(clock: Clock, begin: float, tokens: float) -> float:
 def peaks(generations: list[Generation], policy: str, new_rate: float, n_fused: int) -> list[float]:
     """Return the peak rate of every generation.
 
-    own: a generation has the peak that it was born with, but never more than the youngest. shared: all have the
-    youngest's, and the youngest itself new_rate times that (SPARKLING, arXiv 2602.02472), unless it is fused with the
-    older ones: of n_fused generations, the parameters follow the last."""
+    own: a generation has the peak that it was born with, but never more than the youngest. shared: all have
+    the youngest's, and the youngest itself new_rate times that (SPARKLING, arXiv 2602.02472), unless it is
+    fused with the older ones: of n_fused generations, the parameters follow the last."""
     young = generations[-1].learning_rate
     if policy == "own":
         return [min(g.learning_rate, young) for g in generations]
@@ -253,8 +266,8 @@ def rates(
     new_rate: float = 1.3,
     n_fused: int = 1,
 ) -> list[float]:
-    """Return the learning rate of every generation at `tokens` on the ledger: its peak (see peaks), times how far it is
-    warmed up since its birth, times what the clock leaves, on which all fall together."""
+    """Return the learning rate of every generation at `tokens` on the ledger: its peak (see peaks), times how
+    far it is warmed up since its birth, times what the clock leaves, on which all fall together."""
     out = []
     for g, peak in zip(generations, peaks(generations, policy, new_rate, n_fused)):
         oldest = g if policy == "own" else generations[0]
@@ -263,9 +276,11 @@ def rates(
     return out
 
 
-def begin_stage(generations: list[Generation], now: int, peak: float, new_peak: bool, warmup: int) -> list[Generation]:
-    """Give the generations that were never trained their birth, peak and warmup, and return them. Where there is none,
-    the youngest takes the peak if that is new_peak."""
+def begin_stage(
+    generations: list[Generation], now: int, peak: float, new_peak: bool, warmup: int
+) -> list[Generation]:
+    """Give the generations that were never trained their birth, peak and warmup, and return them. Where there
+    is none, the youngest takes the peak if that is new_peak."""
     fresh = [g for g in generations if g.learning_rate is None]
     for g in fresh:
         g.birth = g.warm_start = now
@@ -275,9 +290,12 @@ def begin_stage(generations: list[Generation], now: int, peak: float, new_peak: 
     return fresh
 
 
-def warm_again(old: list[Generation], last: list[float], due: list[float], at: float, now: int, warmup: int) -> None:
-    """Let the rates of old generations climb over `warmup` tokens from `now` on where they would jump: where the last
-    rate, which was set at `at` tokens, lies below the one that is due there by the clock of the stage that begins."""
+def warm_again(
+    old: list[Generation], last: list[float], due: list[float], at: float, now: int, warmup: int
+) -> None:
+    """Let the rates of old generations climb over `warmup` tokens from `now` on where they would jump: where
+    the last rate, which was set at `at` tokens, lies below the one that is due there by the clock of the
+    stage that begins."""
     for g, was, rate in zip(old, last, due):
         if was < 0.99 * rate:
             share = was / rate * warmed(g, at)
@@ -286,9 +304,9 @@ def warm_again(old: list[Generation], last: list[float], due: list[float], at: f
 
 @torch.no_grad()
 def squares(optimizer: torch.optim.Optimizer, n: int) -> torch.Tensor:
-    """Return (3, n): for each of n generations the sum of squares of its gradient, that of the update that the step just
-    taken made to its parameters, decay included, and their number; of sharded ones, of this process's part. The update
-    is read off Adam's state: no copy of the parameters is needed."""
+    """Return (3, n): for each of n generations the sum of squares of its gradient, that of the update that
+    the step just taken made to its parameters, decay included, and their number; of sharded ones, of this
+    process's part. The update is read off Adam's state: no copy of the parameters is needed."""
     gradient, update, size = totals = torch.zeros(3, n, dtype=torch.float64)
     for group in optimizer.param_groups:
         (b1, b2), lr, g = group["betas"], group["lr"], group["generation"]
@@ -322,11 +340,14 @@ def everywhere(x: torch.Tensor, where: str) -> torch.Tensor:
 
 
 class Reader:
-    """This process's micro-batches of a mixture, one made ahead by a thread. The processes read, at each step, the
-    sequences from `number` on, world * per_process of them."""
+    """This process's micro-batches of a mixture, one made ahead by a thread. The processes read, at each
+    step, the sequences from `number` on, world * per_process of them."""
 
-    def __init__(self, mixture: Mixture, spelled: Callable, sizes: tuple[int, int], ranks: tuple[int, int], pin: bool):
-        """sizes: (sequences a micro-batch, micro-batches a step); ranks: (this process, how many there are)."""
+    def __init__(
+        self, mixture: Mixture, spelled: Callable, sizes: tuple[int, int], ranks: tuple[int, int], pin: bool
+    ):
+        """sizes: (sequences a micro-batch, micro-batches a step); ranks: (this process, how many there
+        are)."""
         self.mixture, self.spelled, self.pin = mixture, spelled, pin
         (self.micro, self.accumulation), (self.rank, self.world) = sizes, ranks
         self.number, self.m, self.thread = mixture.next, 0, ThreadPoolExecutor(1)
@@ -359,15 +380,18 @@ def evaluate(
     autocast: contextlib.AbstractContextManager,
     bytes_of: Callable[[np.ndarray, np.ndarray], int],
 ) -> tuple[float, float]:
-    """Return (loss in nats a token, bits per byte) of a text's token ids, read in windows of the model's block_size, of
-    which the last may be shorter. bytes_of(targets, inputs) counts the bytes that targets stand for."""
+    """Return (loss in nats a token, bits per byte) of a text's token ids, read in windows of the model's
+    block_size, of which the last may be shorter. bytes_of(targets, inputs) counts the bytes that targets
+    stand for."""
     block_size, (rank, world) = model.cfg.block_size, ranks
     total = torch.zeros(3, dtype=torch.float64)  # nats, tokens, bytes
     n_full = (len(ids) - 1) // block_size
     batches = [range(i, min(i + batch_size, n_full)) for i in range(0, n_full, batch_size)]
     if (len(ids) - 1) % block_size:
         batches.append(range(n_full, n_full + 1))
-    for i in range(rank, -(-len(batches) // world) * world, world):  # the same number for all: sharded, it must be
+    for i in range(
+        rank, -(-len(batches) // world) * world, world
+    ):  # the same number for all: sharded, it must be
         windows = batches[i % len(batches)]
         part = np.stack([ids[j * block_size : (j + 1) * block_size + 1] for j in windows]).astype(np.int64)
         x, y = part[:, :-1], part[:, 1:]  # (windows, T) each
@@ -382,13 +406,21 @@ def evaluate(
 
 
 def continuation(
-    model: Llama, start: np.ndarray, n_new: int, seed: int, where: str, autocast: contextlib.AbstractContextManager
+    model: Llama,
+    start: np.ndarray,
+    n_new: int,
+    seed: int,
+    where: str,
+    autocast: contextlib.AbstractContextManager,
 ) -> list[int]:
-    """Return the ids `start` and how the model goes on, by the same draws every time. A token is a forward of its own,
-    which assembles and reads all weights; sharded, all processes gather them, so all call it."""
+    """Return the ids `start` and how the model goes on, by the same draws every time. A token is a forward of
+    its own, which assembles and reads all weights; sharded, all processes gather them, so all call it."""
     idx = torch.from_numpy(start.astype(np.int64))[None].to(where)  # (1, T)
     rng = torch.Generator(where).manual_seed(seed)
-    with autocast, torch.compiler.set_stance("force_eager"):  # compiled, it would be compiled for every length again
+    with (
+        autocast,
+        torch.compiler.set_stance("force_eager"),
+    ):  # compiled, it would be compiled for every length again
         return torch.cat([idx, *model.generate(idx, n_new, temperature=0.8, rng=rng)], 1)[0].tolist()
 
 
@@ -400,7 +432,12 @@ class Log:
 
     def record(self, step: int, ledger: dict, **values: object) -> None:
         """Write one line: the step, where the ledger stands, and the values."""
-        stand = {"step": step, "tokens": ledger["tokens"], "flops": ledger["flops"], "seconds": round(ledger["seconds"], 3)}
+        stand = {
+            "step": step,
+            "tokens": ledger["tokens"],
+            "flops": ledger["flops"],
+            "seconds": round(ledger["seconds"], 3),
+        }
         values = stand | values
         self.file.write(json.dumps(values) + "\n")
         self.file.flush()
@@ -410,8 +447,8 @@ class Log:
 
 
 def on_signals() -> list[int]:
-    """Return a list that SIGTERM and SIGINT add to, so that the step is finished and all processes stop together. A
-    second one kills."""
+    """Return a list that SIGTERM and SIGINT add to, so that the step is finished and all processes stop
+    together. A second one kills."""
     came = []
 
     def note(number: int, _: object) -> None:
@@ -445,7 +482,9 @@ def main() -> None:
     globals()["out_dir"] = tidy(out_dir)
     folder = f"{out_dir}-{branch}" if branch else out_dir
     trunk = init_from or (last_checkpoint(out_dir) if branch else "")
-    held, globals()["resume"], source = claim_for_all(folder, trunk, resume, ranks)  # held: until this process ends
+    held, globals()["resume"], source = claim_for_all(
+        folder, trunk, resume, ranks
+    )  # held: until this process ends
     ckpt = load_checkpoint(source, whole=False) if source else None
     if ckpt and "block_size" not in given:
         globals()["block_size"] = min(ckpt["config"]["block_size"], PAGE)
@@ -463,7 +502,9 @@ def main() -> None:
     }
     for text, least in [(text, PAGE + 1) for text in shards] + [(val_sets["val"], 2)]:
         if len(text.tokens) < least:
-            raise ValueError(f"{text.path}: too little text: {len(text.tokens)} tokens, and {least} are needed")
+            raise ValueError(
+                f"{text.path}: too little text: {len(text.tokens)} tokens, and {least} are needed"
+            )
     for text in [*val_sets.values(), *(shards if check_data and not resume else [])][rank::world]:
         text.verify()
     token_bytes, its_tokenizer = read_token_bytes(data, meta), read_tokenizer(data, meta)
@@ -479,7 +520,9 @@ def main() -> None:
         ledger, step = dict(ckpt["ledger"]), ckpt["step"] if resume else 0
     else:
         if 0 < vocab_size < meta["vocab_size"]:
-            raise ValueError(f"vocab_size = {vocab_size}, but the tokenizer of {data} has {meta['vocab_size']}")
+            raise ValueError(
+                f"vocab_size = {vocab_size}, but the tokenizer of {data} has {meta['vocab_size']}"
+            )
         shape["vocab_size"] = vocab_size or meta["vocab_size"]
         if rows:
             ids = read_stage_rows(data, rows, f"rows = {rows!r}")
@@ -492,12 +535,19 @@ def main() -> None:
     # the batch: tokens a step -> sequences a process -> accumulation
     per_process, rest = divmod(tokens_per_step, block_size * world)
     if rest or not per_process:
-        raise ValueError(f"tokens_per_step = {tokens_per_step} is no multiple of block_size {block_size} x {world} processes")
+        raise ValueError(
+            f"tokens_per_step = {tokens_per_step} is no multiple of block_size {block_size} x {world} processes"
+        )
     micro = max(b for b in range(1, min(batch_size, per_process) + 1) if per_process % b == 0)
     accumulation = per_process // micro
 
     # the rates: of a branch, which decays those that its trunk had
-    was, before, now, notes = ckpt and ckpt["schedule"], ckpt["settings"] if ckpt else {}, ledger["tokens"], []
+    was, before, now, notes = (
+        ckpt and ckpt["schedule"],
+        ckpt["settings"] if ckpt else {},
+        ledger["tokens"],
+        [],
+    )
     how = dict(policy=policy, new_rate=new_rate, n_fused=cfg.n_fused)
     told, off, old_clock = 0, None, as_clock(was) if was else None
     if branch:
@@ -516,11 +566,15 @@ def main() -> None:
                 "leave it out: then they end with the stage"
             )
         if earlier and not told:
-            notes.append(f"the ladder's end, {earlier:,} tokens, is past: this stage has a schedule of its own")
+            notes.append(
+                f"the ladder's end, {earlier:,} tokens, is past: this stage has a schedule of its own"
+            )
         globals()["horizon_tokens"] = told  # for the stages after this one
 
         # a stage that is resumed as it was keeps its schedule to the bit
-        changed = [key for key in ("decay_share", "schedule", "floor") if resume and before[key] != globals()[key]]
+        changed = [
+            key for key in ("decay_share", "schedule", "floor") if resume and before[key] != globals()[key]
+        ]
         if resume and was["horizon"] == (told or end) and not changed:
             clock = old_clock
         else:
@@ -530,25 +584,38 @@ def main() -> None:
         # what is new gets its peak, and what was decayed climbs back to its own
         for key in {"learning_rate", "warmup_tokens"} & given.keys() if resume else ():
             if given[key] != before[key]:
-                raise ValueError(f"{key} = {given[key]}, but this stage began with {before[key]} and keeps it")
+                raise ValueError(
+                    f"{key} = {given[key]}, but this stage began with {before[key]} and keeps it"
+                )
         warmup = warmup_tokens or min(100 * tokens_per_step, (end - now) // 10)
         new_peak = "learning_rate" in given and not resume
         fresh = begin_stage(cfg.generations, now, learning_rate, new_peak, warmup)
         if was and (old_clock != clock or new_peak or ckpt["branch"]):
             due = rates(cfg.generations, was["at"], clock, **how)
-            warm_again(cfg.generations[: len(cfg.generations) - len(fresh)], was["rates"], due, was["at"], now, warmup)
+            warm_again(
+                cfg.generations[: len(cfg.generations) - len(fresh)],
+                was["rates"],
+                due,
+                was["at"],
+                now,
+                warmup,
+            )
         notes += warnings_of(cfg.generations, clock, now, end, freeze)
 
-    # the model and its optimizer: memory is taken when it is known which part of a parameter is this process's
+    # the model and its optimizer: memory is taken when it is known which part of a parameter is this
+    # process's
     sharded = shard and ddp
-    # the CPU's switch, too: there, in bf16, 128 tokens take 2.3 ms in plain products, and 5.2 in the fused one
+    # the CPU's switch, too: there, in bf16, 128 tokens take 2.3 ms in plain products, and 5.2 in the fused
+    # one
     torch.backends.cuda.enable_flash_sdp(not (bf16 and kind == "cpu" and block_size <= 128))
     with torch.device("meta"):
         model = Llama(cfg)
     for block in model.layers:
         block.recompute = recompute
     if compile:
-        model.compile(alone=not ddp and not recompute)  # in place: torch.compile(model) would rename every parameter
+        model.compile(
+            alone=not ddp and not recompute
+        )  # in place: torch.compile(model) would rename every parameter
     if sharded:
         shard_model(model, kind, world, bf16)
     model.materialise(where)
@@ -562,7 +629,9 @@ def main() -> None:
     trained = freeze_generations(optimizer, freeze)
     ddp_model = model
     if ddp and not sharded:  # gradients in DDP's own buckets: 4 bytes a parameter less
-        warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated")  # torch 2.11 lacks its successor
+        warnings.filterwarnings(
+            "ignore", "`broadcast_buffers` is deprecated"
+        )  # torch 2.11 lacks its successor
         ddp_model = DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
 
     # text as the model reads it: tokens without a row are spelled
@@ -571,7 +640,9 @@ def main() -> None:
     val_ids = {name: spread(text.tokens, eval_tokens) for name, text in val_sets.items()}
     absent = {name: 1 - np.isin(tokens, ids).mean() for name, tokens in val_ids.items()}
     start_ids = spelled(val_sets["val"].tokens[:16])
-    bytes_of = functools.partial(count_bytes, token_bytes=token_bytes, bos=meta["bos"], dummy_prefix=meta["dummy_prefix"])
+    bytes_of = functools.partial(
+        count_bytes, token_bytes=token_bytes, bos=meta["bos"], dummy_prefix=meta["dummy_prefix"]
+    )
     tokenizer = Tokenizer.from_dict(its_tokenizer) if sample_tokens else None
 
     # what is about to happen
@@ -582,22 +653,39 @@ def main() -> None:
     )
     n_trained = sum(p.numel() for p in trained)
     least = (4 * n["total"] + 12 * n_trained) / (world if sharded else 1)
-    say(f"memory: {least / 1e9:.2f} GB for weights, gradients and Adam's moments, a process; activations come on top")
-    say(f"{tokens_per_step:,} tokens a step = {world} processes x {accumulation} accumulated x {micro} sequences x {block_size}")
+    say(
+        f"memory: {least / 1e9:.2f} GB for weights, gradients and Adam's moments, a process; activations come on top"
+    )
+    say(
+        f"{tokens_per_step:,} tokens a step = {world} processes x {accumulation} accumulated x {micro} sequences x {block_size}"
+    )
     for g in sorted(n["generations"]):
         peak = peaks(cfg.generations, **how)[g]
-        say(f"generation {g}: {n['generations'][g]:,} parameters, " + describe(cfg.generations[g], peak, now, g in freeze))
+        say(
+            f"generation {g}: {n['generations'][g]:,} parameters, "
+            + describe(cfg.generations[g], peak, now, g in freeze)
+        )
     if branch:
         say(f"all rates fall from where they are to 0, from {off['tokens']:,} to {end:,} tokens")
     else:
         say(describe_clock(clock, end, bool(told)))
-    left_out = [s["name"] for s in meta.get("stages", []) if 0 < s["tokens"] <= PAGE and f"{s['name']}.train" not in shares]
+    left_out = [
+        s["name"]
+        for s in meta.get("stages", [])
+        if 0 < s["tokens"] <= PAGE and f"{s['name']}.train" not in shares
+    ]
     if left_out and data_mix == "natural":
         notes.append(f"too little text to be read: {', '.join(left_out)} (less than {PAGE + 1} tokens)")
     if model.row_of is not None:
-        say("spelled in byte tokens: " + ", ".join(f"{share:.2%} of {name}" for name, share in absent.items()))
+        say(
+            "spelled in byte tokens: " + ", ".join(f"{share:.2%} of {name}" for name, share in absent.items())
+        )
     if resume:
-        kept = {k: v for k, v in before.items() if k in DEFAULTS.keys() - {"resume", "stop_at"} and v != globals()[k]}
+        kept = {
+            k: v
+            for k, v in before.items()
+            if k in DEFAULTS.keys() - {"resume", "stop_at"} and v != globals()[k]
+        }
         say(f"resumed at step {step}" + "".join(f"; {k} {v} -> {globals()[k]}" for k, v in kept.items()))
     for note in notes:
         say(f"note: {note}")
@@ -613,7 +701,13 @@ def main() -> None:
     stopping = on_signals()
     reader = Reader(train, spelled, (micro, accumulation), ranks, pin=kind == "cuda")
     _, peak = this_device(kind)
-    val_loss, bpb, epochs, lr, at = math.nan, math.nan, train.epochs(), was and was["rates"], was and was["at"]
+    val_loss, bpb, epochs, lr, at = (
+        math.nan,
+        math.nan,
+        train.epochs(),
+        was and was["rates"],
+        was and was["at"],
+    )
     first_step, lap, busy = step, time.time(), 0.0
     logged = {"step": step, "busy": busy}
     gc.collect()
@@ -630,9 +724,19 @@ def main() -> None:
             val_loss, bpb = results.pop("val")
             by_stage = "".join(f", {name} {b:.4f}" for name, (_, b) in results.items())
             say(f"step {step}: val loss {val_loss:.4f}, {bpb:.4f} bits per byte{by_stage}")
-            log.record(step, ledger, val_loss=val_loss, bpb=bpb, **{f"bpb_{name}": b for name, (_, b) in results.items()})
+            log.record(
+                step,
+                ledger,
+                val_loss=val_loss,
+                bpb=bpb,
+                **{f"bpb_{name}": b for name, (_, b) in results.items()},
+            )
             if sample_tokens and (master or sharded) and math.isfinite(val_loss):
-                text = printable(tokenizer, token_bytes, continuation(model, start_ids, sample_tokens, seed, where, autocast))
+                text = printable(
+                    tokenizer,
+                    token_bytes,
+                    continuation(model, start_ids, sample_tokens, seed, where, autocast),
+                )
                 say("\n".join(f"    {line}" for line in text.splitlines() if line.strip()))
                 log.record(step, ledger, sample=text)
             lap = time.time()
@@ -666,7 +770,9 @@ def main() -> None:
         norm = torch.nn.utils.clip_grad_norm_(trained, grad_clip or math.inf)
         norm = norm.full_tensor() if sharded else norm
         if not math.isfinite(norm):  # the only wait for the GPU
-            good = [c for c in (f"{folder}/ckpt.pt", f"{folder}/ckpt.prev.pt", source) if c and os.path.exists(c)]
+            good = [
+                c for c in (f"{folder}/ckpt.pt", f"{folder}/ckpt.prev.pt", source) if c and os.path.exists(c)
+            ]
             raise ValueError(
                 f"step {step}: loss {loss.item():.4g}, gradient norm {norm.item():.4g}, rates {lr}; nothing saved; "
                 f"last good checkpoint: {good[0] if good else 'none'}"
@@ -699,7 +805,9 @@ def main() -> None:
             mfu = speed * flops_per_token / (peak * world) if peak else None
             left = (last_step - step) * busy / (step - first_step)
             logged = {"step": step, "busy": busy}
-            by_generation = " ".join(f"g{g} {lr[g]:.1e} moves {moved[g]:.1e}" for g in sorted(n["generations"]))
+            by_generation = " ".join(
+                f"g{g} {lr[g]:.1e} moves {moved[g]:.1e}" for g in sorted(n["generations"])
+            )
             say(
                 f"step {step}/{last_step} {step / last_step:.0%} | loss {loss:.4f} | {left / 60:.0f} min left | "
                 f"{speed:,.0f} tokens/s{f', MFU {mfu:.1%}' if mfu else ''} | norm {norm:.2f} | {by_generation}",
@@ -719,7 +827,11 @@ def main() -> None:
                 state = {"lineage": [], "tokenizer": its_tokenizer} | state
                 state |= {"config": cfg.plain(), "model": model.state_dict()}
                 state |= {"optimizer": optimizer_state(model, optimizer), "ledger": ledger, "step": step}
-                state |= {"settings": settings, "branch": off, "schedule": vars(clock) | {"rates": lr, "at": at}}
+                state |= {
+                    "settings": settings,
+                    "branch": off,
+                    "schedule": vars(clock) | {"rates": lr, "at": at},
+                }
                 save_checkpoint(f"{folder}/ckpt.pt", state, keep=f"{folder}/ckpt.prev.pt")
             if ddp:
                 dist.barrier()
@@ -747,7 +859,9 @@ def main() -> None:
     if run:
         run.finish()
     if ddp:
-        time.sleep(0.2)  # gloo's thread wants the GIL for the last tensors; what comes next waits for it with the GIL
+        time.sleep(
+            0.2
+        )  # gloo's thread wants the GIL for the last tensors; what comes next waits for it with the GIL
         dist.destroy_process_group()
 
 
@@ -756,7 +870,8 @@ def main() -> None:
 
 
 def find_device(asked: str) -> tuple[str, str]:
-    """Return (the kind of device, this process's own), and make it torch's. Raise ValueError where it is not there."""
+    """Return (the kind of device, this process's own), and make it torch's. Raise ValueError where it is not
+    there."""
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     kind = asked or next(kind for kind, is_there in there.items() if is_there)
     if not there[kind]:
@@ -884,18 +999,22 @@ def as_clock(schedule: dict) -> Clock:
 
 
 def branch_off(ckpt: dict, source: str, length: int) -> dict:
-    """Return {'tokens', 'length', 'rates'}: where a branch begins, how long it is, and the rates that it decays. Raise
-    ValueError where there is nothing to decay."""
+    """Return {'tokens', 'length', 'rates'}: where a branch begins, how long it is, and the rates that it
+    decays. Raise ValueError where there is nothing to decay."""
     tokens, was = ckpt["ledger"]["tokens"], ckpt["schedule"]
     length = length or tokens // 10
     if not was or len(was["rates"]) < len(ckpt["config"]["generations"]):
         raise ValueError(f"{source}: part of it was never trained: train it, then branch off")
     if ckpt["branch"] or was["floor"] == 0 and tokens >= was["horizon"]:
-        raise ValueError(f"{source}: its rates have ended, so that nothing is left to decay: branch off earlier")
+        raise ValueError(
+            f"{source}: its rates have ended, so that nothing is left to decay: branch off earlier"
+        )
     return {"tokens": tokens, "length": length, "rates": was["rates"]}
 
 
-def warnings_of(generations: list[Generation], clock: Clock, now: int, end: int, freeze: list[int]) -> list[str]:
+def warnings_of(
+    generations: list[Generation], clock: Clock, now: int, end: int, freeze: list[int]
+) -> list[str]:
     """Return what a user should know of the rates before a stage from `now` to `end` tokens begins."""
     notes, peak_ends = [], min(end, clock.decay_from if clock.shape == "wsd" else clock.horizon)
     for i, g in enumerate(generations):
@@ -905,7 +1024,9 @@ def warnings_of(generations: list[Generation], clock: Clock, now: int, end: int,
                 f"the rates fall, or the stage ends, from {peak_ends:,} on; see warmup_tokens"
             )
     if clock.horizon < end:
-        notes.append(f"from {clock.horizon:,} tokens on, all rates are {clock.floor:.0%} of their peaks, the floor")
+        notes.append(
+            f"from {clock.horizon:,} tokens on, all rates are {clock.floor:.0%} of their peaks, the floor"
+        )
     return notes
 
 
@@ -933,14 +1054,16 @@ def describe_clock(clock: Clock, end: int, told: bool) -> str:
 def shard_model(model: Llama, kind: str, world: int, bf16: bool) -> None:
     """Spread a model's parameters over all processes (FSDP2), block by block."""
     mesh, low = init_device_mesh(kind, (world,)), torch.bfloat16 if bf16 else None
-    mixed = MixedPrecisionPolicy(param_dtype=low, reduce_dtype=low and torch.float32, cast_forward_inputs=False)
+    mixed = MixedPrecisionPolicy(
+        param_dtype=low, reduce_dtype=low and torch.float32, cast_forward_inputs=False
+    )
     for module in [*model.layers, model]:
         fully_shard(module, mesh=mesh, mp_policy=mixed)
 
 
 def freeze_generations(optimizer: torch.optim.Optimizer, freeze: list[int]) -> list[torch.nn.Parameter]:
-    """Take the gradients from the parameters of generations, and return those that are trained. Raise ValueError where
-    there is no such generation, or nothing is left."""
+    """Take the gradients from the parameters of generations, and return those that are trained. Raise
+    ValueError where there is no such generation, or nothing is left."""
     unknown = set(freeze) - {group["generation"] for group in optimizer.param_groups}
     if unknown:
         raise ValueError(f"freeze = {freeze}: no generation {unknown.pop()}")
@@ -972,7 +1095,8 @@ progress_line = ""  # what a terminal shows at its bottom
 
 
 def show(line: str, progress: bool = False) -> None:
-    """Print a line. On a terminal, one of progress takes the place of the one before, and all others go above it."""
+    """Print a line. On a terminal, one of progress takes the place of the one before, and all others go above
+    it."""
     global progress_line
     encoding = sys.stdout.encoding or "utf-8"
     line = line.encode(encoding, "replace").decode(encoding)  # of a model's text, it may lack characters
@@ -992,7 +1116,8 @@ def end_progress() -> None:
 
 
 def read_token_bytes(folder: str, meta: dict) -> np.ndarray:
-    """Return (vocab_size,) how many bytes of text each token stands for. Raise ValueError where the file is damaged."""
+    """Return (vocab_size,) how many bytes of text each token stands for. Raise ValueError where the file is
+    damaged."""
     token_bytes = np.fromfile(f"{folder}/token_bytes.bin", np.uint16)
     if len(token_bytes) != meta["vocab_size"]:
         raise ValueError(
@@ -1002,8 +1127,8 @@ def read_token_bytes(folder: str, meta: dict) -> np.ndarray:
 
 
 def read_tokenizer(folder: str, meta: dict) -> dict:
-    """Return the tokenizer as a checkpoint carries it: meta's entry and, unless it is tiktoken's, the model file's bytes.
-    Raise ValueError where the file is not the one that the text was prepared with."""
+    """Return the tokenizer as a checkpoint carries it: meta's entry and, unless it is tiktoken's, the model
+    file's bytes. Raise ValueError where the file is not the one that the text was prepared with."""
     tokenizer = dict(meta["tokenizer"])
     if tokenizer["kind"] in MODEL_FILES:
         path = f"{folder}/{MODEL_FILES[tokenizer['kind']]}"
@@ -1027,11 +1152,14 @@ def keep_metrics(path: str, step: int) -> None:
 
 
 def start_wandb(project: str, name: str, settings: dict) -> object:
-    """Return a wandb run, or None, and say so in a line, where wandb can't start; the training goes on without it."""
+    """Return a wandb run, or None, and say so in a line, where wandb can't start; the training goes on
+    without it."""
     try:
         import wandb
 
-        patience = wandb.Settings(init_timeout=20, login_timeout=20)  # seconds; its own 90 and more hold up the training
+        patience = wandb.Settings(
+            init_timeout=20, login_timeout=20
+        )  # seconds; its own 90 and more hold up the training
         return wandb.init(project=project, name=name, config=settings, settings=patience)
     except Exception as e:
         print(f"wandb: {str(e).splitlines()[0]}; going on without it (WANDB_MODE=offline logs to disk)")

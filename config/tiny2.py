@@ -1,5 +1,6 @@
 """
-Tiny stage 2, for a CPU: 8 x 128, 9.9M parameters, most of them in Llama's vocabulary. runs/demo.sh runs all three.
+Tiny stage 2, for a CPU: 8 x 128, 9.9M parameters, most of them in Llama's vocabulary. runs/demo.sh runs all
+three.
 
 $ python grow.py --in out/tiny1/ckpt.pt --double depth --vocab all
 

@@ -16,13 +16,15 @@ The folder holds arms.py, which says what is compared:
         "stacked at 25 %": [dict(n_layer=4, until=0.25), dict(grow="--double depth --init stack")],
     }
 
-A stage is a dict of settings; until: the share of the budget at which it ends (the last: 1); grow: grow.py's arguments; edit: the
-name of a function in arms.py that then changes the grown checkpoint, a dict, in place: for what grow.py does not do.
-Every arm reads the same sequences in the same order and is decayed to zero at its own end. Stages that
-arms have in common are trained once. Stopped, it goes on where it was, and what is in lines.jsonl is never trained again.
+A stage is a dict of settings; until: the share of the budget at which it ends (the last: 1); grow: grow.py's
+arguments; edit: the name of a function in arms.py that then changes the grown checkpoint, a dict, in place:
+for what grow.py does not do. Every arm reads the same sequences in the same order and is decayed to zero at
+its own end. Stages that arms have in common are trained once. Stopped, it goes on where it was, and what is
+in lines.jsonl is never trained again.
 
-A stage that does not grow goes on with the settings of the one before it. If the last is dict(branch="decay"), those
-before it are a trunk at a constant rate, which does not depend on where its branches end, and one clock decays all:
+A stage that does not grow goes on with the settings of the one before it. If the last is
+dict(branch="decay"), those before it are a trunk at a constant rate, which does not depend on where its
+branches end, and one clock decays all:
 
     _trunk = [dict(until=0.6), dict(until=0.8)]
     arms = {
@@ -64,13 +66,17 @@ FAR = 10**15  # tokens: the horizon of a trunk
 
 
 def chain(name, spec, seed):
-    """-> [stage] of an arm: {'folder': named by all that went before, 'parent', 'grow', 'settings', 'steps', 'config',
-    'flops'}. ValueError names the stage that can't be."""
+    """-> [stage] of an arm: {'folder': named by all that went before, 'parent', 'grow', 'settings', 'steps',
+    'config', 'flops'}. ValueError names the stage that can't be."""
     stages, cfg, flops, tokens, defaults = [], None, 0.0, 0, train.DEFAULTS
     before, branches = spec["common"], "branch" in spec["arms"][name][-1]
     for i, stage in enumerate(spec["arms"][name]):
         stage = (spec["common"] if "grow" in stage else before) | stage
-        until, growth, edit = stage.pop("until", 1.0), shlex.split(stage.pop("grow", "")), stage.pop("edit", "")
+        until, growth, edit = (
+            stage.pop("until", 1.0),
+            shlex.split(stage.pop("grow", "")),
+            stage.pop("edit", ""),
+        )
         unknown = stage.keys() - defaults.keys()
         if unknown:
             raise ValueError(f"{name}, stage {i}: no setting is called {unknown.pop()}")
@@ -89,7 +95,11 @@ def chain(name, spec, seed):
             sizes = asked_sizes(cfg, args)
             if args.vocab:
                 sizes |= {"vocab_size": n_rows(settings["data"], args.vocab)}
-            same = {f.name: getattr(cfg, f.name) for f in fields(Config) if f.name in ("n_layer", "block_size", "tied", *SIZES)}
+            same = {
+                f.name: getattr(cfg, f.name)
+                for f in fields(Config)
+                if f.name in ("n_layer", "block_size", "tied", *SIZES)
+            }
             cfg = Config(**same | sizes)
         if i:
             sizes = {"n_layer", "tied", "rows", *SIZES}
@@ -99,9 +109,22 @@ def chain(name, spec, seed):
         if steps < 1:
             raise ValueError(f"{name}, stage {i}: until = {until} leaves it no step")
         flops, tokens = flops + steps * a_step, tokens + steps * settings["tokens_per_step"]
-        length = {"branch_tokens": steps * settings["tokens_per_step"]} if "branch" in stage else {"max_steps": steps}
+        length = (
+            {"branch_tokens": steps * settings["tokens_per_step"]}
+            if "branch" in stage
+            else {"max_steps": steps}
+        )
         settings |= length | {"seed": seed}
-        stages.append({"grow": growth, "edit": edit, "settings": settings, "steps": steps, "config": cfg, "flops": flops})
+        stages.append(
+            {
+                "grow": growth,
+                "edit": edit,
+                "settings": settings,
+                "steps": steps,
+                "config": cfg,
+                "flops": flops,
+            }
+        )
     parent = None
     for stage in stages:  # the whole arm's tokens are the horizon of every generation, if it is no trunk
         stage["settings"]["horizon_tokens"] = FAR if branches else tokens
@@ -133,7 +156,9 @@ def run(out, stage, threads, spec):
     with open(f"{folder}/log.txt", "a") as log:
 
         def call(*command):
-            if subprocess.run([sys.executable, *command], cwd=sys.path[0], env=env, stdout=log, stderr=log).returncode:
+            if subprocess.run(
+                [sys.executable, *command], cwd=sys.path[0], env=env, stdout=log, stderr=log
+            ).returncode:
                 raise ValueError(f"{shlex.join(command)} failed: see {folder}/log.txt")
 
         branch = stage["settings"].get("branch")
@@ -142,7 +167,15 @@ def run(out, stage, threads, spec):
         if os.path.exists(f"{folder}/ckpt.pt"):
             settings.append("--resume")
         elif stage["grow"]:
-            call("grow.py", "--in", f"{parent}/ckpt.pt", "--out", f"{folder}/start.pt", "--force", *stage["grow"])
+            call(
+                "grow.py",
+                "--in",
+                f"{parent}/ckpt.pt",
+                "--out",
+                f"{folder}/start.pt",
+                "--force",
+                *stage["grow"],
+            )
             if stage["edit"]:
                 grown = load_checkpoint(f"{folder}/start.pt")
                 spec[stage["edit"]](grown)
@@ -161,21 +194,28 @@ def results(out, name, seed, stages):
         cfg = stage["config"]
         how = {"grow": shlex.join(stage["grow"]), "edit": stage["edit"]}
         how |= {"parameters": skeleton(cfg).count_params()["non_embedding"]}
-        how |= {"head": round(6 * cfg.vocab_size * cfg.n_embd / cfg.flops_per_token(), 4)}  # its share of the FLOPs
+        how |= {
+            "head": round(6 * cfg.vocab_size * cfg.n_embd / cfg.flops_per_token(), 4)
+        }  # its share of the FLOPs
         with open(f"{out}/{stage['folder']}/metrics.jsonl") as f:
             for line in filter(lambda m: "bpb" in m, map(json.loads, f)):
                 yield {"arm": name, "seed": seed, "stage": i, "folder": stage["folder"]} | how | line
 
 
 def train_missing(spec, lines, out, path, jobs):
-    """Trains the arms that lines lack; the lines of each go to the end of lines, and of the file at path, when it is done."""
+    """Trains the arms that lines lack; the lines of each go to the end of lines, and of the file at path,
+    when it is done."""
     have = {(line["arm"], line["seed"]) for line in lines}
     wanted = [(name, seed) for seed in spec["seeds"] for name in spec["arms"]
               if seed == spec["seeds"][0] or name in spec.get("deciding", spec["arms"])]  # fmt: skip
     wanted = [(name, seed, chain(name, spec, seed)) for name, seed in wanted if (name, seed) not in have]
     threads = 0 if jobs == 1 else max(1, os.cpu_count() // jobs)
-    where, _ = this_device("cuda" if spec["common"].get("device") != "cpu" and torch.cuda.is_available() else "cpu")
-    todo = {stage["folder"]: stage for *_, stages in wanted for stage in stages}  # in order; a parent leaves it when done
+    where, _ = this_device(
+        "cuda" if spec["common"].get("device") != "cpu" and torch.cuda.is_available() else "cpu"
+    )
+    todo = {
+        stage["folder"]: stage for *_, stages in wanted for stage in stages
+    }  # in order; a parent leaves it when done
     running = {}
     with ThreadPoolExecutor(jobs) as pool:
         while todo:
@@ -218,7 +258,9 @@ def gather(lines):
 def curve(runs):
     """(FLOPs, bits per byte) of an arm, the mean of its seeds."""
     same = list(zip(*runs.values()))
-    return [points[0]["flops"] for points in same], [statistics.mean(p["bpb"] for p in points) for points in same]
+    return [points[0]["flops"] for points in same], [
+        statistics.mean(p["bpb"] for p in points) for points in same
+    ]
 
 
 def growths(run):
@@ -238,16 +280,17 @@ def regime(name, spec):
 
 
 def before_decay(run, share):
-    """Bits per byte where the last decay begins, or at the last evaluation before that; nan if all of the arm decays."""
+    """Bits per byte where the last decay begins, or at the last evaluation before that; nan if all of the arm
+    decays."""
     start = (1 - share) * run[-1]["tokens"] * (1 + 1e-6)
     return [line["bpb"] for line in run if line["tokens"] <= start][-1] if share < 1 else math.nan
 
 
 def compare(spec, lines):
-    """-> (rows of the table, arms). An arm's final losses are turned into FLOPs by the best control's mean (of those with
-    the most seeds) and the log-log slope of the controls of its regime at other budgets; the ideal is read off the
-    curve of the control that has the arm's regime. R: the tokens that the arm read, over those that the best control
-    reads on the same FLOPs; eta: what they are worth, worth / R."""
+    """-> (rows of the table, arms). An arm's final losses are turned into FLOPs by the best control's mean
+    (of those with the most seeds) and the log-log slope of the controls of its regime at other budgets; the
+    ideal is read off the curve of the control that has the arm's regime. R: the tokens that the arm read,
+    over those that the best control reads on the same FLOPs; eta: what they are worth, worth / R."""
     arms = gather(lines)
     final = {name: {seed: r[-1]["bpb"] for seed, r in runs.items()} for name, runs in arms.items()}
     one = {name: next(iter(runs.values())) for name, runs in arms.items()}  # a run of each
@@ -255,7 +298,9 @@ def compare(spec, lines):
     controls = [name for name in arms if name.startswith(spec["control"]) and not growths(one[name])]
     full = [name for name in controls if abs(ends[name] / spec["budget"] - 1) < 0.05]
     first = spec["seeds"][0]  # the one that all arms have
-    best = min(full, key=lambda name: (-len(final[name]), statistics.mean(final[name].values())), default=None)
+    best = min(
+        full, key=lambda name: (-len(final[name]), statistics.mean(final[name].values())), default=None
+    )
     how = {name: regime(name, spec) for name in arms}
     line = [name for name in controls if how[name] == how[best]] if best else []
     slope = base = None
@@ -322,7 +367,9 @@ def picture(rows, arms, path):
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    fig, (ax, last) = plt.subplots(1, 2, figsize=(11, max(4.5, 0.22 * len(rows))), dpi=150, width_ratios=(3, 2))
+    fig, (ax, last) = plt.subplots(
+        1, 2, figsize=(11, max(4.5, 0.22 * len(rows))), dpi=150, width_ratios=(3, 2)
+    )
     most = max(len(row["values"]) for row in rows)
     for i, row in enumerate(rows):
         x, y = curve(arms[row["arm"]])
@@ -352,16 +399,23 @@ def picture(rows, arms, path):
 
 def main():
     p = argparse.ArgumentParser(description="Train arms on the same FLOPs, and compare them.")
-    p.add_argument("folder", help="with arms.py in it; lines.jsonl, table.md and curves.png are written there")
+    p.add_argument(
+        "folder", help="with arms.py in it; lines.jsonl, table.md and curves.png are written there"
+    )
     p.add_argument("--out", help="where the runs go (default: out/compare/ and the folder's name)")
-    p.add_argument("--jobs", type=int, default=1, help="so many at a time; the CPU's threads are shared among them")
+    p.add_argument(
+        "--jobs", type=int, default=1, help="so many at a time; the CPU's threads are shared among them"
+    )
     p.add_argument("--report", action="store_true", help="train nothing")
     args = p.parse_args()
     spec = runpy.run_path(f"{args.folder}/arms.py")
     missing = {"budget", "seeds", "common", "control", "arms"} - spec.keys()
     if missing:
         raise ValueError(f"{args.folder}/arms.py: {missing.pop()} is missing")
-    out, path = args.out or f"out/compare/{os.path.basename(os.path.normpath(args.folder))}", f"{args.folder}/lines.jsonl"
+    out, path = (
+        args.out or f"out/compare/{os.path.basename(os.path.normpath(args.folder))}",
+        f"{args.folder}/lines.jsonl",
+    )
     lines = []
     if os.path.exists(path):
         with open(path) as f:

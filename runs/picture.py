@@ -1,12 +1,12 @@
 """
-The table and the picture of runs: bits per byte of the validation text over tokens, FLOPs and time, growths marked; of one
-run, or one ladder, also each generation's learning rate, gradient norm and update.
+The table and the picture of runs: bits per byte of the validation text over tokens, FLOPs and time, growths
+marked; of one run, or one ladder, also each generation's learning rate, gradient norm and update.
 
 $ python runs/picture.py out/demo/tiny?/metrics.jsonl --out out/demo/loss.png
 $ python runs/picture.py out/stage?/metrics.jsonl out/control-*/metrics.jsonl --out loss.png --log
 
-A file that starts at the FLOPs at which the one before it ends goes on with its curve, as a stage does that was grown.
-ckpt.pt is read beside each, if it is there: it knows the sizes.
+A file that starts at the FLOPs at which the one before it ends goes on with its curve, as a stage does that
+was grown. ckpt.pt is read beside each, if it is there: it knows the sizes.
 """
 
 import argparse
@@ -47,7 +47,9 @@ def read(path):
     folder = os.path.dirname(os.path.abspath(path))
     with open(path) as f:
         try:
-            lines = [json.loads(line) for line in f if line.endswith("\n")]  # the last one may be in the middle of being written
+            lines = [
+                json.loads(line) for line in f if line.endswith("\n")
+            ]  # the last one may be in the middle of being written
             evaluations, steps = ([p for p in lines if key in p] for key in ("bpb", "lr"))
         except (ValueError, TypeError):
             raise ValueError(f"{path}: not a metrics.jsonl of train.py") from None
@@ -56,12 +58,18 @@ def read(path):
     stage = {"name": os.path.basename(folder), "shape": "-", "size": 0, "growth": None}
     stage |= {"evaluations": evaluations, "steps": steps}
     if not os.path.exists(f"{folder}/ckpt.pt"):
-        print(f"{stage['name']}: no ckpt.pt beside metrics.jsonl, so its sizes are not shown", file=sys.stderr)
+        print(
+            f"{stage['name']}: no ckpt.pt beside metrics.jsonl, so its sizes are not shown", file=sys.stderr
+        )
         return stage
     ckpt = load_checkpoint(f"{folder}/ckpt.pt", whole=False)
     cfg = Config(**ckpt["config"])
     growth = next((g for g in ckpt["lineage"] if g["tokens"] == evaluations[0]["tokens"]), None)
-    return stage | {"shape": f"{cfg.n_layer} x {cfg.n_embd}", "size": skeleton(cfg).count_params()["total"], "growth": growth}
+    return stage | {
+        "shape": f"{cfg.n_layer} x {cfg.n_embd}",
+        "size": skeleton(cfg).count_params()["total"],
+        "growth": growth,
+    }
 
 
 def table(curves):
@@ -82,10 +90,14 @@ def picture(curves, path, log):
     """Writes the picture. The colours of one ladder are its generations'; those of several curves, theirs."""
     plt.rcParams.update(STYLE)
     one = len(curves) == 1
-    fig, axes = plt.subplots(1 + one, 3, figsize=(9, 2.6 + 2.2 * one), dpi=200, squeeze=False, layout="constrained")
+    fig, axes = plt.subplots(
+        1 + one, 3, figsize=(9, 2.6 + 2.2 * one), dpi=200, squeeze=False, layout="constrained"
+    )
     points = [p for stages in curves for s in stages for p in s["evaluations"]]
     unit, units = next((n, name) for n, name in TIMES if max(p["seconds"] for p in points) >= 2 * n or n == 1)
-    youngest = [max((len(p["lr"]) for p in s["steps"]), default=1) - 1 for s in curves[0]]  # generation of each stage
+    youngest = [
+        max((len(p["lr"]) for p in s["steps"]), default=1) - 1 for s in curves[0]
+    ]  # generation of each stage
     shades = plt.cm.plasma([0.8 * g / max(1, max(youngest)) for g in range(max(youngest) + 1)])
 
     number = FuncFormatter(lambda x, _: re.sub(r"e\+?(-?)0?", r"e\1", f"{x:g}"))  # 1e13, 1e-5
@@ -119,7 +131,14 @@ def picture(curves, path, log):
                     ends = stages[k - 1]["evaluations"][-1], s["evaluations"][0]
                     ax.plot([x(p) for p in ends], [p["bpb"] for p in ends], "-", color=color, lw=1.2)
                     ax.plot(x(ends[1]), ends[1]["bpb"], "o", color=color, mfc="white", ms=4, zorder=3)
-                ax.plot([x(p) for p in s["evaluations"]], [p["bpb"] for p in s["evaluations"]], ".-", color=color, ms=3, lw=1.2)
+                ax.plot(
+                    [x(p) for p in s["evaluations"]],
+                    [p["bpb"] for p in s["evaluations"]],
+                    ".-",
+                    color=color,
+                    ms=3,
+                    lw=1.2,
+                )
         ax.set_ylim(low - 0.05 * (high - low), high + 0.15 * (high - low))
         ax.tick_params(labelleft=ax is axes[0, 0])
     axes[0, 0].set_title("bits per byte of validation text")
@@ -129,7 +148,9 @@ def picture(curves, path, log):
     for ax, (name, title) in zip(axes[1] if one else [], names.items()):
         x = over(ax, "tokens")
         for g, color in enumerate(shades):
-            own = [p for s in curves[0] for p in s["steps"] if len(p.get(name, [])) > g and p["update_rms"][g]]  # it is trained
+            own = [
+                p for s in curves[0] for p in s["steps"] if len(p.get(name, [])) > g and p["update_rms"][g]
+            ]  # it is trained
             ax.plot([x(p) for p in own], [p[name][g] for p in own], color=color, lw=1)
         ax.set_title(f"{title}, by generation")
         if name == "lr":
@@ -144,7 +165,9 @@ def picture(curves, path, log):
         labels = [f"generation {g}" for g in range(len(shades))]
         for g, s in zip(youngest, curves[0]):
             size = f"{s['shape']}, {count(s['size'])} parameters" if s["size"] else s["name"]
-            labels[g] = f"{size}: {labels[g]}" if ":" not in labels[g] else labels[g]  # a stage without growth has no colour
+            labels[g] = (
+                f"{size}: {labels[g]}" if ":" not in labels[g] else labels[g]
+            )  # a stage without growth has no colour
     else:
         labels = [" to ".join(dict.fromkeys([stages[0]["name"], stages[-1]["name"]])) for stages in curves]
     lines = [Line2D([], [], color=shades[i] if one else f"C{i}", lw=2) for i in range(len(labels))]

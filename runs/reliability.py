@@ -1,13 +1,14 @@
 """
-What goes wrong while a model is trained and grown, tried: kills, damaged and hostile files, full and read-only disks, two runs
-at once. Prints the README's table.
+What goes wrong while a model is trained and grown, tried: kills, damaged and hostile files, full and
+read-only disks, two runs at once. Prints the README's table.
 
 $ python runs/reliability.py                # all of it, with 100 kills
 $ python runs/reliability.py --kills 10
 
-A refusal must be one line that says what is wrong, an exit status that is not 0, and every file as it was. A killed training
-must go on to the same parameters, to the bit, as one that was not. What is otherwise stops this script. It makes its own text in
-a temporary folder, and runs the scripts as they are, in processes forked from one that has imported torch: they start fast.
+A refusal must be one line that says what is wrong, an exit status that is not 0, and every file as it was. A
+killed training must go on to the same parameters, to the bit, as one that was not. What is otherwise stops
+this script. It makes its own text in a temporary folder, and runs the scripts as they are, in processes
+forked from one that has imported torch: they start fast.
 """
 
 import argparse
@@ -59,7 +60,9 @@ def work(script, args, log, file_size):
 
 
 def start(script, *args, log, file_size=0):
-    process = multiprocessing.get_context("forkserver").Process(target=work, args=(script, args, str(log), file_size))
+    process = multiprocessing.get_context("forkserver").Process(
+        target=work, args=(script, args, str(log), file_size)
+    )
     process.start()
     return process
 
@@ -82,7 +85,8 @@ def ok(script, *args):
 
 
 # -----------------------------------------------------------------------------
-# what is tried on files: each function yields (case, what was done, what the user sees, what is left). The tests call them, too
+# what is tried on files: each function yields (case, what was done, what the user sees, what is left). The
+# tests call them, too
 
 
 def files(folder):
@@ -92,14 +96,17 @@ def files(folder):
 
 
 def refused(folder, run, commands, message, **limits):
-    """Runs commands that must each fail with one line, in which `message` is, and change nothing -> the first one's line."""
+    """Runs commands that must each fail with one line, in which `message` is, and change nothing -> the first
+    one's line."""
     before, errors = files(folder), []
     for command in commands:
         error, _ = run(*command, **limits)
         assert error and message in error, f"{command}: expected '... {message} ...', not '{error}'"
         errors.append(error)
     after = files(folder)
-    assert before == after, {path for path in before.keys() | after.keys() if before.get(path) != after.get(path)}
+    assert before == after, {
+        path for path in before.keys() | after.keys() if before.get(path) != after.get(path)
+    }
     return f"`{errors[0].replace(f'{folder}/', '')}`"
 
 
@@ -109,11 +116,14 @@ def prepare_command(folder, out):
 
 
 def setup(folder, ok):
-    """In a folder with text prepared in d: a stage's config, whose path is returned, a checkpoint of four of its steps in a, and
-    grown.pt."""
+    """In a folder with text prepared in d: a stage's config, whose path is returned, a checkpoint of four of
+    its steps in a, and grown.pt."""
     config = f"{folder}/stage.py"
     with open(config, "w") as f:
-        f.writelines(f"{key} = {value!r}\n" for key, value in (TRAIN | {"data": f"{folder}/d", "out_dir": f"{folder}/a"}).items())
+        f.writelines(
+            f"{key} = {value!r}\n"
+            for key, value in (TRAIN | {"data": f"{folder}/d", "out_dir": f"{folder}/a"}).items()
+        )
     ok("train.py", config, "--stop_at=4")
     ok("grow.py", "--in", f"{folder}/a/ckpt.pt", "--double", "width", "--out", f"{folder}/grown.pt")
     return config
@@ -138,8 +148,9 @@ def content(ckpt):
 
 
 def flip(path, n, seed=0):
-    """Loads the checkpoint at path, a file or a folder, n times, each time with another bit flipped -> (how often that was
-    noticed, how often it changed nothing that is read). AssertionError if something else was read."""
+    """Loads the checkpoint at path, a file or a folder, n times, each time with another bit flipped -> (how
+    often that was noticed, how often it changed nothing that is read). AssertionError if something else was
+    read."""
     whole, rng, seen = content(load_checkpoint(path)), random.Random(seed), collections.Counter()
     if os.path.isdir(path):
         os.remove(f"{path}/whole.pt")
@@ -151,7 +162,9 @@ def flip(path, n, seed=0):
             f.seek(at // 8)
             f.write(bytes([data[at // 8] ^ 1 << at % 8]))
         try:
-            assert content(load_checkpoint(path)) == whole, f"{name}: bit {at} was flipped, and it was not noticed"
+            assert content(load_checkpoint(path)) == whole, (
+                f"{name}: bit {at} was flipped, and it was not noticed"
+            )
             seen["harmless"] += 1
         except ValueError as e:
             assert "\n" not in str(e)
@@ -184,7 +197,12 @@ def damaged_checkpoints(folder, config, run, n_flips=300):
 
     for n in (0, 1, 100, len(data) // 2, len(data) - 1):
         saw = refused(folder, run, written(data[:n]), "bad.pt: truncated, or not a checkpoint")
-    yield "truncated checkpoint", f"cut to 0, 1, 100, half and all but one of {len(data):,} bytes", saw, "all as it was"
+    yield (
+        "truncated checkpoint",
+        f"cut to 0, 1, 100, half and all but one of {len(data):,} bytes",
+        saw,
+        "all as it was",
+    )
     ckpt = load_checkpoint(path)
     at = data.index(ckpt["model"]["wte.0"].numpy().tobytes()) + 9
     commands = written(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
@@ -198,10 +216,17 @@ def damaged_checkpoints(folder, config, run, n_flips=300):
         torch.save(foreign, bad)
         saw = refused(folder, run, readers(folder, config, bad), "bad.pt: not a Babel checkpoint")
     refused(folder, run, written(json.dumps([1, 2]).encode()), "bad.pt: truncated, or not a checkpoint")
-    yield "foreign checkpoint", "other dicts, a state dict, a list, a config of other types, JSON", saw, "all as it was"
+    yield (
+        "foreign checkpoint",
+        "other dicts, a state dict, a list, a config of other types, JSON",
+        saw,
+        "all as it was",
+    )
     refused(folder, run, written(pickle.dumps(Evil(evil))), "bad.pt: truncated, or not a checkpoint")
     torch.save(ckpt | {"lineage": [Evil(evil)]}, bad)
-    saw = refused(folder, run, readers(folder, config, bad), "bad.pt: not loaded, since it holds more than tensors")
+    saw = refused(
+        folder, run, readers(folder, config, bad), "bad.pt: not loaded, since it holds more than tensors"
+    )
     assert not os.path.exists(evil)
     yield (
         "hostile checkpoint",
@@ -230,19 +255,39 @@ def damaged_data(folder, config, run):
         return data[:1000] + bytes([data[1000] ^ 1]) + data[1001:]
 
     saw = tried("train.bin", lambda data: data[:-2], [new, again], "train.bin: ")
-    yield "truncated shard", "train.bin without its last token; a start and a resumption", saw, "all as it was"
+    yield (
+        "truncated shard",
+        "train.bin without its last token; a start and a resumption",
+        saw,
+        "all as it was",
+    )
     saw = tried("train.bin", flipped, [new], "train.bin: damaged: its sha256 is not that of meta.json")
-    yield "corrupted shard", "one bit of train.bin; a start (`--check_data`, which resuming leaves out)", saw, "all as it was"
+    yield (
+        "corrupted shard",
+        "one bit of train.bin; a start (`--check_data`, which resuming leaves out)",
+        saw,
+        "all as it was",
+    )
     saw = tried("val.bin", flipped, [new, again], "val.bin: damaged: its sha256 is not that of meta.json")
     yield "corrupted shard", "one bit of val.bin; a start and a resumption", saw, "all as it was"
-    saw = tried("train.bin", lambda data: b"\xff" * len(data), [again], "train.bin: damaged: token 65535, where there are ")
+    saw = tried(
+        "train.bin",
+        lambda data: b"\xff" * len(data),
+        [again],
+        "train.bin: damaged: token 65535, where there are ",
+    )
     yield "corrupted shard", "token ids that do not exist in train.bin; a resumption", saw, "all as it was"
     saw = tried("token_bytes.bin", lambda data: data[:-2], [new, again], "token_bytes.bin: ")
     yield "damaged folder", "token_bytes.bin without its last entry", saw, "all as it was"
     for change in (lambda data: data[:99], lambda data: b"[]", lambda data: b'{"a": 1}', lambda data: b""):
         saw = tried("meta.json", change, [new, again], "meta.json: damaged, or not what prepare.py wrote")
     yield "damaged folder", "meta.json cut, empty, and of something else", saw, "all as it was"
-    saw = tried("tokenizer.model", lambda data: data + b"x", [new, again], "tokenizer.model: not the one that the text was")
+    saw = tried(
+        "tokenizer.model",
+        lambda data: data + b"x",
+        [new, again],
+        "tokenizer.model: not the one that the text was",
+    )
     yield "tokenizer swapped after preparing", "another tokenizer.model in the folder", saw, "all as it was"
     shutil.copytree(f"{folder}/d", f"{folder}/e")
     with open(f"{folder}/e/tokenizer.model", "ab") as f:
@@ -254,7 +299,12 @@ def damaged_data(folder, config, run):
         json.dump(meta, f)
         f.truncate()
     saw = refused(folder, run, [(*again, f"--data={folder}/e")], "has the tokenizer other, not the one that")
-    yield "another tokenizer than the model's", "`--resume --data` of a folder prepared with another", saw, "all as it was"
+    yield (
+        "another tokenizer than the model's",
+        "`--resume --data` of a folder prepared with another",
+        saw,
+        "all as it was",
+    )
     shutil.rmtree(f"{folder}/e")
 
 
@@ -277,7 +327,9 @@ def damaged_safetensors(folder, config, run):
         for content in contents:
             with open(path, "wb") as f:
                 f.write(content)
-            saw = refused(folder, run, [("export.py", "--from", f"{folder}/hf", "--out", f"{folder}/new.pt")], "")
+            saw = refused(
+                folder, run, [("export.py", "--from", f"{folder}/hf", "--out", f"{folder}/new.pt")], ""
+            )
         with open(path, "wb") as f:
             f.write(data)
         return saw
@@ -285,12 +337,22 @@ def damaged_safetensors(folder, config, run):
     yield ("truncated safetensors", "cut to 0, 7, 100, half and all but one of its bytes",
            tried(data[:n] for n in (0, 7, 100, len(data) // 2, len(data) - 1)), "all as it was")  # fmt: skip
     begin, end = header[name]["data_offsets"]
-    bad = [b"\xff" * 8 + data[8:], with_header(b"[1, 2"), with_header({}), changed(data_offsets=[begin, 10**15])]
+    bad = [
+        b"\xff" * 8 + data[8:],
+        with_header(b"[1, 2"),
+        with_header({}),
+        changed(data_offsets=[begin, 10**15]),
+    ]
     bad += [changed(data_offsets=[-end, end]), changed(shape=[2**40, 2**40]), changed(dtype="X7")]
     bad += [with_header({key: x for key, x in header.items() if key != name}), pickle.dumps(Evil(evil))]
     saw = tried(bad)
     assert not os.path.exists(evil)
-    yield "hostile safetensors", "sizes, offsets, shapes and dtypes that are not so; a pickle by that name", saw, "no code ran"
+    yield (
+        "hostile safetensors",
+        "sizes, offsets, shapes and dtypes that are not so; a pickle by that name",
+        saw,
+        "no code ran",
+    )
 
 
 # -----------------------------------------------------------------------------
@@ -302,7 +364,9 @@ def steps(folder):
     if not os.path.exists(f"{folder}/metrics.jsonl"):
         return 0
     with open(f"{folder}/metrics.jsonl") as f:
-        return max((json.loads(line)["step"] for line in f if line.endswith("\n") and '"loss"' in line), default=0)
+        return max(
+            (json.loads(line)["step"] for line in f if line.endswith("\n") and '"loss"' in line), default=0
+        )
 
 
 def newest(folder):
@@ -312,31 +376,41 @@ def newest(folder):
 
 
 def check_killed(out, last, began):
-    """Of the folder of a run that was killed: it has a complete checkpoint, at most one step behind the log, and not behind the
-    one of step `last` that was there after the kill before -> (its step, where in a save of the process that began then the
-    kill came, if in one)."""
+    """Of the folder of a run that was killed: it has a complete checkpoint, at most one step behind the log,
+    and not behind the one of step `last` that was there after the kill before -> (its step, where in a save
+    of the process that began then the kill came, if in one)."""
     path = newest(out)
     assert path or last == 0 and steps(out) <= 1, f"{out}: no checkpoint after step {steps(out)}"
     step = load_checkpoint(path)["step"] if path else 0
-    assert step >= max(last, steps(out) - 1), f"{out}: the checkpoint is of step {step}, but {steps(out)} are logged"
-    prev, aside = (os.path.exists(p) and os.stat(p).st_ctime > began for p in (f"{out}/ckpt.prev.pt", f"{out}/ckpt.pt.tmp"))
+    assert step >= max(last, steps(out) - 1), (
+        f"{out}: the checkpoint is of step {step}, but {steps(out)} are logged"
+    )
+    prev, aside = (
+        os.path.exists(p) and os.stat(p).st_ctime > began
+        for p in (f"{out}/ckpt.prev.pt", f"{out}/ckpt.pt.tmp")
+    )
     return step, "between the renames" if prev and "prev" in path else "in the writing" if aside else ""
 
 
 def check_end(out, whole):
-    """That a run which was killed ended as the one in the folder `whole`, which was not, and left nothing else."""
+    """That a run which was killed ended as the one in the folder `whole`, which was not, and left nothing
+    else."""
     a, b = (content(load_checkpoint(f"{folder}/ckpt.pt")) for folder in (whole, out))
     for ckpt in (a, b):  # what may differ; 'branch' means nothing where there is none
         del ckpt["settings"]["out_dir"], ckpt["settings"]["resume"], ckpt["ledger"]["seconds"], ckpt["branch"]
     assert a == b, f"{out} and {whole} are not the same"
-    losses = [[line for line in map(json.loads, open(f"{folder}/metrics.jsonl")) if "loss" in line] for folder in (whole, out)]
+    losses = [
+        [line for line in map(json.loads, open(f"{folder}/metrics.jsonl")) if "loss" in line]
+        for folder in (whole, out)
+    ]
     a, b = ([(line["step"], line["loss"], line["norm"]) for line in lines] for lines in losses)
     assert a == b, f"{out}: other losses than those of {whole}"
     assert {name for name in os.listdir(out)} == {name for name in os.listdir(whole)}, os.listdir(out)
 
 
 def kills(folder, config, n, seed=0):
-    """Kills training at random moments, and resumes it, until it was killed n times, in as many runs as that takes."""
+    """Kills training at random moments, and resumes it, until it was killed n times, in as many runs as that
+    takes."""
     ok("train.py", config, f"--out_dir={folder}/whole")
     rng, killed, runs, where = random.Random(seed), 0, 0, collections.Counter()
     while killed < n:
@@ -366,7 +440,14 @@ def kills(folder, config, n, seed=0):
 
 
 def torchrun(log, config, *args, restarts=0):
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone", f"--max-restarts={restarts}"]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc_per_node=2",
+        "--standalone",
+        f"--max-restarts={restarts}",
+    ]
     return subprocess.Popen([*command, f"{ROOT}/train.py", config, *args], stdout=log, stderr=log)
 
 
@@ -382,7 +463,9 @@ def kills_of_torchrun(folder, config, n, *options, seed=0):
         process = torchrun(log, config, f"--out_dir={out}", *options, restarts=n)
         while process.poll() is None:
             time.sleep(rng.uniform(0, 0.05))
-            children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
+            children = subprocess.run(
+                ["pgrep", "-P", str(process.pid)], capture_output=True, text=True
+            ).stdout.split()
             if left and len(children) == 2 and steps(out) >= left[0]:
                 del left[0]
                 with contextlib.suppress(ProcessLookupError):
@@ -408,7 +491,9 @@ def kills_of_torchrun(folder, config, n, *options, seed=0):
 def disk(path, size):
     """A file system of so many bytes in memory -> whether it could be mounted, as root can."""
     os.mkdir(path)
-    mounted = not subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", path], capture_output=True).returncode
+    mounted = not subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", path], capture_output=True
+    ).returncode
     try:
         yield mounted
     finally:
@@ -417,30 +502,48 @@ def disk(path, size):
 
 
 def full_disk(folder, config):
-    """A disk with room for half a checkpoint, if one can be mounted; else no file may be larger, which fails alike."""
+    """A disk with room for half a checkpoint, if one can be mounted; else no file may be larger, which fails
+    alike."""
     out, half = f"{folder}/disk", os.path.getsize(f"{folder}/a/ckpt.pt") // 2
     size = sum(len(data) + 4096 for data in files(f"{folder}/a").values()) + half
     with disk(out, size) as mounted:
         shutil.copytree(f"{folder}/a", f"{out}/a")
         for command in [
-            ("train.py", config, f"--out_dir={out}/a", "--resume", "--log_interval=1000", "--eval_interval=0"),
+            (
+                "train.py",
+                config,
+                f"--out_dir={out}/a",
+                "--resume",
+                "--log_interval=1000",
+                "--eval_interval=0",
+            ),
             ("grow.py", "--in", f"{folder}/a/ckpt.pt", "--double", "width", "--out", f"{out}/new.pt"),
             ("export.py", "--in", f"{folder}/grown.pt", "--out", f"{out}/hf"),
         ]:
-            saw = refused(folder, run, [command], "can't be written", **({} if mounted else {"file_size": half}))
-            where = "a tmpfs with room for half a checkpoint" if mounted else "no file may be larger than half a checkpoint"
+            saw = refused(
+                folder, run, [command], "can't be written", **({} if mounted else {"file_size": half})
+            )
+            where = (
+                "a tmpfs with room for half a checkpoint"
+                if mounted
+                else "no file may be larger than half a checkpoint"
+            )
             yield "full disk", f"`{command[0]}`, {where}", saw, "all as it was"
 
 
 def read_only(folder, config):
-    """A folder that can't be written: by its mode, or for root, whom that does not keep from it, on a disk that is mounted so."""
+    """A folder that can't be written: by its mode, or for root, whom that does not keep from it, on a disk
+    that is mounted so."""
     out = f"{folder}/ro"
     with disk(out, 2**24) if os.geteuid() == 0 else contextlib.nullcontext(os.mkdir(out)) as mounted:
         shutil.copytree(f"{folder}/a", f"{out}/a")
         if mounted:
             subprocess.run(["mount", "-o", "remount,ro", out], check=True)
         elif os.geteuid() == 0:
-            return print("not tried: a read-only folder; root writes into any, and can mount none here", file=sys.stderr)
+            return print(
+                "not tried: a read-only folder; root writes into any, and can mount none here",
+                file=sys.stderr,
+            )
         for path in (f"{out}/a", out) * (not mounted):
             os.chmod(path, 0o555)
         for command in [
@@ -451,13 +554,19 @@ def read_only(folder, config):
             prepare_command(folder, f"{out}/d"),
         ]:
             saw = refused(folder, run, [command], "Read-only" if mounted else "Permission denied")
-            yield "read-only folder", f"`{command[0]}`" + ", `--resume`" * ("--resume" in command), saw, "all as it was"
+            yield (
+                "read-only folder",
+                f"`{command[0]}`" + ", `--resume`" * ("--resume" in command),
+                saw,
+                "all as it was",
+            )
         for path in (out, f"{out}/a") * (not mounted):
             os.chmod(path, 0o755)
 
 
 def two_at_once(folder, config):
-    """A second run into the folder of one that trains; grow.py twice; and training goes on as if nothing had been."""
+    """A second run into the folder of one that trains; grow.py twice; and training goes on as if nothing had
+    been."""
     out, log = f"{folder}/two", f"{folder}/log"
     first = start("train.py", config, f"--out_dir={out}", log=log)
     while steps(out) < 3:
@@ -468,7 +577,10 @@ def two_at_once(folder, config):
     first.join()
     assert first.exitcode == 0, open(log).read()
     check_end(out, f"{folder}/whole")
-    did, saw = "a second `train.py`, with `--resume` and without, while one trains", saw[0].replace(f"{folder}/", "")
+    did, saw = (
+        "a second `train.py`, with `--resume` and without, while one trains",
+        saw[0].replace(f"{folder}/", ""),
+    )
     yield "two runs into one folder", did, f"`{saw}`", "the first ends as one alone, to the bit"
     os.mkdir(f"{folder}/held")
     with lock(f"{folder}/held/.lock"), open(log, "w+") as printed:
@@ -494,7 +606,12 @@ def two_at_once(folder, config):
     assert not [name for name in os.listdir(folder) if ".tmp" in name]
     os.remove(f"{folder}/new.pt")
     saw = loser.strip().removeprefix("grow.py: ").replace(f"{folder}/", "")
-    yield "two runs into one file", "`grow.py` twice at the same time", f"`{saw}`", "the file of one of them, complete"
+    yield (
+        "two runs into one file",
+        "`grow.py` twice at the same time",
+        f"`{saw}`",
+        "the file of one of them, complete",
+    )
 
 
 # -----------------------------------------------------------------------------
@@ -502,7 +619,12 @@ def two_at_once(folder, config):
 
 def main():
     p = argparse.ArgumentParser(description="Try what goes wrong, and print a table of what came of it.")
-    p.add_argument("--kills", type=int, default=100, help="of training; twice a 20th as many under torchrun (default: 100)")
+    p.add_argument(
+        "--kills",
+        type=int,
+        default=100,
+        help="of training; twice a 20th as many under torchrun (default: 100)",
+    )
     p.add_argument("--seed", type=int, default=0, help="of the moments (default: 0)")
     args = p.parse_args()
     os.environ |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": ROOT}

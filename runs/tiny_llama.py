@@ -1,6 +1,6 @@
 """
-Makes a tiny random Llama, as a Hugging Face folder, with all that a chat model has: grouped queries, a byte-level BPE
-tokenizer, a chat template, stop tokens. And says what transformers makes of a folder.
+Makes a tiny random Llama, as a Hugging Face folder, with all that a chat model has: grouped queries, a
+byte-level BPE tokenizer, a chat template, stop tokens. And says what transformers makes of a folder.
 
 $ python runs/tiny_llama.py make TEXT.txt FOLDER
 $ python runs/tiny_llama.py read FOLDER PROBE.txt "What is the capital of France?" ANSWER.txt 4096
@@ -10,7 +10,13 @@ import math
 import sys
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
 TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
@@ -29,9 +35,17 @@ def make(text: str, folder: str) -> None:
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe._tokenizer, **named, pad_token=special[2])
     tokenizer.chat_template = TEMPLATE
     tokenizer.save_pretrained(folder)
-    sizes = dict(hidden_size=96, intermediate_size=256, num_hidden_layers=3, num_attention_heads=6, num_key_value_heads=2)
+    sizes = dict(
+        hidden_size=96,
+        intermediate_size=256,
+        num_hidden_layers=3,
+        num_attention_heads=6,
+        num_key_value_heads=2,
+    )
     ids = dict(bos_token_id=1, eos_token_id=2, pad_token_id=2)
-    config = LlamaConfig(**sizes, **ids, vocab_size=len(tokenizer), max_position_embeddings=2048, tie_word_embeddings=True)
+    config = LlamaConfig(
+        **sizes, **ids, vocab_size=len(tokenizer), max_position_embeddings=2048, tie_word_embeddings=True
+    )
     torch.manual_seed(0)
     LlamaForCausalLM(config).save_pretrained(folder)
 
@@ -49,10 +63,14 @@ def read(folder: str, probe: str, question: str, answered: str, window: str) -> 
     for start in range(0, ids.size(1) - 1, T):
         first = max(0, min(start, ids.size(1) - 1 - T))
         window = ids[:, first : first + T + 1]
-        losses = torch.nn.functional.cross_entropy(model(window[:, :-1]).logits[0], window[0, 1:], reduction="none")
+        losses = torch.nn.functional.cross_entropy(
+            model(window[:, :-1]).logits[0], window[0, 1:], reduction="none"
+        )
         nats += losses[start - first :].sum().item()
     print(f"transformers: {nats / len(text.encode()) / math.log(2):.4f} bits per byte of {probe}")
-    chat = tokenizer.apply_chat_template([{"role": "user", "content": question}], add_generation_prompt=True, return_dict=True)
+    chat = tokenizer.apply_chat_template(
+        [{"role": "user", "content": question}], add_generation_prompt=True, return_dict=True
+    )
     prompt = torch.tensor([chat["input_ids"]])
     answer = model.generate(prompt, max_new_tokens=40, do_sample=False)[0, prompt.size(1) :]
     answer = tokenizer.decode(answer, skip_special_tokens=True).strip()

@@ -51,12 +51,19 @@ def stage(data, tmp_path):
 
 @pytest.fixture(scope="session")
 def grown_run(data, tmp_path_factory):
-    """The config of a stage that starts from a grown checkpoint, with Adam's state and two generations; and its folder,
-    trained by one process."""
+    """The config of a stage that starts from a grown checkpoint, with Adam's state and two generations; and
+    its folder, trained by one process."""
     tmp = tmp_path_factory.mktemp("grown")
     config = write_stage(data, tmp, tmp / "a")
     ok("train.py", *config, "--stop_at=4")
     ok("grow.py", "--in", tmp / "a/ckpt.pt", "--width", 48, "--heads", 3, "--depth", 3, "--out", tmp / "g.pt")
-    stage = [*config, f"--init_from={tmp / 'g.pt'}", "--n_embd=48", "--n_head=3", "--n_layer=3", "--learning_rate=5e-3"]
+    stage = [
+        *config,
+        f"--init_from={tmp / 'g.pt'}",
+        "--n_embd=48",
+        "--n_head=3",
+        "--n_layer=3",
+        "--learning_rate=5e-3",
+    ]
     ok("train.py", *stage, f"--out_dir={tmp / 'one'}")
     return stage, tmp / "one"

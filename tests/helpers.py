@@ -55,7 +55,9 @@ def write_docs(path, docs):
         data = "".join(json.dumps({"id": 1, "text": d}) + "\n" for d in docs).encode()
     else:
         data = "\n<|doc|>\n".join(docs).encode() + b"\n"
-    path.write_bytes(gzip.compress(data) if name.endswith(".gz") else lzma.compress(data) if name.endswith(".xz") else data)
+    path.write_bytes(
+        gzip.compress(data) if name.endswith(".gz") else lzma.compress(data) if name.endswith(".xz") else data
+    )
     return name
 
 
@@ -83,7 +85,11 @@ def split_docs(folder, split, tok):
 
 def run(script, *args):
     """Runs a script as its command line would -> (its one-line error or '', what it printed)."""
-    out, argv, handlers = io.StringIO(), sys.argv, {s: signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)}
+    out, argv, handlers = (
+        io.StringIO(),
+        sys.argv,
+        {s: signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)},
+    )
     sys.argv = [script, *map(str, args)]
     try:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
@@ -133,7 +139,14 @@ def metrics(folder, key):
 
 
 def torchrun(n, args, *options, popen=subprocess.run, script="train.py", **env):
-    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={n}", "--standalone", *options]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        f"--nproc_per_node={n}",
+        "--standalone",
+        *options,
+    ]
     env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"} | env
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     env["PYTHONPATH"] = HERE
@@ -141,11 +154,14 @@ def torchrun(n, args, *options, popen=subprocess.run, script="train.py", **env):
 
 
 def near(a, b, tolerance=1e-5):
-    return a.keys() == b.keys() and all(torch.allclose(a[k].double(), b[k].double(), atol=tolerance, rtol=1e-3) for k in a)
+    return a.keys() == b.keys() and all(
+        torch.allclose(a[k].double(), b[k].double(), atol=tolerance, rtol=1e-3) for k in a
+    )
 
 
 def peak_anonymous_memory(command):
-    """MB that a command had at most, pages of files not counted: the kernel takes these back when it needs them."""
+    """MB that a command had at most, pages of files not counted: the kernel takes these back when it needs
+    them."""
     peak = 0
     with subprocess.Popen([*map(str, command)], stdout=subprocess.DEVNULL) as p:
         while p.poll() is None:
@@ -192,7 +208,9 @@ def long_docs(n, seed=0):
     """Documents of 1 to 1,500 words, of words of all ranks, in paragraphs, lines and none."""
     rng, out = random.Random(seed), []
     for i in range(n):
-        vocabulary = [f"w{int(rng.paretovariate(0.6)) % 3000}" for _ in range(rng.choice([5, 150, 400, 1500]))]
+        vocabulary = [
+            f"w{int(rng.paretovariate(0.6)) % 3000}" for _ in range(rng.choice([5, 150, 400, 1500]))
+        ]
         text = " ".join(word + rng.choice([""] * 9 + [".", ". Then", ", said Tom"]) for word in vocabulary)
         out.append(f"{i} " + text.replace(". ", rng.choice([". ", ".\n", ".\n\n", ".\r\n\r\n"])))
     return out
@@ -206,9 +224,19 @@ GOOD = b'{"text": "fine"}\n'
 
 
 BAD = [  # file name, contents, the message's pattern, documents left with --skip_bad
-    ("a.txt", b"one\n\n<|doc|>\ntwo\nthr\xffee\n<|doc|>\nfour\n<|doc|>\nfive", r"a\.txt, line 5: not UTF-8", 3),
+    (
+        "a.txt",
+        b"one\n\n<|doc|>\ntwo\nthr\xffee\n<|doc|>\nfour\n<|doc|>\nfive",
+        r"a\.txt, line 5: not UTF-8",
+        3,
+    ),
     ("a.jsonl", GOOD * 2 + b'\n{"text": \n' + GOOD, r"a\.jsonl, line 4: not JSON", 3),
-    ("a.jsonl", GOOD * 2 + b'{"txt": "x"}\n[1]\n{"text": null}\n', r"a\.jsonl, line 3: no text in field text", 2),
+    (
+        "a.jsonl",
+        GOOD * 2 + b'{"txt": "x"}\n[1]\n{"text": null}\n',
+        r"a\.jsonl, line 3: no text in field text",
+        2,
+    ),
     ("a.jsonl", GOOD * 2 + b'{"text": "\\ud800"}\n{"text": "\xff"}\n', r"a\.jsonl, line 3: not UTF-8", 2),
     ("a.txt.xz", lzma.compress(TEXT)[:-700], r"a\.txt\.xz: broken or cut short", None),
     ("a.txt.gz", gzip.compress(TEXT, mtime=0)[:-700], r"a\.txt\.gz: broken or cut short", None),

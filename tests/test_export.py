@@ -35,7 +35,9 @@ from model import Config, rope_frequencies
 from test_grow import CLONE, GROWTHS, KINDS, TOKENS, build, grow_nine, heads, logits, steps, tiny
 
 transformers = pytest.importorskip("transformers")
-SIZES = dict(num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, hidden_size=40, intermediate_size=70)
+SIZES = dict(
+    num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, hidden_size=40, intermediate_size=70
+)
 CHAT = ("{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
         "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}")  # fmt: skip
 TALK = [{"role": "user", "content": "Ann sees  the ball.\n"}]
@@ -77,7 +79,9 @@ def chat_model(request, tmp_path, sp_model):
     save_llama(hf, bos_token_id=1, eos_token_id=2, pad_token_id=2)
     if request.param == "byte level":
         pre = pytest.importorskip("tokenizers.pre_tokenizers").ByteLevel(add_prefix_space=False)
-        tok = save_byte_bpe(hf / "tokenizer.json", ["Ann sees the ball."], pre, ("<|endoftext|>", "<s>", "</s>"))
+        tok = save_byte_bpe(
+            hf / "tokenizer.json", ["Ann sees the ball."], pre, ("<|endoftext|>", "<s>", "</s>")
+        )
         tok.add_special_tokens(["<|im_start|>", "<|im_end|>"])
         tok.save(str(hf / "tokenizer.json"))
     else:  # as in ChatML fine-tunes of Llama 2: added tokens that tokenizer.model does not have
@@ -88,11 +92,22 @@ def chat_model(request, tmp_path, sp_model):
         tok.add_special_tokens(["<|im_start|>", "<|im_end|>"])
         assert tok.token_to_id("<|im_start|>") == 360
         tok.save(str(hf / "tokenizer.json"))
-    names = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "</s>", "tokenizer_class": "PreTrainedTokenizerFast"}
-    (hf / "tokenizer_config.json").write_text(json.dumps(names | {"chat_template": CHAT, "model_max_length": 64}))
+    names = {
+        "bos_token": "<s>",
+        "eos_token": "</s>",
+        "pad_token": "</s>",
+        "tokenizer_class": "PreTrainedTokenizerFast",
+    }
+    (hf / "tokenizer_config.json").write_text(
+        json.dumps(names | {"chat_template": CHAT, "model_max_length": 64})
+    )
     (hf / "special_tokens_map.json").write_text(json.dumps({"bos_token": "<s>", "eos_token": "</s>"}))
-    (hf / "generation_config.json").write_text(json.dumps({"bos_token_id": 1, "eos_token_id": [2], "temperature": 0.7}))
-    (hf / "README.md").write_text("---\nlicense: apache-2.0\nbase_model:\n- someone/small-llama\ntags: [x]\n---\nText.\n")
+    (hf / "generation_config.json").write_text(
+        json.dumps({"bos_token_id": 1, "eos_token_id": [2], "temperature": 0.7})
+    )
+    (hf / "README.md").write_text(
+        "---\nlicense: apache-2.0\nbase_model:\n- someone/small-llama\ntags: [x]\n---\nText.\n"
+    )
     (hf / "LICENSE").write_text("As you like.\n")
     return hf
 
@@ -109,7 +124,9 @@ def test_a_model_that_chats_comes_back_as_it_was(chat_model, tmp_path):
     start, end = before.convert_tokens_to_ids(["<|im_start|>", "<|im_end|>"])
     assert start in prompts[1]["input_ids"] and after.all_special_ids == before.all_special_ids
 
-    a, b = (transformers.AutoModelForCausalLM.from_pretrained(folder).eval() for folder in (chat_model, again))
+    a, b = (
+        transformers.AutoModelForCausalLM.from_pretrained(folder).eval() for folder in (chat_model, again)
+    )
     ids = torch.tensor([prompts[0]["input_ids"]])
     with torch.no_grad():
         assert (a(ids).logits - b(ids).logits).abs().max() <= 1e-5
@@ -147,7 +164,9 @@ def test_an_exported_model_stops_where_a_document_ends(sp_model, tmp_path):
     model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "hf")
     written = model.generate(prompt[:1], max_new_tokens=9, do_sample=False, pad_token_id=0)
     assert written[0, 9:].tolist() == [1]
-    assert transformers.AutoTokenizer.from_pretrained(tmp_path / "hf").eos_token == "<s>"  # what llama.cpp stops at
+    assert (
+        transformers.AutoTokenizer.from_pretrained(tmp_path / "hf").eos_token == "<s>"
+    )  # what llama.cpp stops at
 
 
 def test_an_imported_model_that_was_trained_on_stops_at_bos_too(chat_model, tmp_path):
@@ -173,7 +192,12 @@ def test_a_sentencepiece_tokenizer_that_is_there_as_json_alone(style, sp_model, 
         spec["model"]["merges"] = [" ".join(pair) for pair in spec["model"]["merges"]]
     if style == "metaspace":
         spec["normalizer"] = None
-        spec["pre_tokenizer"] = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": False}
+        spec["pre_tokenizer"] = {
+            "type": "Metaspace",
+            "replacement": "▁",
+            "prepend_scheme": "first",
+            "split": False,
+        }
     (hf / "tokenizer.json").write_text(json.dumps(spec))
     if style == "saved by transformers":
         save_checkpoint(tmp_path / "a.pt", checkpoint_of(sp_model))
@@ -183,7 +207,9 @@ def test_a_sentencepiece_tokenizer_that_is_there_as_json_alone(style, sp_model, 
     again = import_and_export(hf, tmp_path)
     mine = Tokenizer.from_dict(load_checkpoint(tmp_path / "ckpt.pt")["tokenizer"])
     assert (mine.kind, mine.bos, mine.eos, mine.dummy_prefix) == ("sentencepiece", 1, 2, True)
-    assert mine.sha256 == load_tokenizer(str(hf / "tokenizer.json")).sha256  # what prepare.py makes of the same file
+    assert (
+        mine.sha256 == load_tokenizer(str(hf / "tokenizer.json")).sha256
+    )  # what prepare.py makes of the same file
     for text in ("Ann sees the ball.\n\nBen  likes   the dog.", " a", "日本 🙂\t<s>", "x\n y", ""):
         ids = mine.encode(text)
         assert ids == tok.encode(text) and mine.decode(ids) == text
@@ -196,9 +222,15 @@ def test_a_sentencepiece_tokenizer_that_is_there_as_json_alone(style, sp_model, 
 def test_a_tokenizer_json_that_no_sentencepiece_model_says(sp_model, tmp_path):
     spec = export.tokenizer_json(load_tokenizer(sp_model).sp)
     for made, message in [
-        (spec | {"model": spec["model"] | {"merges": spec["model"]["merges"][:-1]}}, "not those of a sentencepiece model"),
+        (
+            spec | {"model": spec["model"] | {"merges": spec["model"]["merges"][:-1]}},
+            "not those of a sentencepiece model",
+        ),
         (spec | {"normalizer": {"type": "NFKC"}}, "it changes or splits the text"),
-        (spec | {"normalizer": None, "pre_tokenizer": {"type": "Metaspace"}}, "it changes or splits the text"),
+        (
+            spec | {"normalizer": None, "pre_tokenizer": {"type": "Metaspace"}},
+            "it changes or splits the text",
+        ),
         (spec | {"model": {"type": "BPE", "byte_fallback": True}}, "or a broken one"),
         (spec | {"model": spec["model"] | {"merges": ["ab"]}}, "not those of a sentencepiece model"),
         (spec | {"model": spec["model"] | {"vocab": ["a"]}}, "or a broken one"),
@@ -242,7 +274,13 @@ def test_the_context_is_not_the_training_length(data, stage, tmp_path):
     ok("export.py", "--from", hf, "--out", a)
     config = load_checkpoint(a)["config"]
     assert (config["context"], config["block_size"]) == (8192, 4096)
-    settings = [f"--data={data}", f"--init_from={a}", f"--out_dir={b}", "--block_size=32", "--tokens_per_step=128"]
+    settings = [
+        f"--data={data}",
+        f"--init_from={a}",
+        f"--out_dir={b}",
+        "--block_size=32",
+        "--tokens_per_step=128",
+    ]
     settings += ["--max_steps=2", "--compile=False", "--device=cpu", "--eval_tokens=256", "--sample_tokens=0"]
     ok("train.py", *settings)
     config = load_checkpoint(b / "ckpt.pt")["config"]
@@ -264,7 +302,9 @@ def test_a_longer_training_length_is_a_longer_context_and_old_checkpoints_have_t
     assert Config(**vars(cfg) | {"block_size": 48}).context == 48
     old = cfg.plain()
     del old["context"]
-    assert Config(**old) == cfg and cfg.flops_per_token() == Config(block_size=24, context=999).flops_per_token()
+    assert (
+        Config(**old) == cfg and cfg.flops_per_token() == Config(block_size=24, context=999).flops_per_token()
+    )
 
 
 def test_an_old_checkpoint_keeps_its_context_when_it_is_trained_on_shorter(tmp_path):
@@ -320,7 +360,9 @@ def test_a_model_with_all_rows_says_nothing_of_rows(sp_model, tmp_path):
 
 def test_a_mistral_without_a_window_is_a_llama(sp_model, tmp_path):
     hf = tmp_path / "hf"
-    config = transformers.MistralConfig(**SIZES | dict(vocab_size=380, max_position_embeddings=64, sliding_window=None))
+    config = transformers.MistralConfig(
+        **SIZES | dict(vocab_size=380, max_position_embeddings=64, sliding_window=None)
+    )
     theirs = transformers.MistralForCausalLM(config)
     theirs.save_pretrained(hf)
     shutil.copy(sp_model, hf / "tokenizer.model")
@@ -369,12 +411,18 @@ def test_a_tied_llama_may_store_either_name(stored, sp_model, tmp_path):
     tensors = safetensors.load_file(hf / "model.safetensors")
     w = tensors.pop("model.embed_tokens.weight", None)
     w = tensors.pop("lm_head.weight", w)
-    names = {"head": ["lm_head"], "embedding": ["model.embed_tokens"], "both": ["lm_head", "model.embed_tokens"]}
+    names = {
+        "head": ["lm_head"],
+        "embedding": ["model.embed_tokens"],
+        "both": ["lm_head", "model.embed_tokens"],
+    }
     tensors |= {f"{name}.weight": w.clone() for name in names[stored]}
     safetensors.save_file(tensors, hf / "model.safetensors", {"format": "pt"})
     ok("export.py", "--from", hf, "--out", tmp_path / "a.pt")
     with torch.no_grad():
-        assert (theirs(TOKENS).logits - build_model(load_checkpoint(tmp_path / "a.pt"))(TOKENS)).abs().max() <= 1e-5
+        assert (
+            theirs(TOKENS).logits - build_model(load_checkpoint(tmp_path / "a.pt"))(TOKENS)
+        ).abs().max() <= 1e-5
 
 
 def test_folders_that_are_no_llama_are_refused_in_a_line(sp_model, tmp_path):
@@ -401,19 +449,31 @@ def test_folders_that_are_no_llama_are_refused_in_a_line(sp_model, tmp_path):
     refused(folder("adapter_config.json", "adapter_model.safetensors"), "a LoRA adapter", "merge_and_unload")
     refused(folder("x.Q4_0.gguf"), "but GGUF: give the file, --from", "x.Q4_0.gguf")
     refused(folder("params.json", "consolidated.00.pth"), "Meta's params.json")
-    refused(folder("config.json", "tokenizer.model", "pytorch_model.bin"), "only pytorch_model.bin", "save_pretrained")
+    refused(
+        folder("config.json", "tokenizer.model", "pytorch_model.bin"),
+        "only pytorch_model.bin",
+        "save_pretrained",
+    )
     refused(hf / "model.safetensors", "neither a folder nor a .gguf file")
     refused(hf / "config.json", "neither a folder nor a .gguf file")
     refused(tmp_path / "none.gguf", "no such")
     lfs = folder("config.json", "tokenizer.model")
-    (lfs / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    (lfs / "model.safetensors").write_text(
+        "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
+    )
     refused(lfs, "a Git LFS pointer, not the weights: git lfs pull")
     (folder_of_folder := folder("tokenizer.model")).joinpath("config.json").mkdir()
     refused(folder_of_folder, "config.json: Is a directory")
 
-    sharded, index = folder("config.json", "tokenizer.model", "model.safetensors"), "model.safetensors.index.json"
+    sharded, index = (
+        folder("config.json", "tokenizer.model", "model.safetensors"),
+        "model.safetensors.index.json",
+    )
     (sharded / "model.safetensors").rename(sharded / "model-00001-of-00002.safetensors")
-    where = {"model.norm.weight": "model-00001-of-00002.safetensors", "lm_head.weight": "model-00002-of-00002.safetensors"}
+    where = {
+        "model.norm.weight": "model-00001-of-00002.safetensors",
+        "lm_head.weight": "model-00002-of-00002.safetensors",
+    }
     (sharded / index).write_text(json.dumps({"weight_map": where}))
     refused(sharded, "model-00002-of-00002.safetensors: missing", "1 of the 2 files")
     where |= {"lm_head.weight": where["model.norm.weight"], "model.layers.9.x": where["model.norm.weight"]}
@@ -447,7 +507,16 @@ def test_bfloat16_becomes_float32_and_bfloat16_again(sp_model, tmp_path):
     shutil.copy(sp_model, hf / "tokenizer.model")
     printed = ok("export.py", "--from", hf, "--out", tmp_path / "a.pt")
     assert "BF16" in printed and "a checkpoint has float32" in printed
-    command = [sys.executable, f"{HERE}/export.py", "--from", hf, "--out", tmp_path / "b.pt", "--dtype", "bfloat16"]
+    command = [
+        sys.executable,
+        f"{HERE}/export.py",
+        "--from",
+        hf,
+        "--out",
+        tmp_path / "b.pt",
+        "--dtype",
+        "bfloat16",
+    ]
     said = subprocess.run(command, capture_output=True, text=True)
     assert said.returncode == 2 and "a checkpoint has float32, since" in said.stderr
     ok("export.py", "--in", tmp_path / "a.pt", "--out", tmp_path / "hf2", "--dtype", "bfloat16")
@@ -532,7 +601,9 @@ LLAMA31 = {"rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0, "low_freq_fa
 @pytest.mark.parametrize("kind", ["sentencepiece", "byte level", "llama3"])
 def test_a_gguf_file_is_the_llama_it_was_made_of(kind, sp_model, tmp_path):
     pytest.importorskip("gguf")
-    says = {"tie_word_embeddings": kind == "byte level"} | ({"rope_parameters": LLAMA31} if kind == "llama3" else {})
+    says = {"tie_word_embeddings": kind == "byte level"} | (
+        {"rope_parameters": LLAMA31} if kind == "llama3" else {}
+    )
     tok = load_tokenizer(sp_model)
     if kind == "byte level":
         pre = pytest.importorskip("tokenizers.pre_tokenizers").ByteLevel(add_prefix_space=False)
@@ -552,7 +623,10 @@ def test_a_gguf_file_is_the_llama_it_was_made_of(kind, sp_model, tmp_path):
     assert ckpt["origin"]["license"] == "mit" and ckpt["ledger"]["from"] == "small"
     ok("export.py", "--in", tmp_path / "a.pt", "--out", tmp_path / "out")
     there = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
-    assert there.apply_chat_template(TALK, tokenize=False) == "<|im_start|>user\nAnn sees  the ball.\n<|im_end|>\n"
+    assert (
+        there.apply_chat_template(TALK, tokenize=False)
+        == "<|im_start|>user\nAnn sees  the ball.\n<|im_end|>\n"
+    )
     other = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
     with torch.no_grad():
         assert (theirs(TOKENS).logits - other(TOKENS).logits).abs().max() <= 1e-5
@@ -563,7 +637,12 @@ def test_bad_gguf_files_are_refused_in_a_line(sp_model, tmp_path):
     theirs = save_llama(tmp_path / "hf", vocab_size=360)
     write_gguf(tmp_path / "good.gguf", theirs, load_tokenizer(sp_model))
     good = (tmp_path / "good.gguf").read_bytes()
-    for name, data in [("empty", b""), ("text", b"hello" * 99), ("half", good[: len(good) // 2]), ("head", good[:200])]:
+    for name, data in [
+        ("empty", b""),
+        ("text", b"hello" * 99),
+        ("half", good[: len(good) // 2]),
+        ("head", good[:200]),
+    ]:
         (tmp_path / f"{name}.gguf").write_bytes(data)
         error, _ = run("export.py", "--from", tmp_path / f"{name}.gguf", "--out", tmp_path / "a.pt")
         assert "truncated, or no GGUF file" in error and "Traceback" not in error, (name, error)
@@ -572,7 +651,10 @@ def test_bad_gguf_files_are_refused_in_a_line(sp_model, tmp_path):
     w.write_kv_data_to_file()
     w.write_tensors_to_file()
     w.close()
-    assert "general.architecture is qwen2" in run("export.py", "--from", tmp_path / "qwen.gguf", "--out", tmp_path / "a.pt")[0]
+    assert (
+        "general.architecture is qwen2"
+        in run("export.py", "--from", tmp_path / "qwen.gguf", "--out", tmp_path / "a.pt")[0]
+    )
     shutil.copy(tmp_path / "good.gguf", tmp_path / "good-00001-of-00002.gguf")
     error, _ = run("export.py", "--from", tmp_path / "good-00001-of-00002.gguf", "--out", tmp_path / "a.pt")
     assert "one of several" in error
@@ -582,9 +664,16 @@ def test_bad_gguf_files_are_refused_in_a_line(sp_model, tmp_path):
 @pytest.mark.parametrize("growth", ["none", *GROWTHS, "stack", "clone", "nine"])
 def test_exported_logits_are_those_of_transformers(kind, growth, tmp_path, monkeypatch):
     transformers = pytest.importorskip("transformers")
-    ckpt, others = tiny(torch.float32, **KINDS[kind]), {"stack": dict(n_layer=5, init="stack"), "clone": CLONE | heads(kind, 12)}
+    ckpt, others = (
+        tiny(torch.float32, **KINDS[kind]),
+        {"stack": dict(n_layer=5, init="stack"), "clone": CLONE | heads(kind, 12)},
+    )
     if growth != "none":
-        ckpt = grow_nine(ckpt, kind) if growth == "nine" else grow(ckpt, **others.get(growth) or GROWTHS[growth](kind))[0]
+        ckpt = (
+            grow_nine(ckpt, kind)
+            if growth == "nine"
+            else grow(ckpt, **others.get(growth) or GROWTHS[growth](kind))[0]
+        )
         ckpt = steps(ckpt, 3, lr=1e-2)
     cfg = Config(**ckpt["config"])
     monkeypatch.setattr(export, "SHARD", 50_000 if kind == "gqa" else 10**9)  # several files, or one
@@ -601,8 +690,14 @@ def test_exported_logits_are_those_of_transformers(kind, growth, tmp_path, monke
 def test_a_llama_comes_back_to_the_bit(kind, tmp_path, sp_model):
     pytest.importorskip("safetensors")
     model = torch.from_numpy(np.fromfile(sp_model, np.uint8))
-    tokenizer = {"kind": "sentencepiece", "name": "tokenizer.model", "sha256": data_module.sha256(open(sp_model, "rb").read())}
-    ckpt = tiny(torch.float32, vocab_size=380, norm_eps=3e-6, rope_theta=5e5, **KINDS[kind])  # 20 rows more than tokens
+    tokenizer = {
+        "kind": "sentencepiece",
+        "name": "tokenizer.model",
+        "sha256": data_module.sha256(open(sp_model, "rb").read()),
+    }
+    ckpt = tiny(
+        torch.float32, vocab_size=380, norm_eps=3e-6, rope_theta=5e5, **KINDS[kind]
+    )  # 20 rows more than tokens
     save_checkpoint(tmp_path / "a.pt", ckpt | {"tokenizer": tokenizer | {"model": model}})
     ok("export.py", "--in", tmp_path / "a.pt", "--out", tmp_path / "hf")
     ok("export.py", "--from", tmp_path / "hf", "--out", tmp_path / "new/b.pt")
@@ -612,10 +707,15 @@ def test_a_llama_comes_back_to_the_bit(kind, tmp_path, sp_model):
     assert again["ledger"]["tokens"] == 0 and torch.equal(again["tokenizer"].pop("model"), model)
     assert again["tokenizer"] == tokenizer and os.listdir(tmp_path / "new") == ["b.pt"]
     for name in os.listdir(tmp_path / "hf"):  # the second's README.md says where it is from
-        assert (tmp_path / "hf2" / name).read_bytes() == (tmp_path / "hf" / name).read_bytes() or name == "README.md", name
+        assert (tmp_path / "hf2" / name).read_bytes() == (
+            tmp_path / "hf" / name
+        ).read_bytes() or name == "README.md", name
     assert "grown with Babel from hf of width 40" in (tmp_path / "hf2/README.md").read_text()
     ok("export.py", "--from", tmp_path / "hf", "--out", tmp_path / "short.pt", "--block_size", 16)
-    assert load_checkpoint(tmp_path / "short.pt")["config"] == ckpt["config"] | {"block_size": 16, "context": 24}
+    assert load_checkpoint(tmp_path / "short.pt")["config"] == ckpt["config"] | {
+        "block_size": 16,
+        "context": 24,
+    }
 
 
 LLAMAS = {  # of transformers: what a config says beside the sizes, and how it is stored
@@ -637,13 +737,21 @@ def test_a_llama_of_transformers_grows(kind, tmp_path, sp_model):
     """Its logits, those of what it becomes, and those of what that leaves as."""
     transformers = pytest.importorskip("transformers")
     says, stored = LLAMAS[kind]
-    sizes = dict(num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, hidden_size=40, intermediate_size=70)
+    sizes = dict(
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        hidden_size=40,
+        intermediate_size=70,
+    )
     config = transformers.LlamaConfig(**sizes | dict(vocab_size=380, max_position_embeddings=24) | says)
     torch.manual_seed(0)
     theirs, hf, out = transformers.LlamaForCausalLM(config), tmp_path / "hf", tmp_path / "ckpt.pt"
     for p in theirs.parameters():
         p.data += 0.1 * torch.randn_like(p)
-    theirs.to(stored.get("dtype", torch.float32)).save_pretrained(hf, max_shard_size=stored.get("max_shard_size", "1GB"))
+    theirs.to(stored.get("dtype", torch.float32)).save_pretrained(
+        hf, max_shard_size=stored.get("max_shard_size", "1GB")
+    )
     if "without" in stored:  # what Llama 1's config.json lacks
         c = json.loads((hf / "config.json").read_text())
         for name in ("num_key_value_heads", "head_dim", "rope_parameters", "attention_bias", "mlp_bias"):
@@ -654,9 +762,23 @@ def test_a_llama_of_transformers_grows(kind, tmp_path, sp_model):
     ok("export.py", "--from", hf, "--out", out)
     ckpt = load_checkpoint(out)
     with torch.no_grad():
-        wanted = transformers.AutoModelForCausalLM.from_pretrained(hf, dtype=torch.float32)(TOKENS[:, :-1]).logits
+        wanted = transformers.AutoModelForCausalLM.from_pretrained(hf, dtype=torch.float32)(
+            TOKENS[:, :-1]
+        ).logits
         assert (logits(ckpt) - wanted).abs().max() <= 1e-5
-        ok("grow.py", "--in", out, "--width", 60, "--heads", 6, "--depth", 3, "--head_dim", 2 * ckpt["config"]["head_dim"])
+        ok(
+            "grow.py",
+            "--in",
+            out,
+            "--width",
+            60,
+            "--heads",
+            6,
+            "--depth",
+            3,
+            "--head_dim",
+            2 * ckpt["config"]["head_dim"],
+        )
         ok("export.py", "--in", tmp_path / "grown.pt", "--out", tmp_path / "hf2")
         grown = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "hf2")
         assert grown.config.hidden_size == 60 and (grown(TOKENS[:, :-1]).logits - wanted).abs().max() <= 2e-5
@@ -680,16 +802,26 @@ def test_tokenizer_json(tmp_path):
                                   "--val", "0.2")  # fmt: skip
         tok = data_module.load_tokenizer(str(path))
         assert (tok.bos, tok.eos) == bos_eos and meta["bos"] == tok.bos and meta["dummy_prefix"] is False
-        assert meta["vocab_size"] == theirs.get_vocab_size() == tok.vocab_size and files["tokenizer.json"] == path.read_bytes()
+        assert (
+            meta["vocab_size"] == theirs.get_vocab_size() == tok.vocab_size
+            and files["tokenizer.json"] == path.read_bytes()
+        )
         assert data_module.sha256(path.read_bytes()) == meta["tokenizer"]["sha256"]
-        assert sorted(split_docs(tmp_path / name, "val", tok)) == sorted(set(docs) & set(split_docs(tmp_path / name, "val", tok)))
+        assert sorted(split_docs(tmp_path / name, "val", tok)) == sorted(
+            set(docs) & set(split_docs(tmp_path / name, "val", tok))
+        )
         for text in docs + [" ".join(special)]:
             ids = tok.encode(text)
             assert tok.decode([tok.bos, *ids]) == text and tok.token_bytes()[ids].sum() == len(text.encode())
             assert ids == theirs.encode(text).ids or "<|" in text  # which is text here, not a special token
             assert tok.decode(spell(ids, tok.spelling(), lambda i: True)) == text
     for name, split, options, message in [
-        ("prefix", pre.ByteLevel(add_prefix_space=True), {}, "not byte-level BPE that keeps the text as it is"),
+        (
+            "prefix",
+            pre.ByteLevel(add_prefix_space=True),
+            {},
+            "not byte-level BPE that keeps the text as it is",
+        ),
         ("nfc", smol, {"normalizer": normalizers.NFC()}, "not byte-level BPE that keeps the text as it is"),
         ("metaspace", pre.Metaspace(), {}, "not byte-level BPE that keeps the text as it is"),
         ("special", smol, {"special": ("<s>", "</s>")}, "has neither <|begin_of_text|> nor <|endoftext|>"),
@@ -713,7 +845,19 @@ def test_growing_your_own_llama(kind, data, tmp_path):
         text = f"{os.path.dirname(data)}/text.txt"
         save_byte_bpe(hf / kind, open(text).read().splitlines(), pre)
         folder = str(tmp_path / "d")
-        ok("prepare.py", "--input", text, "--out", folder, "--tokenizer", hf / kind, "--val", 0.2, "--workers", 1)
+        ok(
+            "prepare.py",
+            "--input",
+            text,
+            "--out",
+            folder,
+            "--tokenizer",
+            hf / kind,
+            "--val",
+            0.2,
+            "--workers",
+            1,
+        )
     n = json.loads(open(f"{folder}/meta.json").read())["vocab_size"]
     config = transformers.LlamaConfig(
         vocab_size=n + 5, hidden_size=32, intermediate_size=70, num_hidden_layers=1, num_attention_heads=4, num_key_value_heads=2,
@@ -724,31 +868,72 @@ def test_growing_your_own_llama(kind, data, tmp_path):
         shutil.copy(f"{data}/tokenizer.model", hf)
     a, b, c = tmp_path / "a.pt", tmp_path / "b", tmp_path / "c"
     ok("export.py", "--from", hf, "--out", a)
-    assert "the checkpoint has no validation text: give --text FILE" in run("sample.py", "--in", a, "--check")[0]
+    assert (
+        "the checkpoint has no validation text: give --text FILE" in run("sample.py", "--in", a, "--check")[0]
+    )
     (tmp_path / "t.txt").write_text("Ann sees the ball.")
-    ok("sample.py", "--in", a, "--check", "--text", tmp_path / "t.txt", "--n", 1, "--tokens", 9, "--device", "cpu")
-    stage = [f"--data={folder}", "--tokens_per_step=512", "--batch_size=4", "--max_steps=8", "--learning_rate=1e-2"]
+    ok(
+        "sample.py",
+        "--in",
+        a,
+        "--check",
+        "--text",
+        tmp_path / "t.txt",
+        "--n",
+        1,
+        "--tokens",
+        9,
+        "--device",
+        "cpu",
+    )
+    stage = [
+        f"--data={folder}",
+        "--tokens_per_step=512",
+        "--batch_size=4",
+        "--max_steps=8",
+        "--learning_rate=1e-2",
+    ]
     stage += ["--warmup_tokens=1024", "--log_interval=1", "--compile=False", "--device=cpu"]
     ok("train.py", *stage, f"--init_from={a}", f"--out_dir={b}")
     assert metrics(b, "tokens")[8] == 8 * 512 and metrics(b, "bpb")[8] < metrics(b, "bpb")[0]
-    assert float(re.search(r"max \|dlogit\| (\S+),", ok("grow.py", "--in", b / "ckpt.pt", "--double", "width"))[1]) < 1e-5
+    assert (
+        float(
+            re.search(r"max \|dlogit\| (\S+),", ok("grow.py", "--in", b / "ckpt.pt", "--double", "width"))[1]
+        )
+        < 1e-5
+    )
     ok("train.py", *stage, f"--init_from={b / 'grown.pt'}", f"--out_dir={c}")
-    assert metrics(c, "bpb")[0] == pytest.approx(metrics(b, "bpb")[8], abs=1e-3) and metrics(c, "bpb")[8] < metrics(b, "bpb")[8]
-    assert ok("sample.py", "--in", c / "ckpt.pt", "--prompt", "Ann", "--tokens", 5, "--device", "cpu").startswith("Ann")
+    assert (
+        metrics(c, "bpb")[0] == pytest.approx(metrics(b, "bpb")[8], abs=1e-3)
+        and metrics(c, "bpb")[8] < metrics(b, "bpb")[8]
+    )
+    assert ok(
+        "sample.py", "--in", c / "ckpt.pt", "--prompt", "Ann", "--tokens", 5, "--device", "cpu"
+    ).startswith("Ann")
     ok("export.py", "--in", c / "ckpt.pt", "--out", tmp_path / "hf2")
     grown = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "hf2").eval()
-    tokenizer, model = transformers.AutoTokenizer.from_pretrained(tmp_path / "hf2"), build_model(load_checkpoint(c / "ckpt.pt"))
+    tokenizer, model = (
+        transformers.AutoTokenizer.from_pretrained(tmp_path / "hf2"),
+        build_model(load_checkpoint(c / "ckpt.pt")),
+    )
     ids = torch.tensor([tokenizer("Ann sees the ball. Ben likes the dog.")["input_ids"]])
     with torch.no_grad():
         assert (grown(ids).logits - model(ids)).abs().max() <= 1e-5
     card = (tmp_path / "hf2/README.md").read_text()
-    assert "grown with Babel from hf of width 32" in card and "read 8,192 tokens" in card and "beside what that had read" in card
+    assert (
+        "grown with Babel from hf of width 32" in card
+        and "read 8,192 tokens" in card
+        and "beside what that had read" in card
+    )
     other = tmp_path / "other"
     shutil.copytree(folder, other)
     meta = json.loads((other / "meta.json").read_text())
     meta["tokenizer"]["sha256"] = "0"
     (other / "meta.json").write_text(json.dumps(meta))
-    assert "not the one that" in run("train.py", *stage, f"--init_from={a}", f"--out_dir={tmp_path / 'e'}", f"--data={other}")[0]
+    assert (
+        "not the one that"
+        in run("train.py", *stage, f"--init_from={a}", f"--out_dir={tmp_path / 'e'}", f"--data={other}")[0]
+    )
 
 
 @pytest.fixture
@@ -777,13 +962,22 @@ def test_bad_input_to_export(llama, tmp_path):
 
     for change, message in [
         ({"model_type": "qwen2"}, "model_type is qwen2, and model.py has only llama"),
-        ({"architectures": ["LlamaForSequenceClassification"]}, "architectures is ['LlamaForSequenceClassification']"),
+        (
+            {"architectures": ["LlamaForSequenceClassification"]},
+            "architectures is ['LlamaForSequenceClassification']",
+        ),
         ({"attention_bias": True}, "attention_bias is True"),
         ({"mlp_bias": True}, "mlp_bias is True"),
         ({"hidden_act": "gelu"}, "hidden_act is gelu, and model.py has only silu"),
         ({"quantization_config": {"quant_method": "gptq"}}, "quantization_config is True"),
-        ({"rope_scaling": {"type": "linear", "factor": 2}, "rope_parameters": None}, "rope_scaling is linear, and model.py has"),
-        ({"rope_parameters": {"rope_type": "yarn", "factor": 4}}, "rope_scaling is yarn, and model.py has only default or"),
+        (
+            {"rope_scaling": {"type": "linear", "factor": 2}, "rope_parameters": None},
+            "rope_scaling is linear, and model.py has",
+        ),
+        (
+            {"rope_parameters": {"rope_type": "yarn", "factor": 4}},
+            "rope_scaling is yarn, and model.py has only default or",
+        ),
         ({"rope_parameters": {"rope_type": "dynamic"}}, "rope_scaling is dynamic"),
         ({"rope_parameters": {"rope_type": "llama3"}}, "factor = None, expected a number"),
         ({"rope_parameters": "yes"}, "rope_parameters = 'yes', expected an object"),
@@ -793,28 +987,49 @@ def test_bad_input_to_export(llama, tmp_path):
         ({"rms_norm_eps": "tiny"}, "rms_norm_eps = 'tiny', expected a number"),
         ({"num_key_value_heads": 3}, "n_head = 4 is not a multiple of n_kv_head = 3"),
         ({"head_dim": 7}, "head_dim = 7 is odd"),
-        ({"head_dim": None, "hidden_size": 42}, "no head_dim, and hidden_size = 42 is no multiple of num_attention_heads = 4"),
+        (
+            {"head_dim": None, "hidden_size": 42},
+            "no head_dim, and hidden_size = 42 is no multiple of num_attention_heads = 4",
+        ),
         ({"num_hidden_layers": 0}, "n_layer = 0: must be positive"),
         ({"num_hidden_layers": 3}, "model.layers.2.input_layernorm.weight is missing"),
         ({"num_hidden_layers": 1}, "a Llama of this config.json has no model.layers.1."),
         ({"intermediate_size": 80}, "mlp.gate_proj.weight is F32 [70, 40], expected [80, 40]"),
         ({"vocab_size": 300}, "its tokenizer has 360 tokens, its config.json a vocab_size of 300"),
-        ({"tie_word_embeddings": True}, "its config.json ties the head to the embedding, but lm_head.weight is another"),
+        (
+            {"tie_word_embeddings": True},
+            "its config.json ties the head to the embedding, but lm_head.weight is another",
+        ),
     ]:
         export.write_json(llama / "config.json", config | change)
         refused(message)
-    for text, message in [("{", "config.json: broken, or no JSON"), ("[]", "config.json: expected an object, not a list")]:
+    for text, message in [
+        ("{", "config.json: broken, or no JSON"),
+        ("[]", "config.json: expected an object, not a list"),
+    ]:
         (llama / "config.json").write_text(text)
         refused(message)
     export.write_json(llama / "config.json", config)
-    for bad in (weights[:-1], weights[:100], b"", b"\xff" * 8 + weights[8:], weights[:8] + b"x" + weights[9:]):
+    for bad in (
+        weights[:-1],
+        weights[:100],
+        b"",
+        b"\xff" * 8 + weights[8:],
+        weights[:8] + b"x" + weights[9:],
+    ):
         (llama / "model.safetensors").write_bytes(bad)
         refused("model.safetensors: missing, truncated, or no safetensors file")
     for changed, message in [
         ({k: v for k, v in tensors.items() if k != q}, f"{q} is missing"),
-        (tensors | {q: tensors[q].T.contiguous()}, f"{q} is F32 [40, 24], expected [24, 40] of F32, BF16, F16"),
+        (
+            tensors | {q: tensors[q].T.contiguous()},
+            f"{q} is F32 [40, 24], expected [24, 40] of F32, BF16, F16",
+        ),
         (tensors | {q: tensors[q].to(torch.int8)}, f"{q} is I8 [24, 40]"),
-        (tensors | {f"{q[:-6]}bias": tensors[q][:, 0].contiguous()}, "a Llama of this config.json has no model.layers.1."),
+        (
+            tensors | {f"{q[:-6]}bias": tensors[q][:, 0].contiguous()},
+            "a Llama of this config.json has no model.layers.1.",
+        ),
     ]:
         safetensors.save_file(changed, llama / "model.safetensors")
         refused(message)
@@ -840,7 +1055,9 @@ def test_importing_takes_the_memory_of_a_tensor_not_of_a_model(tmp_path, sp_mode
     pytest.importorskip("safetensors")
     peak = {}
     for n_layer in (1, 48):
-        cfg = Config(n_layer=n_layer, n_head=2, n_embd=256, head_dim=128, ffn_dim=1024, vocab_size=400, block_size=64)
+        cfg = Config(
+            n_layer=n_layer, n_head=2, n_embd=256, head_dim=128, ffn_dim=1024, vocab_size=400, block_size=64
+        )
         folder = tmp_path / f"hf{n_layer}"
         folder.mkdir()
         export.write_json(folder / "config.json", export.llama_config(cfg, "float32", 1, 2))
@@ -848,5 +1065,7 @@ def test_importing_takes_the_memory_of_a_tensor_not_of_a_model(tmp_path, sp_mode
         export.write_safetensors(folder, export.llama_tensors(cfg, weights), "float32")
         shutil.copy(sp_model, folder / "tokenizer.model")
         out = tmp_path / f"{n_layer}.pt"
-        peak[n_layer] = peak_anonymous_memory([sys.executable, f"{HERE}/export.py", "--from", folder, "--out", out])
+        peak[n_layer] = peak_anonymous_memory(
+            [sys.executable, f"{HERE}/export.py", "--from", folder, "--out", out]
+        )
     assert os.path.getsize(out) > 200e6 and peak[48] < peak[1] + 50, peak  # MB; its largest tensor has 1 MB

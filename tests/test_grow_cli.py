@@ -95,7 +95,8 @@ def test_what_is_finished():
 
 @pytest.mark.parametrize("horizon, ended", [(900, True), (901, False), (0, False)])
 def test_what_is_finished_in_checkpoints_of_older_versions(horizon, ended, tmp_path):
-    """They had no schedule; a generation had a horizon, and a rate of 0 until it was trained; a trunk a branch."""
+    """They had no schedule; a generation had a horizon, and a rate of 0 until it was trained; a trunk a
+    branch."""
     ckpt = tiny()
     ckpt["ledger"]["tokens"] = 900
     (generation,) = ckpt["config"]["generations"]
@@ -437,13 +438,26 @@ def test_the_readme_has_the_rules_that_are_executed():
 
 def test_every_slab_that_can_be_born_has_a_rule():
     for kind, axes in grow.SHAPES.items():
-        names = [axis for axis in axes if type(axis) is str] + (["layer"] if kind not in ("wte", "head") else [])
+        names = [axis for axis in axes if type(axis) is str] + (
+            ["layer"] if kind not in ("wte", "head") else []
+        )
         for axis in names:
-            assert all(grow.start_of(kind, axis, init)[0] for init in ("random", "copy", "eye", "stack")), (kind, axis)
+            assert all(grow.start_of(kind, axis, init)[0] for init in ("random", "copy", "eye", "stack")), (
+                kind,
+                axis,
+            )
 
 
 def test_nearest_size():
-    ladder = [(8, 512, 4), (8, 768, 6), (8, 1024, 8), (16, 1024, 8), (16, 1536, 12), (16, 2048, 16), (32, 2048, 16)]
+    ladder = [
+        (8, 512, 4),
+        (8, 768, 6),
+        (8, 1024, 8),
+        (16, 1024, 8),
+        (16, 1536, 12),
+        (16, 2048, 16),
+        (32, 2048, 16),
+    ]
     for (layers, width, n_head), (next_layers, next_width, _) in zip(ladder, ladder[1:]):
         cfg = Config(n_layer=layers, n_embd=width, n_head=n_head)
         n = 2 * skeleton(cfg).count_params()["non_embedding"]
@@ -457,20 +471,29 @@ def test_nearest_size():
 def test_growing_takes_the_memory_of_a_tensor_not_of_a_model(tmp_path):
     peak = {}
     for n_layer in (1, 48):
-        cfg = Config(n_layer=n_layer, n_head=2, n_embd=256, head_dim=128, ffn_dim=1024, vocab_size=300, block_size=64)
+        cfg = Config(
+            n_layer=n_layer, n_head=2, n_embd=256, head_dim=128, ffn_dim=1024, vocab_size=300, block_size=64
+        )
         shapes = skeleton(cfg).state_dict()
 
         def lazy(w, fill):
             return Lazy(tuple(w.shape), torch.float32, fill)
 
-        drawn = {k: lazy(w, lambda out, k=k: out.fill_(1.0) if "norm" in k else out.normal_(0, 0.02)) for k, w in shapes.items()}
-        moments = {k: {m: lazy(w, lambda out: None) for m in ("exp_avg", "exp_avg_sq")} for k, w in shapes.items()}
+        drawn = {
+            k: lazy(w, lambda out, k=k: out.fill_(1.0) if "norm" in k else out.normal_(0, 0.02))
+            for k, w in shapes.items()
+        }
+        moments = {
+            k: {m: lazy(w, lambda out: None) for m in ("exp_avg", "exp_avg_sq")} for k, w in shapes.items()
+        }
         state = {k: {"step": torch.zeros(())} | both for k, both in moments.items()}
         ckpt = tiny() | {"config": cfg.plain(), "model": drawn, "optimizer": state}
         path = tmp_path / f"{n_layer}.pt"
         write_checkpoint(path, materialise(ckpt, f"{path}.scratch"))
         size = os.path.getsize(path) / 1e6
-        peak[n_layer] = peak_anonymous_memory([sys.executable, f"{HERE}/grow.py", "--in", path, "--double", "width", "--force"])
+        peak[n_layer] = peak_anonymous_memory(
+            [sys.executable, f"{HERE}/grow.py", "--in", path, "--double", "width", "--force"]
+        )
     assert size > 600 and peak[48] < peak[1] + 100, (size, peak)  # MB; its largest tensor has 1 MB
 
 

@@ -34,7 +34,10 @@ def test_the_plan_of_a_ladder(tmp_path):
             return t
 
         x = torch.zeros(tokens // 64, 65, dtype=torch.long)
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t), torch.autocast("cpu", torch.bfloat16):
+        with (
+            torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t),
+            torch.autocast("cpu", torch.bfloat16),
+        ):
             model(x[:, :-1], x[:, 1:])
         return sum(t.untyped_storage().nbytes() for t in storages.values())
 
@@ -47,8 +50,13 @@ def test_the_plan_of_a_ladder(tmp_path):
     stages = sorted(glob.glob(f"{HERE}/config/stage?.py"))
     printed = ok("runs/ladder.py", "plan", *stages, "--gpu", "h200", "--count", 8)
     assert len(re.findall(r"^stage\d ", printed, re.M)) == 9 and "6,738,415,616" in printed
-    assert re.findall(r"^stage[01] .* (\d+)%", printed, re.M) == ["0", "23"]  # stage 1 is grown at 1.59 of 1.59 + 5.36
-    assert float(re.search(r"all: .*?, (\S+) FLOPs", printed)[1]) == pytest.approx(4.01e21, rel=0.01)  # as config/stage8.py says
+    assert re.findall(r"^stage[01] .* (\d+)%", printed, re.M) == [
+        "0",
+        "23",
+    ]  # stage 1 is grown at 1.59 of 1.59 + 5.36
+    assert float(re.search(r"all: .*?, (\S+) FLOPs", printed)[1]) == pytest.approx(
+        4.01e21, rel=0.01
+    )  # as config/stage8.py says
     assert "--gpu tpu: one of h200" in run("runs/ladder.py", "plan", *stages, "--gpu", "tpu")[0]
     (tmp_path / "stage0.py").write_text("out_dir = 'x'\n")
     assert "stage0.py: max_steps is missing" in run("runs/ladder.py", "plan", tmp_path / "stage0.py")[0]
@@ -123,7 +131,10 @@ def test_a_ladder_is_one_schedule_and_goes_on_where_it_stopped(ladder, tmp_path)
     done = ladder_py("control", tmp_path / "s1/ckpt.pt", "1e-3", "--out", tmp_path / "c")
     assert done.returncode == 0, done.stderr
     control = load_checkpoint(tmp_path / "c/ckpt.pt")
-    assert control["ledger"]["flops"] == pytest.approx(ckpt["ledger"]["flops"], rel=0.2) and not control["lineage"]
+    assert (
+        control["ledger"]["flops"] == pytest.approx(ckpt["ledger"]["flops"], rel=0.2)
+        and not control["lineage"]
+    )
     assert control["config"]["n_embd"] == 64 and control["schedule"]["horizon"] == control["ledger"]["tokens"]
 
 

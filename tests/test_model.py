@@ -12,7 +12,9 @@ from test_grow import steps, tiny
 
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler")
-@pytest.mark.parametrize("alone, graphs", [(True, 2), (False, 8)])  # the trunk; two kinds of block, not one a layer; the loss
+@pytest.mark.parametrize(
+    "alone, graphs", [(True, 2), (False, 8)]
+)  # the trunk; two kinds of block, not one a layer; the loss
 def test_compiled_is_as_eager(alone, graphs):
     ckpt = tiny(torch.float32)
     for sizes in ({"n_embd": 48}, {"n_layer": 3}, {"n_embd": 56, "ffn_dim": 80}):
@@ -32,4 +34,6 @@ def test_evaluations_make_no_code_of_training_dynamic(stage, monkeypatch):
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
     ok("train.py", *stage, "--compile=True", "--eval_tokens=700", "--max_steps=6")
-    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 3  # the trunk with gradients and without, and the loss
+    assert (
+        torch._dynamo.utils.counters["stats"]["unique_graphs"] == 3
+    )  # the trunk with gradients and without, and the loss

@@ -91,7 +91,9 @@ def test_what_comes_into_the_folder_meanwhile_stays(tmp_path, sp_model, meanwhil
     files = [name, "--force"] if before else [name]
     prepare.main(["--input", *files, "--out", str(out), "--tokenizer", sp_model, "--workers", "1"])
     assert (out / "notes.md").read_text() == "keep" and (out / "mine" / "below").is_dir()
-    assert (out / "stage.train.bin").read_text() == "named as one of ours" and os.readlink(out / "link") == "nowhere"
+    assert (out / "stage.train.bin").read_text() == "named as one of ours" and os.readlink(
+        out / "link"
+    ) == "nowhere"
     assert "notes.md came meanwhile, and stays" in capsys.readouterr().err
     assert texts(out, sp_model) == sorted(DOCS)
     assert set(os.listdir(tmp_path)) - {"b.txt"} == {"a.txt", "out"}
@@ -155,7 +157,9 @@ def test_a_folder_that_cannot_be_made_is_named_before_the_work(tmp_path, sp_mode
         with pytest.raises(SystemExit, match=message) as e:
             run_prepare(tmp_path / out, name, sp_model, "--force")
         assert "\n" not in e.value.code and sorted(os.listdir(tmp_path)) == before and not work
-    monkeypatch.setattr(os, "mkdir", lambda *args: (_ for _ in ()).throw(OSError(30, "Read-only file system", args[0])))
+    monkeypatch.setattr(
+        os, "mkdir", lambda *args: (_ for _ in ()).throw(OSError(30, "Read-only file system", args[0]))
+    )
     with pytest.raises(SystemExit, match="Read-only file system"):
         run_prepare(tmp_path / "out", name, sp_model)
     assert not work
@@ -178,7 +182,9 @@ def test_a_mount_point_is_known(tmp_path, sp_model):
 
 
 def test_a_mount_within_a_file_system_is_known(tmp_path):
-    script = f"mount --bind '{tmp_path}/a b' '{tmp_path}/b c' && exec {sys.executable} -c \"$0\" '{tmp_path}/b c'"
+    script = (
+        f"mount --bind '{tmp_path}/a b' '{tmp_path}/b c' && exec {sys.executable} -c \"$0\" '{tmp_path}/b c'"
+    )
     (tmp_path / "a b").mkdir()
     (tmp_path / "b c").mkdir()
     code = "import prepare, sys; print(prepare.is_mount(sys.argv[1]))"
@@ -196,7 +202,9 @@ def test_parents_that_were_made_go_with_a_run_that_fails(tmp_path, sp_model):
     name = write_docs(tmp_path / "a.txt", ["one", "two"])
     (tmp_path / "bad.txt").write_bytes(b"\xff")
     with pytest.raises(SystemExit, match="not UTF-8"):
-        prepare.main(["--input", str(tmp_path / "bad.txt"), "--out", f"{tmp_path}/x/y/z", "--tokenizer", sp_model])
+        prepare.main(
+            ["--input", str(tmp_path / "bad.txt"), "--out", f"{tmp_path}/x/y/z", "--tokenizer", sp_model]
+        )
     assert sorted(os.listdir(tmp_path)) == ["a.txt", "bad.txt"]
     run_prepare(tmp_path / "x" / "y" / "z", name, sp_model)
 
@@ -310,7 +318,9 @@ def test_no_text_at_all_is_said_before_the_work(tmp_path, sp_model, data, monkey
     ]:
         (tmp_path / name).write_bytes(content)
         refused(tmp_path, [tmp_path / name], sp_model, rf"{name}: too little text")
-    refused(tmp_path, [tmp_path / "a.txt", tmp_path / "a.jsonl"], sp_model, "a.txt and 1 more: too little text")
+    refused(
+        tmp_path, [tmp_path / "a.txt", tmp_path / "a.jsonl"], sp_model, "a.txt and 1 more: too little text"
+    )
 
 
 def test_the_case_of_an_ending_does_not_matter(tmp_path, sp_model):
@@ -318,7 +328,9 @@ def test_the_case_of_an_ending_does_not_matter(tmp_path, sp_model):
         ("A.TXT", TEXT), ("B.Txt.GZ", gzip.compress(TEXT)), ("C.JSONL.Xz", lzma.compress(b'{"text": "x"}\n{"text": "y"}')),
     ]:  # fmt: skip
         (tmp_path / name).write_bytes(content)
-        assert prepared(tmp_path, tmp_path / name, sp_model) == (["x", "y"] if "JSONL" in name else sorted(DOCS))
+        assert prepared(tmp_path, tmp_path / name, sp_model) == (
+            ["x", "y"] if "JSONL" in name else sorted(DOCS)
+        )
     os.rename(write_docs(tmp_path / "d.parquet", DOCS), tmp_path / "D.PARQUET")
     assert prepared(tmp_path, tmp_path / "D.PARQUET", sp_model) == sorted(DOCS)
 
@@ -404,7 +416,9 @@ def test_skip_bad_leaves_out_the_bad_part_of_a_long_document(tmp_path, sp_model,
     whole = long_text("lines", 1_000_000)
     start, end = whole[:600_000], whole[600_000:]
     if kind == "jsonl":
-        content = b"".join(b'{"text": "' + text.replace(b"\n", b"\\n") + b'"}\n' for text in (start + b"\xff" + end, b"x"))
+        content = b"".join(
+            b'{"text": "' + text.replace(b"\n", b"\\n") + b'"}\n' for text in (start + b"\xff" + end, b"x")
+        )
     elif kind == "parquet":
         content = parquet([start + b"\xff" + end, b"x"], "binary")
     else:
@@ -418,7 +432,10 @@ def test_skip_bad_leaves_out_the_bad_part_of_a_long_document(tmp_path, sp_model,
     captured = capsys.readouterr()
     # in a .jsonl the byte is counted as the surrogate that stands for it
     lost = len(whole) - len(first) + (3 if kind == "jsonl" else 1)
-    assert f"not UTF-8 ({lost:,} bytes)" in captured.err and f"1 broken parts, {lost:,} bytes of text" in captured.out
+    assert (
+        f"not UTF-8 ({lost:,} bytes)" in captured.err
+        and f"1 broken parts, {lost:,} bytes of text" in captured.out
+    )
 
 
 BAD_ENDS = [
@@ -472,7 +489,9 @@ def test_an_empty_packed_file_is_broken(tmp_path, sp_model):
 def test_markers_are_known_by_any_line_end_and_behind_a_bom(tmp_path, sp_model, end, bom, piece, monkeypatch):
     monkeypatch.setattr(prepare, "PIECE", piece)
     docs = ["one", f"two{end}lines", "x<|doc|> is no marker, nor <|doc|>", "z" * 99 + "<|doc|>", f"{end}last"]
-    text = end.join([f"{bom}<|doc|>", docs[0], "<|doc|>", docs[1], " <|doc|>\t", docs[2], "<|doc|>", docs[3], ""])
+    text = end.join(
+        [f"{bom}<|doc|>", docs[0], "<|doc|>", docs[1], " <|doc|>\t", docs[2], "<|doc|>", docs[3], ""]
+    )
     text += f"{bom}<|doc|>{end}" + docs[4] + end  # as of another file with a BOM, appended
     (tmp_path / "a.txt").write_bytes(text.encode())
     assert prepared(tmp_path, tmp_path / "a.txt", sp_model) == sorted(docs)
@@ -486,7 +505,9 @@ def test_markers_are_known_by_any_line_end_and_behind_a_bom(tmp_path, sp_model, 
     refused(tmp_path, tmp_path / "b.txt", sp_model, rf"b.txt, line {line if piece > 99 else '.*'}: not UTF-8")
 
 
-@pytest.mark.parametrize("code", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be", "utf-16-le bom"])
+@pytest.mark.parametrize(
+    "code", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be", "utf-16-le bom"]
+)
 @pytest.mark.parametrize("kind", ["txt", "jsonl"])
 def test_utf_16_and_32_are_named(tmp_path, sp_model, code, kind):
     (tmp_path / "in").mkdir()
@@ -509,7 +530,9 @@ def test_nuls_are_named_but_a_single_one_may_be_meant(tmp_path, sp_model, capsys
     (tmp_path / "a.txt").write_bytes(TEXT + b"\0" * 100_000)  # as after a power failure
     refused(tmp_path, tmp_path / "a.txt", sp_model, "full of NULs")
     run_prepare(tmp_path / "out", tmp_path / "a.txt", sp_model, "--skip_bad")
-    assert "100,000 bytes of text" in capsys.readouterr().out.replace(f"{100_000 + len(DOCS[-1]) + 1:,}", "100,000")
+    assert "100,000 bytes of text" in capsys.readouterr().out.replace(
+        f"{100_000 + len(DOCS[-1]) + 1:,}", "100,000"
+    )
     (tmp_path / "b.jsonl").write_text('{"text": "a\\u0000b"}\n{"text": "c"}\n')
     assert prepared(tmp_path, tmp_path / "b.jsonl", sp_model) == ["a\0b", "c"]
     (tmp_path / "c.jsonl").write_text('{"text": "a\\u0000b\\u0000"}\n{"text": "c"}\n')
@@ -560,16 +583,22 @@ def test_parquet_text_of_any_type(tmp_path, sp_model, kind, rows):
     docs = [*make_docs(150), "naïve 日本"]
     (tmp_path / "a.parquet").write_bytes(parquet(docs[:100], kind, row_group_size=rows))
     assert prepared(tmp_path, tmp_path / "a.parquet", sp_model) == sorted(docs[:100])
-    binary = {"string": "binary", "dictionary": "dictionary of binary"}.get(kind, kind.replace("string", "binary"))
+    binary = {"string": "binary", "dictionary": "dictionary of binary"}.get(
+        kind, kind.replace("string", "binary")
+    )
     docs = [doc.encode() for doc in docs[:100]]
     (tmp_path / "b.parquet").write_bytes(parquet(docs, binary, row_group_size=rows))
     assert files_of(tmp_path / "out") == run_prepare(tmp_path / "b", tmp_path / "b.parquet", sp_model)[0]
-    (tmp_path / "b.parquet").write_bytes(parquet([*docs[:69], b"\xffx", None, *docs[69:]], binary, row_group_size=rows))
+    (tmp_path / "b.parquet").write_bytes(
+        parquet([*docs[:69], b"\xffx", None, *docs[69:]], binary, row_group_size=rows)
+    )
     refused(tmp_path, tmp_path / "b.parquet", sp_model, "b.parquet, row 70: not UTF-8: convert it, or")
     with pytest.raises(SystemExit, match="b.parquet, row 71: no text in field text"):
         bad = lambda fault, *rest: "UTF-8" in fault or sys.exit(fault)  # noqa: E731
         list(prepare.read_file(str(tmp_path / "b.parquet"), "text", b"", bad))
-    assert prepared(tmp_path, tmp_path / "b.parquet", sp_model, "--skip_bad") == sorted(doc.decode() for doc in docs)
+    assert prepared(tmp_path, tmp_path / "b.parquet", sp_model, "--skip_bad") == sorted(
+        doc.decode() for doc in docs
+    )
 
 
 def test_parquet_of_other_types_is_named_once(tmp_path, sp_model, capsys):
@@ -605,7 +634,9 @@ def test_a_broken_row_group_costs_its_rows_only(tmp_path, sp_model):
     at = chunk.data_page_offset + chunk.total_compressed_size // 2
     whole[at : at + 50] = b"\xff" * 50
     (tmp_path / "a.parquet").write_bytes(whole)
-    refused(tmp_path, tmp_path / "a.parquet", sp_model, r"a.parquet, rows 31 to 60: broken \(.*\): fetch it again")
+    refused(
+        tmp_path, tmp_path / "a.parquet", sp_model, r"a.parquet, rows 31 to 60: broken \(.*\): fetch it again"
+    )
     assert prepared(tmp_path, tmp_path / "a.parquet", sp_model, "--skip_bad") == sorted(docs[:30] + docs[60:])
 
 
@@ -646,7 +677,9 @@ def test_time_is_linear_in_the_length(kind):
         return max(best, 1e-3)
 
     for work in (prepare.words, prepare.chunks, prepare.by_structure):
-        assert seconds(work, 80_000) < 20 * seconds(work, 10_000), work.__name__  # 8 times the text; 64 if quadratic
+        assert seconds(work, 80_000) < 20 * seconds(work, 10_000), (
+            work.__name__
+        )  # 8 times the text; 64 if quadratic
 
 
 def test_no_mark_is_dropped_that_is_not_the_31st_in_a_row():
@@ -744,7 +777,9 @@ def test_formats_give_the_same_tokens(tmp_path, sp_model):
 
 def test_workers_give_the_same_bytes(tmp_path, sp_model, monkeypatch):
     monkeypatch.setattr(prepare, "PIECE", 2000)
-    name = write_docs(tmp_path / "in.txt", make_docs(200) + [" ".join(make_docs(300, 1)), "\n".join(make_docs(300, 2))])
+    name = write_docs(
+        tmp_path / "in.txt", make_docs(200) + [" ".join(make_docs(300, 1)), "\n".join(make_docs(300, 2))]
+    )
     one, _ = run_prepare(tmp_path / "one", name, sp_model)
     three, _ = run_prepare(tmp_path / "three", name, sp_model, "--workers", "3")
     assert one == three
@@ -770,7 +805,12 @@ def test_command_line_under_spawn(tmp_path, sp_model):
 def test_long_documents_are_cut_without_a_trace(tmp_path, sp_model, monkeypatch):
     monkeypatch.setattr(prepare, "PIECE", 1000)
     tok = data_module.load_tokenizer(sp_model)
-    long = ["\n".join(make_docs(99, 1) + ODD), " ".join(make_docs(99, 2)).replace("\n", " "), "日本語🙂" * 999, "z" * 9999]
+    long = [
+        "\n".join(make_docs(99, 1) + ODD),
+        " ".join(make_docs(99, 2)).replace("\n", " "),
+        "日本語🙂" * 999,
+        "z" * 9999,
+    ]
     name = write_docs(tmp_path / "in.txt", long)
     files, meta = run_prepare(tmp_path / "out", name, sp_model, "--val", "0.5")
     assert sum(s["documents"] for s in meta["splits"].values()) == 4
@@ -779,7 +819,9 @@ def test_long_documents_are_cut_without_a_trace(tmp_path, sp_model, monkeypatch)
     # between lines and before spaces the tokens are those of sentencepiece on the whole document
     for doc in long[:2]:
         ids = np.array([tok.bos] + tok.sp.encode(doc), meta["dtype"]).tobytes()
-        assert tok.encode(doc) == tok.sp.encode(doc) and any(ids in files[f"{s}.bin"] for s in ("train", "val"))
+        assert tok.encode(doc) == tok.sp.encode(doc) and any(
+            ids in files[f"{s}.bin"] for s in ("train", "val")
+        )
 
 
 def test_a_document_always_falls_on_the_same_side(tmp_path, sp_model):
@@ -794,7 +836,9 @@ def test_a_document_always_falls_on_the_same_side(tmp_path, sp_model):
 
 def test_tiny_inputs_have_a_val_split(tmp_path, sp_model, capsys):
     tok = data_module.load_tokenizer(sp_model)
-    _, meta = run_prepare(tmp_path / "two", write_docs(tmp_path / "two.txt", make_docs(2)), sp_model, "--val", "1e-9")
+    _, meta = run_prepare(
+        tmp_path / "two", write_docs(tmp_path / "two.txt", make_docs(2)), sp_model, "--val", "1e-9"
+    )
     assert [s["documents"] for s in meta["splits"].values()] == [1, 1]
     doc = " ".join(make_docs(20))
     run_prepare(tmp_path / "one", write_docs(tmp_path / "one.txt", [doc]), sp_model, "--val", "0.1")
@@ -866,7 +910,9 @@ def test_interrupted_run_leaves_nothing(tmp_path, sp_model, workers, signum):
         prepare_command(tmp_path / "out", name, sp_model, "--workers", workers),
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
+        preexec_fn=lambda: signal.signal(
+            signal.SIGINT, signal.SIG_DFL
+        ),  # a shell's background jobs ignore it
     )
     while not list(tmp_path.glob("out.*/*")):
         time.sleep(0.01)
@@ -880,7 +926,9 @@ def test_interrupted_run_leaves_nothing(tmp_path, sp_model, workers, signum):
 def test_sources_of_the_hub(tmp_path, sp_model, monkeypatch, kind):
     docs, asked = long_docs(20), []
 
-    def load_dataset(*args, **options):  # stands for the library of that name, on a file of the sources' schema
+    def load_dataset(
+        *args, **options
+    ):  # stands for the library of that name, on a file of the sources' schema
         asked.append((args, options))
         if kind == "jsonl":
             return map(json.loads, open(write_docs(tmp_path / "a.jsonl", docs)))
@@ -889,11 +937,15 @@ def test_sources_of_the_hub(tmp_path, sp_model, monkeypatch, kind):
         return iter(pyarrow.parquet.read_table(write_docs(tmp_path / "a.parquet", docs)).to_pylist())
 
     monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=load_dataset))
-    local, _ = run_prepare(tmp_path / "local", write_docs(tmp_path / "in.txt", docs), sp_model, "--words", "50,all")
+    local, _ = run_prepare(
+        tmp_path / "local", write_docs(tmp_path / "in.txt", docs), sp_model, "--words", "50,all"
+    )
     assert run_prepare(tmp_path / "hub", "simplewiki", sp_model, "--words", "50,all")[0] == local
     assert asked[0] == (("wikimedia/wikipedia", "20231101.simple"), {"split": "train", "streaming": True})
     monkeypatch.setattr(sys.modules["datasets"], "load_dataset", lambda *a, **k: 1 / 0)
-    with pytest.raises(SystemExit, match="tinystories: the Hugging Face hub gives an error: division by zero"):
+    with pytest.raises(
+        SystemExit, match="tinystories: the Hugging Face hub gives an error: division by zero"
+    ):
         run_prepare(tmp_path / "o", "tinystories", sp_model)
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(SystemExit, match="fineweb-edu: .*pip install datasets"):
@@ -908,11 +960,24 @@ def test_memory_is_bounded(tmp_path, sp_model):
     with lzma.open(tmp_path / "in.txt.xz", "wt", preset=0) as f:
         while size > 0:
             text = " ".join(rng.choices(words, cum_weights=weights, k=50000)).replace(" the", ".\n") + "\n"
-            size -= f.write(text * 2 if rng.random() < 0.5 else text + "<|doc|>\n")  # documents of up to many MB
+            size -= f.write(
+                text * 2 if rng.random() < 0.5 else text + "<|doc|>\n"
+            )  # documents of up to many MB
     code = "import prepare, resource, sys; prepare.main(sys.argv[1:]); " + "".join(
-        f"print(resource.getrusage(resource.RUSAGE_{who}).ru_maxrss // 1024, end=' '); " for who in ("SELF", "CHILDREN")
+        f"print(resource.getrusage(resource.RUSAGE_{who}).ru_maxrss // 1024, end=' '); "
+        for who in ("SELF", "CHILDREN")
     )
-    command = [sys.executable, "-c", code, "--tokenizer", sp_model, "--words", "2000,5000,all", "--workers", "2"]
+    command = [
+        sys.executable,
+        "-c",
+        code,
+        "--tokenizer",
+        sp_model,
+        "--words",
+        "2000,5000,all",
+        "--workers",
+        "2",
+    ]
     command += ["--input", str(tmp_path / "in.txt.xz"), "--out", str(tmp_path / "o")]
     env = {**os.environ, "PYTHONPATH": os.path.dirname(prepare.__file__)}
     done = subprocess.run(command, env=env, check=True, capture_output=True, text=True)

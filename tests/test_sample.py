@@ -613,11 +613,28 @@ def test_greedy_generation_is_that_of_the_full_forward():
 def test_tools_read_sharded_checkpoints(grown_run, tmp_path):
     stage, _ = grown_run
     b = tmp_path / "b"
-    assert torchrun(2, [*stage, f"--out_dir={b}", "--shard", "--stop_at=4", "--save_interval=2"]).returncode == 0
+    assert (
+        torchrun(2, [*stage, f"--out_dir={b}", "--shard", "--stop_at=4", "--save_interval=2"]).returncode == 0
+    )
     assert load_checkpoint(b / "ckpt.prev.pt")["step"] == 2 and load_checkpoint(b / "ckpt.pt")["step"] == 4
-    assert float(re.search(r"max \|dlogit\| (\S+),", ok("grow.py", "--in", b / "ckpt.pt", "--double", "width"))[1]) < 1e-5
+    assert (
+        float(
+            re.search(r"max \|dlogit\| (\S+),", ok("grow.py", "--in", b / "ckpt.pt", "--double", "width"))[1]
+        )
+        < 1e-5
+    )
     assert "ckpt.pt" in ok(
-        "sample.py", "--in", b / "ckpt.pt", b / "grown.pt", "--check", "--n", 2, "--tokens", 9, "--device", "cpu"
+        "sample.py",
+        "--in",
+        b / "ckpt.pt",
+        b / "grown.pt",
+        "--check",
+        "--n",
+        2,
+        "--tokens",
+        9,
+        "--device",
+        "cpu",
     )
     ok("export.py", "--in", b / "ckpt.pt", "--out", tmp_path / "hf")
     flip = runpy.run_path(os.path.join(HERE, "runs/reliability.py"))["flip"]
@@ -635,7 +652,9 @@ def test_tools_read_sharded_checkpoints(grown_run, tmp_path):
     for evil in (b"cos\nsystem\n(S'touch evil'\ntR.", b"", (b / "ckpt.prev.pt/.metadata").read_bytes()[:99]):
         (b / "ckpt.prev.pt/whole.pt").unlink(missing_ok=True)
         (b / "ckpt.prev.pt/.metadata").write_bytes(evil)
-        assert ".metadata: broken, or not what train.py wrote" in run("sample.py", "--in", b / "ckpt.prev.pt")[0]
+        assert (
+            ".metadata: broken, or not what train.py wrote" in run("sample.py", "--in", b / "ckpt.prev.pt")[0]
+        )
 
 
 def test_bad_input_to_sample(stage, tmp_path):

@@ -246,10 +246,15 @@ def test_one_and_several_processes_agree(stage, tmp_path, n, options, batch):
     for key in ("loss", "bpb"):
         one, two = metrics(tmp_path / "a", key), metrics(tmp_path / "b", key)
         assert one.keys() == two.keys() and max(abs(one[k] - two[k]) for k in one) < 1e-5 * n
-    assert load_checkpoint(tmp_path / "a/ckpt.pt")["ledger"]["read"] == load_checkpoint(tmp_path / "b/ckpt.pt")["ledger"]["read"]
+    assert (
+        load_checkpoint(tmp_path / "a/ckpt.pt")["ledger"]["read"]
+        == load_checkpoint(tmp_path / "b/ckpt.pt")["ledger"]["read"]
+    )
 
 
-@pytest.mark.parametrize("n, options", [(2, []), (4, []), (2, ["--recompute", "--freeze=[0]"]), (4, ["--batch_size=1"])])
+@pytest.mark.parametrize(
+    "n, options", [(2, []), (4, []), (2, ["--recompute", "--freeze=[0]"]), (4, ["--batch_size=1"])]
+)
 def test_sharded_is_as_plain(grown_run, tmp_path, n, options):
     """Three heads over two and four processes: shards of unequal sizes, and empty ones."""
     stage, one = grown_run
@@ -267,7 +272,9 @@ def test_sharded_is_as_plain(grown_run, tmp_path, n, options):
     assert os.path.isdir(tmp_path / "b/ckpt.pt") and near(weights(one), weights(tmp_path / "b"), 1e-4)
     a, b = load_checkpoint(one / "ckpt.pt"), load_checkpoint(tmp_path / "b/ckpt.pt")
     assert a.keys() == b.keys() and all(a[key] == b[key] for key in ("config", "step", "branch"))
-    assert a["ledger"]["read"] == b["ledger"]["read"] and torch.equal(a["tokenizer"]["model"], b["tokenizer"]["model"])
+    assert a["ledger"]["read"] == b["ledger"]["read"] and torch.equal(
+        a["tokenizer"]["model"], b["tokenizer"]["model"]
+    )
 
 
 def test_gradient_norms_by_generation(grown_run, tmp_path):
@@ -293,10 +300,13 @@ def test_gradient_norms_by_generation(grown_run, tmp_path):
 
 
 def test_resume_on_another_number_of_processes(grown_run, tmp_path):
-    """2 sharded -> 4 sharded -> 1 -> 2 not sharded -> 2 sharded: each goes on where the one before stopped."""
+    """2 sharded -> 4 sharded -> 1 -> 2 not sharded -> 2 sharded: each goes on where the one before
+    stopped."""
     stage, one = grown_run
     stage = [*stage, f"--out_dir={tmp_path / 'b'}"]
-    for i, (n, options) in enumerate([(2, ["--shard"]), (4, ["--shard"]), (1, []), (2, []), (2, ["--shard"])]):
+    for i, (n, options) in enumerate(
+        [(2, ["--shard"]), (4, ["--shard"]), (1, []), (2, []), (2, ["--shard"])]
+    ):
         resume = ["--resume"] if i else []
         done = torchrun(n, [*stage, *options, *resume, f"--stop_at={2 * i + 2}"])
         assert done.returncode == 0, done.stderr
@@ -330,7 +340,14 @@ train.main()
 
 def test_sigterm_to_torchrun_saves(grown_run, tmp_path):
     stage, _ = grown_run
-    stage = [*stage, f"--out_dir={tmp_path / 'b'}", "--shard", "--max_steps=100000", "--eval_interval=0", "--horizon_tokens=0"]
+    stage = [
+        *stage,
+        f"--out_dir={tmp_path / 'b'}",
+        "--shard",
+        "--max_steps=100000",
+        "--eval_interval=0",
+        "--horizon_tokens=0",
+    ]
     with torchrun(2, stage, popen=subprocess.Popen) as p:
         while "step 3/" not in p.stdout.readline():
             assert p.poll() is None, p.stderr.read()

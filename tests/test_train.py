@@ -24,8 +24,21 @@ from model import Config, Generation, Llama
 from train import Clock, rates, stage_clock, warm_again, warmed
 
 BASE = [
-    *("--n_layer=2", "--n_head=2", "--n_embd=32", "--head_dim=16", "--block_size=64", "--tokens_per_step=512"),
-    *("--batch_size=4", "--max_steps=20", "--learning_rate=1e-2", "--warmup_tokens=2048", "--eval_interval=0"),
+    *(
+        "--n_layer=2",
+        "--n_head=2",
+        "--n_embd=32",
+        "--head_dim=16",
+        "--block_size=64",
+        "--tokens_per_step=512",
+    ),
+    *(
+        "--batch_size=4",
+        "--max_steps=20",
+        "--learning_rate=1e-2",
+        "--warmup_tokens=2048",
+        "--eval_interval=0",
+    ),
     *("--eval_tokens=2048", "--log_interval=1", "--compile=False", "--device=cpu", "--sample_tokens=0"),
 ]
 
@@ -58,7 +71,13 @@ CLOCK = Clock(0, 8000, 10000)
 
 
 def test_rates_of_a_generation_climb_stay_and_fall():
-    assert [rates([OLD], t, CLOCK) for t in (50, 5000, 9000, 10000, 20000)] == [[0.25], [0.5], [0.25], [0.0], [0.0]]
+    assert [rates([OLD], t, CLOCK) for t in (50, 5000, 9000, 10000, 20000)] == [
+        [0.25],
+        [0.5],
+        [0.25],
+        [0.0],
+        [0.0],
+    ]
 
 
 def test_a_generation_keeps_its_peak_and_all_fall_together():
@@ -131,7 +150,13 @@ def test_train_grow_train_on_without_a_setting(base, tmp_path, policy):
     assert lr(tmp_path / "a") == pytest.approx(expected(1e-2))
     assert "rates fall from 8,192 tokens on, to 0 at 10,240, the end of this stage" in printed
     ok("grow.py", "--in", tmp_path / "a/ckpt.pt", "--double", "width")
-    grown = [*base, "--n_embd=64", "--n_head=4", f"--init_from={tmp_path / 'a/grown.pt'}", f"--out_dir={tmp_path / 'b'}"]
+    grown = [
+        *base,
+        "--n_embd=64",
+        "--n_head=4",
+        f"--init_from={tmp_path / 'a/grown.pt'}",
+        f"--out_dir={tmp_path / 'b'}",
+    ]
     printed = ok("train.py", *grown)
     times = 1.3 if policy == "shared" else 1
     assert lr(tmp_path / "b", 0) == pytest.approx(expected(1e-2, low=0.125))  # where the last step left it
@@ -145,7 +170,13 @@ def test_train_grow_train_on_without_a_setting(base, tmp_path, policy):
 def test_a_grown_run_that_had_not_decayed_goes_on_at_its_rate(base, tmp_path):
     ok("train.py", *base, f"--out_dir={tmp_path / 'a'}", "--stop_at=12")
     ok("grow.py", "--in", tmp_path / "a/ckpt.pt", "--double", "ffn")
-    ok("train.py", *base, f"--init_from={tmp_path / 'a/grown.pt'}", f"--out_dir={tmp_path / 'b'}", "--ffn_dim=0")
+    ok(
+        "train.py",
+        *base,
+        f"--init_from={tmp_path / 'a/grown.pt'}",
+        f"--out_dir={tmp_path / 'b'}",
+        "--ffn_dim=0",
+    )
     assert lr(tmp_path / "b", 0) == pytest.approx(expected(1e-2, low=1.0))
 
 
@@ -159,14 +190,21 @@ def test_a_told_ladder_is_one_schedule(base, tmp_path):
     both = lr(tmp_path / "a") + lr(tmp_path / "b")
     assert both == pytest.approx(expected(1e-2, n=40, fall=8))
     # the stage after the ladder's end is one of its own, and says so
-    printed = ok("train.py", *untold[:-1], f"--init_from={tmp_path / 'b/ckpt.pt'}", f"--out_dir={tmp_path / 'c'}")
+    printed = ok(
+        "train.py", *untold[:-1], f"--init_from={tmp_path / 'b/ckpt.pt'}", f"--out_dir={tmp_path / 'c'}"
+    )
     assert "the ladder's end, 20,480 tokens, is past" in printed
     assert lr(tmp_path / "c")[4:] == pytest.approx(expected(1e-2)[4:])
 
 
 def test_training_on_without_growing_takes_the_rate_that_is_given(base, tmp_path):
     ok("train.py", *base, f"--out_dir={tmp_path / 'a'}")
-    on = [*base, f"--init_from={tmp_path / 'a/ckpt.pt'}", f"--out_dir={tmp_path / 'b'}", "--learning_rate=3e-3"]
+    on = [
+        *base,
+        f"--init_from={tmp_path / 'a/ckpt.pt'}",
+        f"--out_dir={tmp_path / 'b'}",
+        "--learning_rate=3e-3",
+    ]
     ok("train.py", *on)
     assert lr(tmp_path / "b") == pytest.approx(expected(3e-3, low=0.00125 / 0.003))
 
@@ -227,7 +265,14 @@ def test_a_branch_ends_at_zero_whatever_a_step_is(base, tmp_path):
     for name, tokens in (("b", 256), ("c", 1024), ("d", 512)):
         (tmp_path / f"{name}-decay").mkdir()
         save_checkpoint(f"{tmp_path}/{name}-decay/ckpt.pt", load_checkpoint(tmp_path / "a-decay/ckpt.pt"))
-        ok("train.py", *base, f"--out_dir={tmp_path / name}", *branch, "--resume", f"--tokens_per_step={tokens}")
+        ok(
+            "train.py",
+            *base,
+            f"--out_dir={tmp_path / name}",
+            *branch,
+            "--resume",
+            f"--tokens_per_step={tokens}",
+        )
         got = lr(tmp_path / f"{name}-decay")
         assert len(got) == 5120 // tokens and all(0 < rate < 0.5e-2 for rate in got) and got[-1] < 0.06e-2
         assert np.diff(got) == pytest.approx([-1e-2 * tokens / 10240] * (len(got) - 1))
@@ -247,7 +292,12 @@ def test_what_has_ended_has_no_branch(base, tmp_path):
 
 @pytest.mark.parametrize("steps", [20, 60, 110])
 def test_the_default_warmup_ends_and_is_followed_without_a_jump(base, tmp_path, steps):
-    options = [*base, "--warmup_tokens=0", f"--max_steps={steps}", "--max_steps=20" if steps < 20 else "--seed=1"]
+    options = [
+        *base,
+        "--warmup_tokens=0",
+        f"--max_steps={steps}",
+        "--max_steps=20" if steps < 20 else "--seed=1",
+    ]
     ok("train.py", *options, f"--out_dir={tmp_path / 'a'}")
     assert lr(tmp_path / "a") == pytest.approx(expected(1e-2, steps, warm=steps / 10, fall=steps / 5))
 
@@ -276,7 +326,10 @@ def test_checkpoints_of_older_versions_go_on(base, tmp_path):
     g = {key: value for key, value in g.items() if not key.startswith("warm_")} | {"horizon": 10240}
     save_checkpoint(f"{tmp_path}/old.pt", old | {"config": old["config"] | {"generations": [g]}})
     read = load_checkpoint(tmp_path / "old.pt")
-    assert Config(**read["config"]) == Config(**new["config"]) and (read["schedule"]["horizon"], read["schedule"]["rates"]) == (
+    assert Config(**read["config"]) == Config(**new["config"]) and (
+        read["schedule"]["horizon"],
+        read["schedule"]["rates"],
+    ) == (
         10240,
         [0.0],
     )
@@ -292,26 +345,45 @@ def test_checkpoints_of_older_versions_go_on(base, tmp_path):
 @pytest.mark.parametrize(
     "setting, expects",
     [
-        *((f"{name}=-1", "0 or more") for name in ("grad_clip", "eval_interval", "save_interval", "log_interval")),
-        *((f"{name}=-1", "0 or more") for name in ("weight_decay", "warmup_tokens", "horizon_tokens", "branch_tokens")),
-        *((f"{name}=-1", "0 or more") for name in ("stop_at", "seed", "sample_tokens", "vocab_size", "n_kv_head")),
+        *(
+            (f"{name}=-1", "0 or more")
+            for name in ("grad_clip", "eval_interval", "save_interval", "log_interval")
+        ),
+        *(
+            (f"{name}=-1", "0 or more")
+            for name in ("weight_decay", "warmup_tokens", "horizon_tokens", "branch_tokens")
+        ),
+        *(
+            (f"{name}=-1", "0 or more")
+            for name in ("stop_at", "seed", "sample_tokens", "vocab_size", "n_kv_head")
+        ),
         *((f"{name}=-0.01", "above 0") for name in ("learning_rate", "adam_eps", "new_rate", "norm_eps")),
-        *((f"{name}=0", "above 0") for name in ("learning_rate", "max_steps", "batch_size", "tokens_per_step")),
+        *(
+            (f"{name}=0", "above 0")
+            for name in ("learning_rate", "max_steps", "batch_size", "tokens_per_step")
+        ),
         *((f"{name}=0", "above 0") for name in ("eval_tokens", "block_size", "n_layer", "rope_theta")),
-        *((f"{name}=1.5", "0 or more, and at most 1") for name in ("review", "decay_share", "floor", "beta1", "beta2")),
+        *(
+            (f"{name}=1.5", "0 or more, and at most 1")
+            for name in ("review", "decay_share", "floor", "beta1", "beta2")
+        ),
         ("learning_rate=1e999", "above 0"),
         ("device=gpu", "one of ('', 'cuda', 'mps', 'cpu')"),
     ],
 )
 def test_numbers_of_the_wrong_sign_are_refused(setting, expects):
-    with pytest.raises(ValueError, match=re.escape(f"--{setting.split('=')[0]}: ") + ".*expected " + re.escape(expects)):
+    with pytest.raises(
+        ValueError, match=re.escape(f"--{setting.split('=')[0]}: ") + ".*expected " + re.escape(expects)
+    ):
         train.configure([f"--{setting}"])
 
 
 def test_intervals_of_zero_mean_at_the_end_only(base, tmp_path):
     zero = ["--log_interval=0", "--eval_interval=0", "--save_interval=0", "--max_steps=3"]
     printed = ok("train.py", *base, *zero, f"--out_dir={tmp_path / 'a'}")
-    assert printed.count("| loss") == 1 and "step 3/3" in printed and list(metrics(tmp_path / "a", "bpb")) == [3]
+    assert (
+        printed.count("| loss") == 1 and "step 3/3" in printed and list(metrics(tmp_path / "a", "bpb")) == [3]
+    )
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is CUDA")
@@ -340,7 +412,8 @@ def test_resume_is_exact_whatever_the_evaluation_interval(stage, tmp_path):
 
 
 def test_bfloat16_trains_as_float32(grown_run, tmp_path):
-    """What a GPU does by default, on a grown model: near float32 without being it, exact when resumed, and sharded the same."""
+    """What a GPU does by default, on a grown model: near float32 without being it, exact when resumed, and
+    sharded the same."""
     stage, one = grown_run
     stage = [*stage, "--dtype=bfloat16"]
     ok("train.py", *stage, f"--out_dir={tmp_path / 'b'}")
@@ -361,24 +434,32 @@ def test_an_evaluation_writes_a_sample_and_changes_no_number(stage, data, tmp_pa
         raise AssertionError("compiled")
 
     generate, compiled = Llama.generate, torch.compile(lambda x: x + 1, backend=backend)
-    monkeypatch.setattr(Llama, "generate", lambda *args, **options: (compiled(torch.ones(1)), generate(*args, **options))[1])
+    monkeypatch.setattr(
+        Llama, "generate", lambda *args, **options: (compiled(torch.ones(1)), generate(*args, **options))[1]
+    )
     printed, samples = ok("train.py", *stage), metrics(tmp_path / "a", "sample")
     tok = data_module.load_tokenizer(f"{data}/tokenizer.model")
     start = tok.decode(np.fromfile(f"{data}/val.bin", tok.dtype)[:16])
     assert list(samples) == [0, 5, 10, 12] and len(set(samples.values())) == 4
     assert all(text.startswith(start) and len(text) > len(start) + 16 for text in samples.values())
-    assert all(f"    {line}\n" in printed for text in samples.values() for line in text.splitlines() if line.strip())
+    assert all(
+        f"    {line}\n" in printed for text in samples.values() for line in text.splitlines() if line.strip()
+    )
     b, c = (f"--out_dir={tmp_path / x}" for x in "bc")
     ok("train.py", *stage, b, "--sample_tokens=0")
-    assert not metrics(tmp_path / "b", "sample") and metrics(tmp_path / "a", "loss") == metrics(tmp_path / "b", "loss")
+    assert not metrics(tmp_path / "b", "sample") and metrics(tmp_path / "a", "loss") == metrics(
+        tmp_path / "b", "loss"
+    )
     assert same(weights(tmp_path / "a"), weights(tmp_path / "b"))
-    ok("train.py", *stage, c, "--vocab_size=1000", "--block_size=16", "--max_steps=1")  # rows that are no tokens; a full cache
+    ok(
+        "train.py", *stage, c, "--vocab_size=1000", "--block_size=16", "--max_steps=1"
+    )  # rows that are no tokens; a full cache
     assert list(metrics(tmp_path / "c", "sample")) == [0, 1]
 
 
 def terminal(stage, columns=50, until=None):
-    """Runs train.py on a terminal, with SIGINT once it shows `until` -> (exit status, the lines that the terminal shows, the
-    texts that its last line had on the way)"""
+    """Runs train.py on a terminal, with SIGINT once it shows `until` -> (exit status, the lines that the
+    terminal shows, the texts that its last line had on the way)"""
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (24, columns))
     env = {k: v for k, v in os.environ.items() if k != "COLUMNS"}
@@ -394,7 +475,11 @@ def terminal(stage, columns=50, until=None):
                     until = None
     os.close(ours)
     lines = [line.split("\r\033[K") for line in raw.decode().replace("\r\n", "\n").split("\n")]
-    return p.returncode, [line[-1] for line in lines], [text for line in lines for text in line if text.startswith("step ")]
+    return (
+        p.returncode,
+        [line[-1] for line in lines],
+        [text for line in lines for text in line if text.startswith("step ")],
+    )
 
 
 def test_progress_is_one_line_of_a_terminal(stage, tmp_path):
@@ -403,8 +488,12 @@ def test_progress_is_one_line_of_a_terminal(stage, tmp_path):
     assert {text.split(" | ")[0].split()[1] for text in progress} == {f"{i}/12" for i in range(1, 13)}
     assert max(map(len, progress)) == 49 and progress[-1].startswith("step 12/12 100% | loss ")
     i = lines.index(progress[-1])  # all that is left of them, after the evaluations and before the summary
-    assert code == 0 and [text for text in lines if " | " in text] == [lines[i]] and lines[i + 1] == "step: 12"
-    assert [text.split(":")[0] for text in lines[:i] if "val loss" in text] == [f"step {k}" for k in (0, 5, 10, 12)]
+    assert (
+        code == 0 and [text for text in lines if " | " in text] == [lines[i]] and lines[i + 1] == "step: 12"
+    )
+    assert [text.split(":")[0] for text in lines[:i] if "val loss" in text] == [
+        f"step {k}" for k in (0, 5, 10, 12)
+    ]
     assert lines[-2].startswith("checkpoint: ") and lines[-1] == ""
     assert not re.search(r"[\r\033]", ok("train.py", *stage, f"--out_dir={tmp_path / 'b'}"))
 
@@ -412,15 +501,29 @@ def test_progress_is_one_line_of_a_terminal(stage, tmp_path):
 def test_a_stop_and_an_error_are_whole_lines_of_a_terminal(stage, tmp_path):
     code, lines, _ = terminal([*stage, "--max_steps=100000", "--horizon_tokens=0"], until=b"step 7/")
     (stopped,) = (i for i, line in enumerate(lines) if line.startswith("stopped at step "))
-    assert code == 0 and lines[stopped].endswith("go on with --resume") and lines[stopped + 1].startswith("step ")
+    assert (
+        code == 0
+        and lines[stopped].endswith("go on with --resume")
+        and lines[stopped + 1].startswith("step ")
+    )
     code, lines, _ = terminal([*stage, f"--out_dir={tmp_path / 'b'}", "--learning_rate=1e38"])
-    assert code == 1 and lines[-3].startswith("step ") and re.match("train.py: step 1: loss .*nothing saved", lines[-2])
+    assert (
+        code == 1
+        and lines[-3].startswith("step ")
+        and re.match("train.py: step 1: loss .*nothing saved", lines[-2])
+    )
 
 
 def test_resume_of_a_grown_stage_is_exact(stage, tmp_path):
     ok("train.py", *stage)
     ok("grow.py", "--in", tmp_path / "a/ckpt.pt", "--width", 48, "--depth", 3)
-    stage += [f"--init_from={tmp_path / 'a/grown.pt'}", "--n_embd=48", "--n_head=3", "--n_layer=3", "--policy=shared"]
+    stage += [
+        f"--init_from={tmp_path / 'a/grown.pt'}",
+        "--n_embd=48",
+        "--n_head=3",
+        "--n_layer=3",
+        "--policy=shared",
+    ]
     ok("train.py", *stage, f"--out_dir={tmp_path / 'b'}")
     ok("train.py", *stage, f"--out_dir={tmp_path / 'c'}", "--stop_at=5")
     ok("train.py", *stage, f"--out_dir={tmp_path / 'c'}", "--resume")
@@ -443,7 +546,14 @@ def test_branch_decay_leaves_the_trunk(stage, tmp_path):
         f"--out_dir={tmp_path / 'b'}",
         "--stop_at=3",
     )
-    ok("train.py", *stage, "--branch=decay", "--branch_tokens=4096", f"--out_dir={tmp_path / 'b'}", "--resume")
+    ok(
+        "train.py",
+        *stage,
+        "--branch=decay",
+        "--branch_tokens=4096",
+        f"--out_dir={tmp_path / 'b'}",
+        "--resume",
+    )
     assert same(weights(tmp_path / "a-decay"), weights(tmp_path / "b-decay"))
 
 
@@ -458,7 +568,9 @@ def test_frozen_generations_stay(stage, tmp_path):
         "--freeze=[0]",
         f"--out_dir={tmp_path / 'b'}",
     )
-    old, grown, new = (load_checkpoint(tmp_path / x)["model"] for x in ("a/ckpt.pt", "a/grown.pt", "b/ckpt.pt"))
+    old, grown, new = (
+        load_checkpoint(tmp_path / x)["model"] for x in ("a/ckpt.pt", "a/grown.pt", "b/ckpt.pt")
+    )
     assert all(torch.equal(new[name], w) for name, w in old.items())
     assert all(not torch.equal(new[name], grown[name]) for name in new.keys() - old.keys())
     assert all(norms[0] == 0 < norms[1] for norms in metrics(tmp_path / "b", "grad_norm").values())
@@ -471,7 +583,11 @@ def test_a_loss_that_is_not_finite_stops_the_run(stage, tmp_path):
     ckpt["model"] = {k: v * float("inf") if k == "norm.gain.0" else v for k, v in ckpt["model"].items()}
     save_checkpoint(tmp_path / "bad.pt", ckpt)
     error, _ = run("train.py", *stage, f"--init_from={tmp_path / 'bad.pt'}", f"--out_dir={tmp_path / 'b'}")
-    assert "step 0: loss nan" in error and "rates [" in error and "last good checkpoint: " + str(tmp_path / "bad.pt") in error
+    assert (
+        "step 0: loss nan" in error
+        and "rates [" in error
+        and "last good checkpoint: " + str(tmp_path / "bad.pt") in error
+    )
     assert (tmp_path / "a/ckpt.pt").read_bytes() == before and not os.path.exists(tmp_path / "b/ckpt.pt")
 
 
@@ -496,8 +612,14 @@ def test_bad_input_to_train(stage, tmp_path, data):
         ([b, f"--init_from={tmp_path / 'short.pt'}"], "short.pt: truncated, or not a checkpoint"),
         ([b, f"--init_from={tmp_path / 'other.pt'}"], "other.pt: not a Babel checkpoint"),
         ([b, f"--init_from={tmp_path / 'a/ckpt.pt'}", "--n_embd=64"], "n_embd = 64, but"),
-        (["--resume", "--learning_rate=1e-3"], "learning_rate = 0.001, but this stage began with 0.01 and keeps it"),
-        ([b, "--tokens_per_step=1000"], "tokens_per_step = 1000 is no multiple of block_size 64 x 1 processes"),
+        (
+            ["--resume", "--learning_rate=1e-3"],
+            "learning_rate = 0.001, but this stage began with 0.01 and keeps it",
+        ),
+        (
+            [b, "--tokens_per_step=1000"],
+            "tokens_per_step = 1000 is no multiple of block_size 64 x 1 processes",
+        ),
         ([b, "--n_head=3", "--n_kv_head=2"], "n_head = 3 is not a multiple of n_kv_head = 2"),
         ([b, "--head_dim=15"], "head_dim = 15 is odd"),
         ([b, "--n_embd=0"], "n_embd = 0, expected above 0"),
@@ -518,11 +640,17 @@ def test_wandb_offline_or_missing_goes_on(stage, tmp_path, monkeypatch):
 
 def test_wandb_gets_what_metrics_jsonl_gets(stage, tmp_path, monkeypatch):
     logged = {}
-    run = types.SimpleNamespace(log=lambda values, step: logged.setdefault(step, {}).update(values), finish=lambda: None)
-    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=lambda **settings: run, Settings=dict))
+    run = types.SimpleNamespace(
+        log=lambda values, step: logged.setdefault(step, {}).update(values), finish=lambda: None
+    )
+    monkeypatch.setitem(
+        sys.modules, "wandb", types.SimpleNamespace(init=lambda **settings: run, Settings=dict)
+    )
     ok("train.py", *stage, "--wandb=True", "--max_steps=3")
     for line in map(json.loads, open(tmp_path / "a/metrics.jsonl")):
         for key, value in line.items():
-            for name, x in {f"{key}/0": value[0]}.items() if isinstance(value, list) else {key: value}.items():
+            for name, x in (
+                {f"{key}/0": value[0]}.items() if isinstance(value, list) else {key: value}.items()
+            ):
                 assert logged[line["step"]][name] == x
     assert {"lr/0", "grad_norm/0", "update_rms/0", "loss", "norm", "bpb", "sample"} <= logged[3].keys()

@@ -1,7 +1,7 @@
 """
-Does growing pay where the final size is about the best one for the budget? To 6 layers of 64 (0.32M parameters without
-embedding and head) with 4e13 FLOPs: 10.4M tokens for the control, 33 for each parameter. The text is that of ../cpu, whose
-docstring says how it is prepared.
+Does growing pay where the final size is about the best one for the budget? To 6 layers of 64 (0.32M
+parameters without embedding and head) with 4e13 FLOPs: 10.4M tokens for the control, 33 for each parameter.
+The text is that of ../cpu, whose docstring says how it is prepared.
 """
 
 import torch
@@ -38,11 +38,15 @@ def _wide(**settings):
 
 def _ladder(*untils):
     """Three doublings, by width, depth and width: 2.1, 2.0 and 1.9 times the parameters."""
-    return _chain(untils, _32 | dict(n_layer=3), dict(grow="--width 48 --heads 3 --ffn 128"), _deep(), _wide())
+    return _chain(
+        untils, _32 | dict(n_layer=3), dict(grow="--width 48 --heads 3 --ffn 128"), _deep(), _wide()
+    )
 
 
 def _chain(untils, *stages):
-    return [stage | dict(until=until) for stage, until in zip(stages, [*untils, 1.0])]  # the last may be given, too
+    return [
+        stage | dict(until=until) for stage, until in zip(stages, [*untils, 1.0])
+    ]  # the last may be given, too
 
 
 def draw_wte(ckpt):

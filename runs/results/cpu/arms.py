@@ -4,7 +4,8 @@ Does growing pay, at the scale of a CPU? To 6 layers of 128 (1.3M parameters wit
 
 $ python prepare.py --input all/ --out data/small98 --words 2000,5000,10000,all --rows 0.98 --wordlist easy.txt
 
-easy.txt: words.txt of a run of prepare.py on its stories alone. A model has 3,456 rows, and spells 13 % of the validation text.
+easy.txt: words.txt of a run of prepare.py on its stories alone. A model has 3,456 rows, and spells 13 % of
+the validation text.
 """
 
 import os
@@ -15,7 +16,9 @@ budget, seeds, control = (_spec[name] for name in ("budget", "seeds", "control")
 _shallow, _chain, _deep = (_spec[name] for name in ("_shallow", "_chain", "_deep"))
 deciding = ["scratch 4e-3", "scratch 2e-3", "stack, top", "64 wide, random"]
 common = _spec["common"] | dict(n_embd=128, head_dim=32, ffn_dim=384, eval_interval=200, save_interval=200)
-_4e3 = dict(learning_rate=4e-3)  # the first arms were trained so, before the controls had shown that 2e-3 is better
+_4e3 = dict(
+    learning_rate=4e-3
+)  # the first arms were trained so, before the controls had shown that 2e-3 is better
 _narrow = dict(n_head=3, n_embd=96, ffn_dim=256, until=0.25)  # 1.28 M / 1.78 without embedding and head
 _half = dict(n_head=2, n_embd=64, ffn_dim=192, until=0.25)
 
@@ -25,7 +28,9 @@ def _wide(how="", **settings):
 
 
 # 2.25, 1.93 and 1.93 times the parameters
-_ladder = _chain([0.05, 0.12, 0.28], _half | dict(n_layer=3), dict(grow="--width 96 --heads 3 --ffn 256"), _deep(), _wide())
+_ladder = _chain(
+    [0.05, 0.12, 0.28], _half | dict(n_layer=3), dict(grow="--width 96 --heads 3 --ffn 256"), _deep(), _wide()
+)
 
 
 def raise_gains(ckpt):

@@ -1,7 +1,7 @@
 """
-Does growing pay by depth, twice as deep as ../best_size? To 12 layers of 64 (0.64M parameters without embedding and head) with
-8e13 FLOPs: 12.6M tokens for the control, 20 for each parameter. The text is that of ../cpu, whose docstring says how it is
-prepared. The head is a fifth of a step's FLOPs, at 6 layers a third.
+Does growing pay by depth, twice as deep as ../best_size? To 12 layers of 64 (0.64M parameters without
+embedding and head) with 8e13 FLOPs: 12.6M tokens for the control, 20 for each parameter. The text is that of
+../cpu, whose docstring says how it is prepared. The head is a fifth of a step's FLOPs, at 6 layers a third.
 """
 
 import os

@@ -7,7 +7,9 @@ import os
 import runpy
 
 _spec = runpy.run_path(os.path.join(os.path.dirname(__file__), "../cpu/arms.py"))
-seeds, control, _chain, _deep, _wide = (_spec[name] for name in ("seeds", "control", "_chain", "_deep", "_wide"))
+seeds, control, _chain, _deep, _wide = (
+    _spec[name] for name in ("seeds", "control", "_chain", "_deep", "_wide")
+)
 _half, _narrow, _ladder = (_spec[name] for name in ("_half", "_narrow", "_ladder"))
 budget = 1.2e14
 deciding = ["scratch 2e-3", "3 x 64, 3 x 96, 6 x 96, 6 x 128"]
@@ -23,5 +25,7 @@ arms = {
     "scratch 4e-3": [dict(learning_rate=4e-3)],
     "scratch 2e-3, half the budget": [dict(until=0.5)],
     # ready, not trained yet
-    "a smaller one from scratch, 6 x 64, 1e-3": [dict(n_head=4, n_embd=64, head_dim=16, ffn_dim=192, learning_rate=1e-3)],
+    "a smaller one from scratch, 6 x 64, 1e-3": [
+        dict(n_head=4, n_embd=64, head_dim=16, ffn_dim=192, learning_rate=1e-3)
+    ],
 }

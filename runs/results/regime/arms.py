@@ -4,9 +4,10 @@ The regime, for the control first: batch, rate and decay of 6 layers of 64 (0.32
 
 $ python prepare.py --input text/ --out data/late --tokenizer bpe768.model --val 0.005
 
-text/: the training files, 384 MB, 162M tokens; the validation text is 41 documents, of which 131,072 tokens are read.
-log.md has what was expected and what came, and the means of checkpoints, which are no arms. The trunks of
-lines.jsonl were trained in one piece, and every 40th of them was kept; the code was that of a4b2757.
+text/: the training files, 384 MB, 162M tokens; the validation text is 41 documents, of which 131,072 tokens
+are read. log.md has what was expected and what came, and the means of checkpoints, which are no arms. The
+trunks of lines.jsonl were trained in one piece, and every 40th of them was kept; the code was that of
+a4b2757.
 """
 
 budget = 2.479e13
@@ -25,7 +26,9 @@ def _decay(share, until=1.0, **settings):
     """A trunk that is kept at 0.6, 0.8 and 0.9 of its budget, and a decay over the last share of it."""
     kept = [at for at in (0.6, 0.8, 0.9) if at < 1 - share + 1e-6]
     trunk = [settings | dict(until=at * until) for at in kept]
-    return [*trunk, dict(branch="decay", until=until)] if share else [*trunk, dict(decay_share=0.0, until=until)]
+    return (
+        [*trunk, dict(branch="decay", until=until)] if share else [*trunk, dict(decay_share=0.0, until=until)]
+    )
 
 
 _20 = _decay(0.2)
@@ -35,7 +38,10 @@ arms = {
     "scratch 2e-3, decay 40 %": _decay(0.4),
     "scratch 2e-3, decay 20 %, half the budget": _decay(0.2, until=0.5),
     "no decay, 2e-3": _decay(0.0),
-    "scratch 2e-3, decay 20 % at 8,192": [*_20[:-1], dict(branch="decay", tokens_per_step=8192, batch_size=64)],
+    "scratch 2e-3, decay 20 % at 8,192": [
+        *_20[:-1],
+        dict(branch="decay", tokens_per_step=8192, batch_size=64),
+    ],
     "scratch 4e-3, 8,192, decay 20 %": _decay(0.2, **_8192),
     "scratch 4e-3, 8,192, decay 20 %, half the budget": _decay(0.2, until=0.5, **_8192),
     "scratch 4e-3, 8,192, decay 40 %": _decay(0.4, **_8192),

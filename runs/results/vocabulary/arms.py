@@ -1,6 +1,7 @@
 """
-Is a vocabulary that grows worth anything? As ../best_size, whose sizes and settings these are, but to 6,144 rows, of which the
-small model has 3,456 or all: 8.2M tokens for the control. Control 3 is "3 x 64, stack": the same growth, with all rows before it.
+Is a vocabulary that grows worth anything? As ../best_size, whose sizes and settings these are, but to 6,144
+rows, of which the small model has 3,456 or all: 8.2M tokens for the control. Control 3 is "3 x 64, stack":
+the same growth, with all rows before it.
 """
 
 import os
