@@ -1,0 +1,29 @@
+"""
+Does growing by depth still pay where the control's batch, rate and decay are tuned? 6 layers of 64, 768 rows, the text and the
+budget of ../regime, whose best control comes from there (its line was trained at a4b2757, the others at the commit that
+log.md names). One thread of one core, beside other work.
+"""
+
+budget = 2.479e13
+seeds = [1337]
+control = "scratch"
+common = dict(
+    data="data/late", n_layer=6, n_head=4, n_embd=64, head_dim=16, ffn_dim=192, block_size=128,
+    tokens_per_step=8192, batch_size=64, learning_rate=4e-3, warmup_tokens=100_000, eval_interval=108,
+    eval_tokens=131072, log_interval=27, save_interval=27, sample_tokens=0, device="cpu",
+)  # fmt: skip
+_decay = dict(branch="decay")
+
+
+def _grown(at):
+    """3 layers until a share of the FLOPs, then plain copies on top; one clock decays all."""
+    return [dict(n_layer=3, until=at), dict(grow="--depth 6 --init stack", until=0.8), _decay]
+
+
+_trunk = [dict(until=0.6), dict(until=0.8)]
+arms = {
+    "scratch 4e-3, decay 20 %": [*_trunk, _decay],
+    "3 -> 6 at 25 %": _grown(0.25),
+    "3 -> 6 at 50 %": _grown(0.5),
+    "scratch 2e-3, decay 20 %": [*(stage | dict(learning_rate=2e-3) for stage in _trunk), _decay],
+}
