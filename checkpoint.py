@@ -1,17 +1,17 @@
 """
 Checkpoints: tensors and plain values only, so that loading one never runs code.
 
-A checkpoint is a dict, ckpt.pt, that torch.save wrote:
+A checkpoint is a dict that torch.save wrote to ckpt.pt:
 
     config     Config.plain(): the sizes and the generations
     model      {slab: tensor}, and row_of where the model has rows for part of the vocabulary
     optimizer  {slab: {'step', 'exp_avg', 'exp_avg_sq'}}; slabs without an entry start fresh
     ledger     tokens, FLOPs and seconds of all stages so far, and which sequences were read
-    lineage    how it grew, a dict a growth
+    lineage    how it grew: a dict for each growth
     step, settings, tokenizer, ...  of the run that wrote it
 
-Where parameters are sharded it is a folder: torch.distributed.checkpoint's files, and rest.pt with what is
-not sharded.
+Where parameters are sharded, ckpt.pt is a folder: torch.distributed.checkpoint's files, and rest.pt with what
+is not sharded.
 """
 
 import fcntl
@@ -35,31 +35,37 @@ import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.tensor import DTensor
 
+from data import one_line
 from model import Config, Llama, put
+
+OTHER = "use the one before, ckpt.prev.pt, or a copy"  # the remedy for a damaged checkpoint
 
 
 def optimizer_state(model: Llama, optimizer: torch.optim.Optimizer) -> dict[str, dict]:
-    """{parameter name: {'step', 'exp_avg', 'exp_avg_sq'}}: by name, so that it survives growth."""
+    """Return {parameter name: {'step', 'exp_avg', 'exp_avg_sq'}}: by name, so that it survives growth."""
     return {name: dict(optimizer.state[p]) for name, p in model.named_parameters() if p in optimizer.state}
 
 
 @torch.no_grad()
 def load_state(model: Llama, optimizer: torch.optim.Optimizer, ckpt: dict) -> None:
-    """A checkpoint's parameters and Adam state into a model, of which each process may have a shard, and its
-    optimizer. Parameters without a state start fresh. ValueError where the tensors are not those of the
-    model."""
+    """Load a checkpoint's parameters and Adam state into a model, which may be sharded, and its optimizer.
+    Parameters without a state start fresh. Raise ValueError where the tensors are not those of the model."""
+    # make room for Adam's state, sharded as the parameters are
     params, state = model.state_dict(), {}
     for name, p in model.named_parameters():
         if name in ckpt["optimizer"]:
             s = {key: torch.zeros_like(p) for key in ("exp_avg", "exp_avg_sq")}
-            counted = p.device if optimizer.defaults["fused"] else "cpu"
-            state[name] = optimizer.state[p] = s | {"step": torch.zeros((), device=counted)}
+            step_device = p.device if optimizer.defaults["fused"] else "cpu"
+            state[name] = optimizer.state[p] = s | {"step": torch.zeros((), device=step_device)}
+
+    # compare the tensors there with those here, before any is written
     for name, x in ckpt["model"].items():
         if name not in params or x.shape != params[name].shape:
             raise ValueError(f"the checkpoint's tensors are not those of its config: {name}, {list(x.shape)}")
     missing = params.keys() - ckpt["model"].keys() or ckpt["optimizer"].keys() - state.keys()
     if missing:
         raise ValueError(f"the checkpoint's tensors are not those of its config: {missing.pop()}")
+
     if "folder" in ckpt:
         return read_folder(ckpt["folder"], {"model": params, "optimizer": state})
     for name, p in params.items():
@@ -70,14 +76,13 @@ def load_state(model: Llama, optimizer: torch.optim.Optimizer, ckpt: dict) -> No
 
 
 def save_checkpoint(path: str, ckpt: dict, keep: str = "") -> None:
-    """Writes aside, syncs, renames: whatever happens on the way, a complete checkpoint, old or new, stays.
-    With `keep`, the one that was at `path` moves there.
+    """Write to a temporary file, sync, rename. A complete checkpoint, old or new, exists at every moment. With
+    `keep`, the one that was at `path` moves there.
 
-    Where parameters are sharded, all processes call it, and it makes a folder: torch.distributed.checkpoint's
-    files, and rest.pt with what is not sharded."""
+    Where parameters are sharded, all processes call it, and it makes a folder."""
     aside, master = f"{path}.tmp", processes()[0] == 0
     if master:
-        remove(aside)  # what a save left that was killed
+        remove(aside)  # left by a save that was killed
     if any(isinstance(x, DTensor) for x in ckpt["model"].values()):
         dist.barrier()
         try:
@@ -100,7 +105,7 @@ def save_checkpoint(path: str, ckpt: dict, keep: str = "") -> None:
 
 
 def write_checkpoint(path: str, ckpt: dict) -> None:
-    """Write a checkpoint into a file, to the disk. Raise OSError, with the file gone, where that fails."""
+    """Write a checkpoint into a file, and sync it. Remove the file and raise OSError where that fails."""
     try:
         with open(path, "wb") as f:
             torch.save(ckpt, f)
@@ -112,29 +117,25 @@ def write_checkpoint(path: str, ckpt: dict) -> None:
 
 
 def unwritten(path: str, e: BaseException) -> OSError:
-    """The error to raise where e came of writing to path."""
-    return OSError(f"{path}: can't be written ({reason(e)}); is the disk full?")
+    """Return the error to raise where writing to path raised e."""
+    return OSError(f"{path}: can't be written ({one_line(e)}); is the disk full?")
 
 
 def first(e: CheckpointException) -> BaseException:
-    """The first of the errors, of all processes at once, of torch.distributed.checkpoint."""
+    """Return the first of the errors that torch.distributed.checkpoint gathered from all processes."""
     error = next(iter(e.failures.values()))
     return error[0] if isinstance(error, tuple) else error
 
 
-def reason(e: BaseException) -> str:
-    """What an error says, in one line."""
-    return (getattr(e, "strerror", None) or str(e) or type(e).__name__).splitlines()[0][:100]
-
-
 def processes() -> tuple[int, int]:
-    """(this process's number, how many there are)"""
+    """Return (this process's number, the number of processes)."""
     return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
 
 
 def lock(path: str) -> BinaryIO:
-    """The file at path, opened, made if need be, and locked: the kernel unlocks it when this process ends,
-    however it ends. ValueError where another has it. On a file system without locks, nothing is locked."""
+    """Open the file at path, make it if need be, and lock it. The kernel unlocks it when this process ends,
+    however it ends. Raise ValueError where another process holds the lock. A file system without locks locks
+    nothing."""
     f = open(path, "ab")
     try:
         fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -148,13 +149,13 @@ def lock(path: str) -> BinaryIO:
 
 
 def sha256(path: str) -> str:
-    """A file's sha256, in hex."""
+    """Return a file's sha256, in hex."""
     with open(path, "rb") as f:
         return hashlib.file_digest(f, "sha256").hexdigest()
 
 
 def remove(path: str) -> None:
-    """Removes a file, or a folder with all that is in it, if there is one."""
+    """Remove a file, or a folder with all that is in it, if there is one."""
     if os.path.isdir(path):
         shutil.rmtree(path)
     elif os.path.exists(path):
@@ -163,33 +164,33 @@ def remove(path: str) -> None:
 
 @dataclass
 class Lazy:
-    """A tensor of a checkpoint that is yet to be made: fill(out) writes it into `out`, which is zeros."""
+    """A tensor of a checkpoint that is yet to be made: fill(out) writes it into `out`, which holds zeros."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype
     fill: Callable[[torch.Tensor], None]
 
     def made(self) -> torch.Tensor:
-        """Return it, made in memory."""
+        """Make the tensor, in memory."""
         out = torch.zeros(self.shape, dtype=self.dtype)
         self.fill(out)
         return out
 
 
 def materialise(ckpt: dict, scratch: str = "") -> dict:
-    """Make what is Lazy in a checkpoint, in place and in the dicts' order, and return it.
+    """Make the Lazy tensors of a checkpoint, in place and in the dicts' order, and return the checkpoint.
 
-    scratch: a new file, which the tensors are then mapped to, so that only one at a time is in memory: its
-    pages are the kernel's to take back. Raise OSError where the disk has no room."""
+    scratch: a new file to map the tensors to. Only one of them is in memory at a time, since the kernel may
+    take a mapped file's pages back. Raise OSError where the disk has no room."""
     found = list(lazy_tensors(ckpt))
-    places = itertools.accumulate((-(-size_of(x) // 64) * 64 for _, _, x in found), initial=0)  # each aligned
-    *places, whole = places
+    sizes = [-(-size_of(x) // 64) * 64 for _, _, x in found]  # bytes; each tensor begins at a multiple of 64
+    *starts, whole = itertools.accumulate(sizes, initial=0)
     if scratch and whole:
         reserve(scratch, whole)
-    for (tree, key, x), at in zip(found, places):
+    for (tree, key, x), start in zip(found, starts):
         n_bytes = size_of(x)
         if scratch and n_bytes:
-            memory = torch.from_numpy(np.memmap(scratch, np.uint8, "r+", at, (n_bytes,)))
+            memory = torch.from_numpy(np.memmap(scratch, np.uint8, "r+", start, (n_bytes,)))
             tree[key] = memory.view(x.dtype).view(x.shape)
             x.fill(tree[key])
         else:
@@ -198,7 +199,7 @@ def materialise(ckpt: dict, scratch: str = "") -> dict:
 
 
 def lazy_tensors(tree: dict | list) -> Iterator[tuple[dict | list, str | int, Lazy]]:
-    """Yield (dict or list, key, Lazy) of all in nested dicts and lists."""
+    """Yield (dict or list, key in it, Lazy) of every Lazy in nested dicts and lists."""
     for key, x in tree.items() if isinstance(tree, dict) else enumerate(tree):
         if isinstance(x, (dict, list)):
             yield from lazy_tensors(x)
@@ -207,13 +208,13 @@ def lazy_tensors(tree: dict | list) -> Iterator[tuple[dict | list, str | int, La
 
 
 def size_of(x: Lazy) -> int:
-    """The bytes of a tensor."""
+    """Return how many bytes a tensor has."""
     return math.prod(x.shape) * x.dtype.itemsize
 
 
 def reserve(path: str, n_bytes: int) -> None:
-    """Make a file of so many zeros, for which the disk has room: where it has none, writing into a mapping of
-    the file would kill the process. Raise OSError then."""
+    """Make a file of n_bytes zeros. Raise OSError where the disk has no room for them: writing into a mapping
+    of such a file would kill the process."""
     try:
         with open(path, "wb") as f:
             if hasattr(os, "posix_fallocate"):
@@ -225,18 +226,18 @@ def reserve(path: str, n_bytes: int) -> None:
 
 
 def damaged(f: str | BinaryIO) -> str | None:
-    """The first record of f, a file that torch.save wrote, that is not what it was, None if all are. Its
-    CRC-32 tells, of which torch.load takes no notice."""
+    """Return the first record of f, a file that torch.save wrote, whose CRC-32 is wrong; None if all are right.
+    torch.load takes no notice of them."""
     with zipfile.ZipFile(f) as z:
         return z.testzip()
 
 
 def load_checkpoint(path: str, whole: bool = True, verify: bool = True) -> dict:
-    """A checkpoint, memory-mapped. Anything else is a ValueError of one line.
+    """Load a checkpoint, memory-mapped. Raise a one-line ValueError if the file is anything else.
 
-    A folder, as sharded training writes, is first made one file, whole.pt in it; or with whole=False, its
-    tensors have no data, and load_state reads them. verify: look for flipped bits, in all of it, at up to 3
-    GB/s; of several processes, each looks at its share."""
+    A folder, as sharded training writes it, is first made one file, whole.pt in it. With whole=False, its
+    tensors have no data, and load_state reads them. verify: look for flipped bits in all of it, at up to
+    3 GB/s. Each process looks at its share of a folder."""
     if not os.path.exists(path):
         raise ValueError(f"{path}: no such checkpoint")
     if os.path.isdir(path):
@@ -249,17 +250,15 @@ def load_checkpoint(path: str, whole: bool = True, verify: bool = True) -> dict:
             f"{path}: not loaded, since it holds more than tensors and plain values, and could run code"
         ) from None
     except Exception as e:
-        raise ValueError(f"{path}: truncated, or not a checkpoint ({reason(e)})") from None
+        raise ValueError(f"{path}: truncated, or not a checkpoint ({one_line(e)})") from None
     if record:
-        raise ValueError(
-            f"{path}: damaged: {record} is not what was saved; use the one before, ckpt.prev.pt, or a copy"
-        )
+        raise ValueError(f"{path}: damaged: {record} is not what was saved; {OTHER}")
     return checked(path, ckpt)
 
 
 def checked(path: str, ckpt: object) -> dict:
-    """Return the checkpoint that was at path, as this version has it. Raise ValueError where it is something
-    else."""
+    """Return the checkpoint that was read at path, as this version has it. Raise ValueError where it is
+    something else."""
     if not isinstance(ckpt, dict) or not {"config", "model", "optimizer", "ledger", "lineage"} <= ckpt.keys():
         raise ValueError(f"{path}: not a Babel checkpoint; train.py and grow.py write them")
     try:
@@ -271,16 +270,20 @@ def checked(path: str, ckpt: object) -> dict:
 
 
 def converted(ckpt: dict) -> dict:
-    """Return a checkpoint as this version writes it. Older ones had no schedule; each generation had a
-    horizon of its own, and a rate of 0 until it was trained."""
+    """Return a checkpoint as this version writes it. Older ones had no schedule: each generation had a horizon
+    of its own, and a rate of 0 until it was trained."""
     ckpt = {"settings": {}, "branch": None} | ckpt
     if "schedule" in ckpt:
         return ckpt
+
+    # generations: no horizon, and no rate where there was none
     generations = [dict(g) for g in ckpt["config"]["generations"]]
     horizons = [g.pop("horizon", 0) for g in generations]
     for g in generations:
         g["learning_rate"] = g.get("learning_rate") or None
         g.setdefault("warm_start", g.get("birth", 0))
+
+    # the schedule: one for all, to the longest horizon; a rate for each generation that was trained
     settings, tokens, schedule = ckpt["settings"], ckpt["ledger"]["tokens"], None
     trained = [(g, horizon) for g, horizon in zip(generations, horizons) if g["learning_rate"]]
     if trained:
@@ -289,13 +292,11 @@ def converted(ckpt: dict) -> dict:
             "start": 0,
             "decay_from": round(horizon * (1 - settings.get("decay_share", 0.2))),
             "horizon": horizon,
-        }
-        schedule |= {
             "shape": settings.get("schedule", "wsd"),
             "floor": settings.get("floor", 0.0),
             "at": tokens,
+            "rates": [g["learning_rate"] if tokens < end else 0.0 for g, end in trained],
         }
-        schedule["rates"] = [g["learning_rate"] * (tokens < end) for g, end in trained]
     ckpt |= {"config": ckpt["config"] | {"generations": generations}, "schedule": schedule}
     if settings.get("branch") != "decay":
         ckpt["branch"] = None
@@ -303,8 +304,8 @@ def converted(ckpt: dict) -> dict:
 
 
 class Metadata(pickle.Unpickler):
-    """What torch.distributed.checkpoint pickles beside the tensors, read before it does: a pickle can run any
-    code."""
+    """A reader of what torch.distributed.checkpoint pickles beside the tensors. It comes before torch's own
+    and lets few names through, since a pickle can run any code."""
 
     def find_class(self, module: str, name: str) -> object:
         own = ("torch.distributed.checkpoint.metadata", "torch.distributed.checkpoint.filesystem")
@@ -316,9 +317,11 @@ class Metadata(pickle.Unpickler):
 
 
 def load_folder(path: str, whole: bool, verify: bool) -> dict:
-    """load_checkpoint of a folder."""
+    """Do what load_checkpoint does, for a folder."""
     if whole and os.path.exists(f"{path}/whole.pt"):
         return load_checkpoint(f"{path}/whole.pt", verify=verify)
+
+    # read all but the tensors
     inside = [f"{path}/{name}" for name in ("ckpt.pt", "grown.pt") if os.path.exists(f"{path}/{name}")]
     if inside and not os.path.exists(f"{path}/.metadata"):
         raise ValueError(f"{path} is a folder with a checkpoint in it: give {inside[0]}")
@@ -328,18 +331,18 @@ def load_folder(path: str, whole: bool, verify: bool) -> dict:
         with open(f"{path}/.metadata", "rb") as f:
             metadata = Metadata(f).load()
     except Exception as e:
-        raise ValueError(f"{path}/.metadata: broken, or not what train.py wrote ({reason(e)})") from None
+        raise ValueError(f"{path}/.metadata: broken, or not what train.py wrote ({one_line(e)})") from None
     try:
         ckpt = torch.load(f"{path}/rest.pt", weights_only=True) | {"model": {}, "optimizer": {}}
         known = ckpt.pop("metadata_sha256", None)
         if verify:
             verify_folder(path, metadata, known)
     except Exception as e:
-        raise ValueError(
-            f"{path}: damaged ({reason(e)}); use the one before, ckpt.prev.pt, or a copy"
-        ) from None
+        raise ValueError(f"{path}: damaged ({one_line(e)}); {OTHER}") from None
     ckpt = checked(f"{path}/rest.pt", ckpt)
-    for key, where in metadata.planner_data.items():  # ("model", name) or ("optimizer", name, "step")
+
+    # put tensors without data in their places: ("model", name) or ("optimizer", name, "step")
+    for key, where in metadata.planner_data.items():
         stored = metadata.state_dict_metadata[key]
         tree = ckpt[where[0]]
         for part in where[1:-1]:
@@ -347,6 +350,8 @@ def load_folder(path: str, whole: bool, verify: bool) -> dict:
         tree[where[-1]] = torch.empty(stored.size, dtype=stored.properties.dtype, device="meta")
     if not whole:
         return ckpt | {"folder": path}
+
+    # read the tensors, mapped to a scratch file meanwhile, and write them to whole.pt
     aside, scratch = (f"{path}/whole.{os.getpid()}{end}" for end in ("", ".scratch"))
     try:
         for name in ("model", "optimizer"):
@@ -363,7 +368,7 @@ def load_folder(path: str, whole: bool, verify: bool) -> dict:
 
 
 def as_lazy(tree: dict) -> dict:
-    """Return nested dicts of tensors without data as such of Lazy zeros."""
+    """Return nested dicts of tensors without data as nested dicts of Lazy zeros."""
     return {
         key: as_lazy(x) if isinstance(x, dict) else Lazy(tuple(x.shape), x.dtype, lambda out: None)
         for key, x in tree.items()
@@ -371,23 +376,20 @@ def as_lazy(tree: dict) -> dict:
 
 
 def read_folder(path: str, into: dict, **options: bool) -> None:
-    """Reads a folder's tensors into those of the nested dicts `into`."""
+    """Read a folder's tensors into those of the nested dicts `into`."""
     try:
         dcp.load(into, checkpoint_id=path, **options)
     except CheckpointException as e:
-        raise ValueError(
-            f"{path}: damaged ({reason(first(e))}); use the one before, ckpt.prev.pt, or a copy"
-        ) from None
+        raise ValueError(f"{path}: damaged ({one_line(first(e))}); {OTHER}") from None
 
 
 def verify_folder(path: str, metadata: dcp.Metadata, metadata_sha256: str | None) -> None:
-    """ValueError where a file of a folder is damaged. torch.distributed.checkpoint's hold what torch.save
-    wrote, a tensor's shard after another."""
+    """Raise ValueError where a file of a folder is damaged. The files of torch.distributed.checkpoint hold
+    what torch.save wrote, one shard of a tensor after another."""
     if metadata_sha256 not in (None, sha256(f"{path}/.metadata")):
         raise ValueError(".metadata is not what was saved")
-    parts = sorted(
-        {("rest.pt", 0, -1)} | {(s.relative_path, s.offset, s.length) for s in metadata.storage_data.values()}
-    )
+    shards = {(s.relative_path, s.offset, s.length) for s in metadata.storage_data.values()}
+    parts = sorted(shards | {("rest.pt", 0, -1)})
     rank, world = processes()
     for name, offset, length in parts[rank::world]:
         with open(f"{path}/{name}", "rb") as f:
@@ -397,14 +399,13 @@ def verify_folder(path: str, metadata: dcp.Metadata, metadata_sha256: str | None
 
 
 def build_model(ckpt: dict, assign: bool = False) -> Llama:
-    """The model of a checkpoint, on the CPU. assign: its parameters are the checkpoint's tensors, which stay
-    on the disk if they are there."""
+    """Return the model of a checkpoint, on the CPU. assign: make the checkpoint's tensors its parameters; they
+    stay on the disk if they are there. Raise ValueError where they are not those of its config."""
     with torch.device("meta" if assign else "cpu"):
         model = Llama(Config(**ckpt["config"]))
     try:
         model.load_state_dict(ckpt["model"], assign=assign)
     except RuntimeError as e:
-        raise ValueError(
-            f"the checkpoint's tensors are not those of its config ({str(e).splitlines()[1].strip()})"
-        ) from None
+        which = str(e).splitlines()[1].strip()
+        raise ValueError(f"the checkpoint's tensors are not those of its config ({which})") from None
     return model

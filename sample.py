@@ -24,7 +24,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from checkpoint import load_checkpoint, reason
+from checkpoint import load_checkpoint
 from data import Tokenizer, count_bytes, one_line, read_meta, speller, spread, token_dtype
 from grow import data_of, fused
 from model import Llama
@@ -68,7 +68,7 @@ def check_device(device: str) -> None:
         torch.zeros(1, device=device).item()
         torch.Generator(device)
     except (RuntimeError, AssertionError) as e:
-        raise ValueError(f"--device {device}: {reason(e)}: use another, as --device cpu") from None
+        raise ValueError(f"--device {device}: {one_line(e)}: use another, as --device cpu") from None
 
 
 def stop_ids(ckpt: dict, tokenizer: Tokenizer) -> set[int]:
@@ -426,4 +426,4 @@ if __name__ == "__main__":
     except (MemoryError, RuntimeError) as e:
         if not isinstance(e, MemoryError) and "memory" not in str(e):
             raise
-        sys.exit(f"sample.py: out of memory ({reason(e)}): give a smaller --n or a shorter prompt")
+        sys.exit(f"sample.py: out of memory ({one_line(e)}): give a smaller --n or a shorter prompt")
