@@ -76,8 +76,8 @@ def load_state(model: Llama, optimizer: torch.optim.Optimizer, ckpt: dict) -> No
 
 
 def save_checkpoint(path: str, ckpt: dict, keep: str = "") -> None:
-    """Write to a temporary file, sync, rename. A complete checkpoint, old or new, exists at every moment. With
-    `keep`, the one that was at `path` moves there.
+    """Write to a temporary file, sync, rename. A complete checkpoint, old or new, exists at every moment.
+    With `keep`, the one that was at `path` moves there.
 
     Where parameters are sharded, all processes call it, and it makes a folder."""
     aside, master = f"{path}.tmp", processes()[0] == 0
@@ -226,8 +226,8 @@ def reserve(path: str, n_bytes: int) -> None:
 
 
 def damaged(f: str | BinaryIO) -> str | None:
-    """Return the first record of f, a file that torch.save wrote, whose CRC-32 is wrong; None if all are right.
-    torch.load takes no notice of them."""
+    """Return the first record of f, a file that torch.save wrote, whose CRC-32 is wrong; None if all are
+    right. torch.load takes no notice of them."""
     with zipfile.ZipFile(f) as z:
         return z.testzip()
 
@@ -270,8 +270,8 @@ def checked(path: str, ckpt: object) -> dict:
 
 
 def converted(ckpt: dict) -> dict:
-    """Return a checkpoint as this version writes it. Older ones had no schedule: each generation had a horizon
-    of its own, and a rate of 0 until it was trained."""
+    """Return a checkpoint as this version writes it. Older ones had no schedule: each generation had a
+    horizon of its own, and a rate of 0 until it was trained."""
     ckpt = {"settings": {}, "branch": None} | ckpt
     if "schedule" in ckpt:
         return ckpt
@@ -399,8 +399,8 @@ def verify_folder(path: str, metadata: dcp.Metadata, metadata_sha256: str | None
 
 
 def build_model(ckpt: dict, assign: bool = False) -> Llama:
-    """Return the model of a checkpoint, on the CPU. assign: make the checkpoint's tensors its parameters; they
-    stay on the disk if they are there. Raise ValueError where they are not those of its config."""
+    """Return the model of a checkpoint, on the CPU. assign: make the checkpoint's tensors its parameters;
+    they stay on the disk if they are there. Raise ValueError where they are not those of its config."""
     with torch.device("meta" if assign else "cpu"):
         model = Llama(Config(**ckpt["config"]))
     try:
