@@ -1,6 +1,6 @@
 """
-Raw text in, tokens out: train.bin and val.bin hold the ids of all documents, one after another, a BOS before
-each.
+Turn raw text into tokens. train.bin and val.bin hold the ids of all documents, one after another, a BOS
+before each.
 
   $ python prepare.py --input stories.txt.xz --out data/stories
   $ python prepare.py --input corpus/ more.jsonl.gz --out data/mix --val 0.005
@@ -11,27 +11,33 @@ each.
 Input is .txt, .jsonl and .parquet, each also .gz or .xz, and folders of them; or tinystories, simplewiki,
 fineweb-edu, streamed from the Hugging Face hub. A .txt holds documents with a line <|doc|> between them;
 without one it is one document. A .jsonl has a document a line, a .parquet a document a row. A file is read
-once, whatever links lead to it. Hidden files are not read, nor those that prepare.py wrote. It stops at what
-is broken or no UTF-8. With --skip_bad that is left out: of a text a kilobyte around the byte, of a .jsonl the
-line, of a .gz all that follows.
+once, whatever links lead to it. Hidden files are not read, nor those that prepare.py wrote.
 
-With --words there is no train.bin, but stages that widen: words2000 holds the chunks of which 95 % (--known)
-of the words are among the 2,000 most frequent ones or names, words5000 what 5,000 words add to that, and so
-on to all. A chunk is a few paragraphs, 200 to 500 words, and a document of its own. With --by structure the
-numbers are not words known but words a sentence (see by_structure): --words 12,18,all makes structure12,
-structure18 and all.
+It stops at what is broken or not UTF-8. --skip_bad leaves that out: of a text a kilobyte around the byte, of
+a .jsonl the line, of a .gz all that follows.
+
+With --words there is no train.bin, but stages that widen. words2000 holds the chunks of which 95 % (--known)
+of the words are names or among the 2,000 most frequent words; words5000 holds what 5,000 words add to that,
+and so on to all. A chunk is a few paragraphs, 200 to 500 words, and a document of its own. With --by
+structure the numbers are not words known but words a sentence (see by_structure): --words 12,18,all makes
+structure12, structure18 and all.
 
 The output folder appears when all is done, and is the same for any number of workers:
   train.bin, val.bin   raw little-endian ids, uint16, or uint32 for a vocabulary above 65,535
-  meta.json            tokenizer, vocab_size, dtype, bos, dummy_prefix; a split's documents, tokens, bytes, sha256
-  token_bytes.bin      uint16 an id: the bytes of UTF-8 text that it stands for (see count_bytes)
-  tokenizer.model      the sentencepiece model; or tokenizer.json, the Hugging Face tokenizer; for tiktoken, neither
-and with --words, for each stage, instead of train.bin (val.bin holds the same whole documents as without --words):
-  STAGE.train.bin, STAGE.val.bin   the chunks that the stage adds, from the documents of either side
-  STAGE.rows.bin       the ids that a model of the stage has: those that can't be spelled (special and byte tokens), and
-                       the most frequent of its text so far; begins with the stage before's, the last one has all ids
-  spelling.bin         for each id, the byte tokens that spell it: see Tokenizer.spelling
-  words.txt            the text's 100,000 most frequent words: --wordlist for another text that is to have its stages
+  meta.json            tokenizer, vocab_size, dtype, bos, dummy_prefix; the documents, tokens, bytes and
+                       sha256 of each split
+  token_bytes.bin      uint16 for each id: the bytes of UTF-8 text that it stands for (see count_bytes)
+  tokenizer.model      the sentencepiece model; or tokenizer.json, the Hugging Face tokenizer; for tiktoken,
+                       neither
+and with --words, for each stage, instead of train.bin:
+  STAGE.train.bin,     the chunks that the stage adds, from the documents of either side; val.bin holds the
+  STAGE.val.bin        same whole documents as without --words
+  STAGE.rows.bin       the ids that a model of the stage has: those of the stage before, or all that can't be
+                       spelled (special and byte tokens); then the most frequent of the text so far; in the
+                       last one all ids
+  spelling.bin         for each id, the byte tokens that spell it (see Tokenizer.spelling)
+  words.txt            the text's 100,000 most frequent words: as --wordlist it gives another text the same
+                       stages
   report.png           with --report
 """
 
@@ -59,6 +65,7 @@ import zlib
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -73,10 +80,11 @@ FILE_NAME = re.compile(r"\.(txt|jsonl|parquet)(\.gz|\.xz)?$", re.IGNORECASE)
 MAGIC = {".gz": b"\x1f\x8b", ".xz": b"\xfd7zXZ\0"}  # how such a file begins
 BROKEN = EOFError, OSError, ValueError, lzma.LZMAError, zlib.error  # what reading a broken file raises
 OWN_FILE = re.compile(
-    r"((\w+\.)?(train|val)|\w+\.rows|token_bytes|spelling)\.bin|meta\.json|tokenizer\.(model|json)|words\.txt|report\.png"
+    r"((\w+\.)?(train|val)|\w+\.rows|token_bytes|spelling)\.bin"
+    r"|meta\.json|tokenizer\.(model|json)|words\.txt|report\.png"
 )
-# Bytes that a worker gets at a time. A document of more than two of these is read in pieces; the first one's
-# hash decides on train or val, so another value here moves long documents from one to the other.
+# Bytes that a worker gets at a time. A document of more than two of these is read in pieces. The hash of the
+# first decides on train or val, so another value here moves long documents from one to the other.
 PIECE = 1 << 18
 # Where to cut, best first: between lines, before a space, between characters, anywhere. The first two change
 # no token of Llama's, and next to none of tiktoken's.
@@ -87,9 +95,11 @@ NULS = re.compile(b"\0.?\0", re.DOTALL)  # as UTF-16 has them; one by itself may
 OTHER_BOMS = codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE  # UTF-32-LE's begins as UTF-16's
 
 Documents = Iterator[tuple[str | None, bool]]  # (text, starts a document?); None: nothing of it is text
+Pieces = Iterable[tuple[str, bool, str]]  # (text, starts a document?, split)
 
 
-# ---- reading: files -> documents, in pieces of bounded size ---------------------------------------------------------
+# -----------------------------------------------------------------------------
+# reading: files -> documents, in pieces of bounded size
 
 
 def list_files(inputs: list[str], out: str) -> list[str]:
@@ -161,7 +171,7 @@ def read_file(path: str, field: str, marker: bytes, bad: Callable) -> Documents:
 
 
 def until_broken(path: str, parts: Iterable, bad: Callable) -> Iterator:
-    """Yield parts, up to where they can't be read on, which is a fault."""
+    """Yield parts, up to where reading on fails, and report that."""
     try:
         yield from parts
     except BROKEN as e:
@@ -169,6 +179,7 @@ def until_broken(path: str, parts: Iterable, bad: Callable) -> Iterator:
 
 
 def report_broken(path: str, e: Exception, bad: Callable) -> None:
+    """Call bad for a file that can't be read, or is no such file."""
     if getattr(e, "errno", None):  # the system's
         bad(f"{path}: can't be read ({one_line(e)})", "see to that")
     else:
@@ -178,7 +189,7 @@ def report_broken(path: str, e: Exception, bad: Callable) -> None:
 def read_blocks(path: str, packing: str | None) -> Iterator[bytes]:
     """Yield the bytes of a file, unpacked. A .gz or .xz may be several in a row, with zeros between them.
 
-    Raise one of BROKEN where it is broken, when all before has been given.
+    Raise one of BROKEN where it is broken, after all that comes before.
     """
     with open(path, "rb") as f:
         if not packing:
@@ -206,7 +217,8 @@ def split_at_markers(blocks: Iterable[bytes], marker: bytes | None) -> Iterator[
     if marker is None:
         yield from ((block, False) for block in blocks)
         return
-    rest, begins = b"", True  # a line that may go on in the next block, and whether rest has its beginning
+    rest = b""  # a line that may go on in the next block
+    begins = True  # does rest have the line's beginning?
     for block in itertools.chain(blocks, [None]):
         rest += block or b""
         end = max(rest.rfind(b"\n"), rest.rfind(b"\r", 0, -1)) + 1
@@ -228,7 +240,7 @@ def cut_documents(where: str, blocks: Iterable[bytes], marker: bytes | None, bad
 
     marker None: blocks are one document, and end in a LF that isn't its own.
     """
-    text, start, number = bytearray(), True, 1  # number: of the first line in text
+    text, start, line = bytearray(), True, 1  # line: the number of the first one in text
     for part, done in itertools.chain(split_at_markers(blocks, marker), [(b"", True)]):
         if not done:
             text += part
@@ -242,10 +254,10 @@ def cut_documents(where: str, blocks: Iterable[bytes], marker: bytes | None, bad
                 piece = bytes(text[:end])
             if start:
                 piece = piece.removeprefix(codecs.BOM_UTF8)
-            yield decode(piece, where, number, marker, bad), start
-            number += count_lines(text, end)
+            yield decode(piece, where, line, marker, bad), start
+            line += count_lines(text, end)
             if last:
-                number += 1  # the marker
+                line += 1  # the marker
             start, done = last, done and not last
             del text[:end]
 
@@ -267,10 +279,10 @@ def check_text(data: bytes, nuls: re.Pattern = NULS) -> str:
         raise
 
 
-def decode(data: bytes, where: str, number: int, marker: bytes | None, bad: Callable) -> str | None:
+def decode(data: bytes, where: str, line: int, marker: bytes | None, bad: Callable) -> str | None:
     """Return data as text, without those of its PARTs that are no text; None if nothing is left.
 
-    number: of its first line, where marker says that lines count.
+    line: the number of its first one; without a marker, lines don't count.
     """
     try:
         return check_text(data)
@@ -280,10 +292,9 @@ def decode(data: bytes, where: str, number: int, marker: bytes | None, bad: Call
         try:
             good.append(check_text(part, nuls))
         except UnicodeDecodeError as e:
-            line = number + count_lines(part, e.start)
-            place = where if marker is None else f"{where}, line {line}"
+            place = where if marker is None else f"{where}, line {line + count_lines(part, e.start)}"
             bad(f"{place}: {e.reason}", "convert it", len(part))
-        number += count_lines(part, len(part))
+        line += count_lines(part, len(part))
     return "".join(good) or None
 
 
@@ -292,7 +303,7 @@ def read_rows(
 ) -> Iterator[tuple[str, bytes]]:
     """Yield (where, the text field) of each row of a .parquet or of a source of the hub, or line of a .jsonl.
 
-    It may not be UTF-8: half a surrogate pair, which JSON can spell, is not.
+    The text need not be UTF-8: half a surrogate pair, which JSON can spell, is not.
     """
     if kind == "jsonl":
         row_name, rows = "line", enumerate(read_lines(until_broken(path, read_blocks(path, packing), bad)), 1)
@@ -305,7 +316,8 @@ def read_rows(
         if kind == "jsonl" and not row.strip():
             continue
         try:
-            text = row if kind == "parquet" else (read_json(row) if kind == "jsonl" else row)[field]
+            values = read_json(row) if kind == "jsonl" else row
+            text = row if kind == "parquet" else values[field]
             data = text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")
         except UnicodeDecodeError as e:
             bad(f"{where}: {e.reason}", "convert it", len(row))
@@ -333,7 +345,7 @@ def read_lines(blocks: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def read_json(line: bytes) -> object:
-    """Return what a line of JSON holds, bytes that aren't UTF-8 as surrogates. Raise ValueError."""
+    """Return what a line of JSON holds, with surrogates for bytes that aren't UTF-8. Raise ValueError."""
     try:
         return json.loads(line.decode("utf-8-sig", "surrogateescape"))
     except ValueError:
@@ -342,13 +354,15 @@ def read_json(line: bytes) -> object:
 
 
 def read_column(path: str, packing: str | None, field: str, bad: Callable) -> Iterator[tuple[int, bytes]]:
-    """Yield (row, bytes) of a column of a .parquet, from 1; None for null. A broken row group is a fault."""
+    """Yield (row number, bytes) of a column of a .parquet, from 1; None for null. Report broken row
+    groups."""
     try:
         import pyarrow.parquet
     except ImportError:
         raise ValueError(f"{path}: to read .parquet: pip install pyarrow") from None
     broken = (*BROKEN, pyarrow.ArrowException)
     with contextlib.ExitStack() as stack:
+        # the file, and whether the column is text
         try:
             f = stack.enter_context({None: open, ".gz": gzip.open, ".xz": lzma.open}[packing](path, "rb"))
             table = pyarrow.parquet.ParquetFile(f, buffer_size=PIECE)
@@ -361,6 +375,8 @@ def read_column(path: str, packing: str | None, field: str, bad: Callable) -> It
         values = kind.value_type if pyarrow.types.is_dictionary(kind) else getattr(kind, "storage_type", kind)
         if not re.fullmatch(r"(large_)?(string|binary)(_view)?|fixed_size_binary.*", str(values)):
             return bad(f"{path}: column {field} holds {kind}, not text", "name another with --field")
+
+        # its values
         end = 0
         for group in range(table.num_row_groups):
             done, end = end, end + table.metadata.row_group(group).num_rows
@@ -374,7 +390,7 @@ def read_column(path: str, packing: str | None, field: str, bad: Callable) -> It
 
 
 def stream(name: str) -> Iterator[dict]:
-    """Yield the rows of a source of the Hugging Face hub, which is read anew each time and not kept."""
+    """Yield the rows of a source of the Hugging Face hub. It is read anew each time, and not kept."""
     try:
         import datasets
     except ImportError:
@@ -386,10 +402,11 @@ def stream(name: str) -> Iterator[dict]:
         raise ValueError(f"{name}: the Hugging Face hub gives an error: {error}: give own files") from None
 
 
-# ---- splitting: documents -> train or val ---------------------------------------------------------------------------
+# -----------------------------------------------------------------------------
+# splitting: documents -> train or val
 
 
-def split_by_hash(pieces: Documents, limit: float, seen: dict) -> Iterator[tuple[str, bool, str]]:
+def split_by_hash(pieces: Documents, limit: float, seen: dict) -> Pieces:
     """Add the split to (text, starts a document?): val if its first piece with text has a hash below limit.
 
     Leave out empty documents: blank pieces at the start wait, packed, for text. seen counts documents, empty
@@ -398,20 +415,23 @@ def split_by_hash(pieces: Documents, limit: float, seen: dict) -> Iterator[tuple
     for text, start in pieces:
         if start:
             blank, split = [], None
-            is_broken = text is None
-            seen["empty"] += 0 if is_broken else 1
+            is_empty = text is not None  # until its text comes; None is broken
+            if is_empty:
+                seen["empty"] += 1
         if not text:
             continue
         if not split and not text.strip():
             blank.append(zlib.compress(text.encode()))
             continue
+
         begins = not split
         if begins:
             key = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
             split = "val" if key < limit else "train"
             seen["lowest"] = min(seen["lowest"], key)
             seen["documents"] += 1
-            seen["empty"] -= 0 if is_broken else 1
+            if is_empty:
+                seen["empty"] -= 1
         for part in itertools.chain((zlib.decompress(packed).decode() for packed in blank), [text]):
             if length := len(part.rstrip()):
                 seen["end"] = seen["characters"] + length
@@ -421,9 +441,8 @@ def split_by_hash(pieces: Documents, limit: float, seen: dict) -> Iterator[tuple
         blank.clear()
 
 
-def split_at(pieces: Iterable[tuple[str, bool, str]], at: int) -> Iterator[tuple[str, bool, str]]:
-    """Split a single document: what follows its last space before character `at` becomes a document, for
-    val."""
+def split_at(pieces: Pieces, at: int) -> Pieces:
+    """Split a single document: what follows its last space before character `at` is a document for val."""
     for text, start, _ in pieces:
         if 0 < at < len(text):
             cut = 1 + max(text.rfind("\n", 0, at), text.rfind(" ", 0, at)) or at
@@ -433,10 +452,10 @@ def split_at(pieces: Iterable[tuple[str, bool, str]], at: int) -> Iterator[tuple
         at -= len(text)
 
 
-# ---- stages: documents -> chunks, and how difficult each is ------------------------------------------------------------
+# -----------------------------------------------------------------------------
+# stages: documents -> chunks, and how difficult each is
 
-# Where to cut a text into chunks, best first: paragraphs, lines, sentences, words. A unit ends where a match
-# does.
+# Where to cut a text into chunks, best first: paragraphs, lines, sentences, words. A unit ends with a match.
 ENDS = [re.compile(end) for end in (r"\n\s*\n", r"\n", r"[.!?]['\"’”)]*\s+|[。！？]", r"\s+")]
 UPPER = "".join(filter(str.isupper, map(chr, range(1 << 16))))
 MARKS = "".join(c for c in map(chr, range(1 << 16)) if unicodedata.category(c) in ("Mn", "Mc"))
@@ -451,19 +470,20 @@ NAME = re.compile(
 WORD = re.compile(rf"[\w\0{MARKS}]+(?:'[\w{MARKS}]+|(?<=\d)[.,]\d+)*")
 # Words that join a clause to another, of those that seldom do anything else
 JOINING = set(
-    "although because if that though unless until what when where whether which while who whom whose why".split()
+    "although because if that though unless until what when where whether which while "
+    "who whom whose why".split()
 )
 
 
-def size(text: str) -> float:
-    """The words of a text, counted quickly; a word for each 10 characters at least, for text without
-    spaces."""
+def word_count(text: str) -> float:
+    """Return about how many words a text has, quickly: at least one for 10 characters, as without spaces."""
     return max(len(text.split()), len(text) / 10)
 
 
 def units(text: str, ends: list[re.Pattern] = ENDS) -> Iterator[tuple[str, float]]:
-    """Yield (a part of text, its size), parts of at most 300 words, cut at the best of ENDS that does."""
-    if len(text) <= 3000 and (n := size(text)) <= 300:
+    """Yield (a part of text, its word count): parts of at most 300 words, cut at the best of ENDS that
+    does."""
+    if len(text) <= 3000 and (n := word_count(text)) <= 300:
         yield text, n
     elif ends:
         for a, b in itertools.pairwise([0, *(m.end() for m in ends[0].finditer(text)), len(text)]):
@@ -473,16 +493,16 @@ def units(text: str, ends: list[re.Pattern] = ENDS) -> Iterator[tuple[str, float
 
 
 def chunks(text: str) -> list[str]:
-    """Gather paragraphs into chunks of 200 to 500 words; only the last can be shorter. Joined, they are the
+    """Gather paragraphs into chunks of 200 to 500 words; only the last can be shorter. Joined they are the
     text."""
-    out, sizes = [], [200]
+    out, counts = [], [200]
     for unit, n in units(text):
-        if sizes[-1] >= 200:
+        if counts[-1] >= 200:
             out.append("")
-            sizes.append(0)
+            counts.append(0)
         out[-1] += unit
-        sizes[-1] += n
-    if len(out) > 1 and sizes[-1] < 200 and sizes[-2] + sizes[-1] <= 500:
+        counts[-1] += n
+    if len(out) > 1 and counts[-1] < 200 and counts[-2] + counts[-1] <= 500:
         out[-2:] = [out[-2] + out[-1]]
     return out
 
@@ -490,7 +510,7 @@ def chunks(text: str) -> list[str]:
 def shorten_marks(run: re.Match) -> str:
     """Return the text of run with at most 30 marks in a row, as in Unicode's stream-safe text format.
 
-    normalize() takes a time that is quadratic in their number.
+    normalize() takes a time quadratic in their number.
     """
     out, n = [], 0
     for character in run[0]:
@@ -501,7 +521,7 @@ def shorten_marks(run: re.Match) -> str:
 
 
 def words(text: str) -> list[str]:
-    """The words of a text, case folded; "\\0" stands for each name."""
+    """Return the words of a text, case folded; "\\0" stands for each name."""
     if MARK.search(text[::31]):  # else there can't be 31 in a row
         text = RUN.sub(shorten_marks, text)
     text = unicodedata.normalize("NFC", text).replace("’", "'").replace("_", " ")
@@ -509,105 +529,105 @@ def words(text: str) -> list[str]:
 
 
 def by_vocabulary(chunk: str, ranks: dict[str, int], known: float) -> float:
-    """How many of the most frequent words one must know to know this share of the chunk's. Names, "\\0", rank
-    0th."""
+    """Return how many of the most frequent words one must know to know this share of the chunk's. A name,
+    "\\0", ranks 0th."""
     needed = sorted(map(ranks.get, words(chunk), itertools.repeat(math.inf)))
     return needed[max(math.ceil(known * len(needed) - 1e-9), 1) - 1] if needed else math.inf
 
 
 def by_structure(chunk: str) -> float:
-    """Words a sentence, and one more for each comma, semicolon, colon, dash and joining word in it."""
-    # Length is what readability formulas agree on; what is counted twice are the places where a sentence
-    # takes in another part, so that of two as long the one of more parts is the harder.
+    """Return the words a sentence, plus one for each comma, semicolon, colon, dash and joining word in it.
+
+    Length is what readability formulas agree on. What is counted twice are the places where a sentence takes
+    in another part: of two as long, the one of more parts is the harder.
+    """
     found = words(chunk)
+    if not found:
+        return math.inf
     parts = len(re.findall(r"[,;:—–]|--", chunk)) + sum(word in JOINING for word in found)
     sentences = len(re.findall(r"[.!?]['\"’”)]*(?:\s|$)|\n\s*\n|[。！？]", chunk))
-    return (len(found) + parts) / max(sentences, 1) if found else math.inf
+    return (len(found) + parts) / max(sentences, 1)
 
 
 class Stages:
-    """names of the stages; limits: the difficulty up to which each goes; score: a chunk in, its difficulty
-    out."""
+    """names: those of the stages; limits: the difficulty up to which each goes; score(chunk): a
+    difficulty."""
 
     def __init__(self, by: str, limits: list[int], ranks: dict[str, int], known: float) -> None:
-        score = {
-            "vocabulary": functools.partial(by_vocabulary, ranks=ranks, known=known),
-            "structure": by_structure,
-        }
-        self.names = [("words" if by == "vocabulary" else by) + str(n) for n in limits] + ["all"]
-        self.limits, self.score = [*limits, math.inf], score[by]
+        if by == "vocabulary":
+            prefix, self.score = "words", functools.partial(by_vocabulary, ranks=ranks, known=known)
+        else:
+            prefix, self.score = "structure", by_structure
+        self.names, self.limits = [*(f"{prefix}{n}" for n in limits), "all"], [*limits, math.inf]
 
-    def split(self, text: str, start: bool, split: str) -> Iterator[tuple[str, bool, str]]:
-        """Yield (text, starts a document?, split) of the chunks of a text, and of the whole if it is for
-        val."""
+    def split(self, text: str, start: bool, split: str) -> Pieces:
+        """Yield a text's chunks, each a document of its stage's split; first the whole, if it is for val."""
         if split == "val":
             yield text, start, split
         for chunk in chunks(text):
             yield chunk, True, f"{self.names[bisect.bisect_left(self.limits, self.score(chunk))]}.{split}"
 
 
-# ---- tokenising, in parallel ----------------------------------------------------------------------------------------
+# -----------------------------------------------------------------------------
+# tokenising, in parallel
 
 
 def start_worker(tokenizer: dict, stages: Stages | None) -> None:
+    """Set up a worker process: what it needs for each batch, and which signals it obeys."""
     global worker
     worker = Tokenizer.from_dict(tokenizer), stages
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business,
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # and its handler of SIGTERM not for us
 
 
-def call(work: Callable, batch: list[tuple[str, bool, str]]) -> dict:
+def call(work: Callable, batch: list) -> dict:
+    """Return work(batch, tok, stages), in a worker process."""
     return work(batch, *worker)
 
 
-def count_words(
-    batch: list[tuple[str, bool, str]], tok: Tokenizer | None = None, stages: Stages | None = None
-) -> collections.Counter[str]:
-    """[(text, starts a document?, split)] -> how often each word occurs in the documents for train"""
+def count_words(batch: list, tok: Tokenizer | None = None, stages: Stages | None = None) -> dict[str, int]:
+    """Return how often each word occurs in the documents for train of a batch, a list of Pieces."""
     texts = (text for text, _, split in batch if split == "train")
     return collections.Counter(itertools.chain.from_iterable(map(words, texts)))
 
 
-def encode_batch(
-    batch: list[tuple[str, bool, str]], tok: Tokenizer, stages: Stages | None = None
-) -> dict[str, tuple]:
-    """[(text, starts a document?, split)] -> {split: (ids, (documents, tokens, bytes of text), sources, a
-    sample)}
+def encode_batch(batch: list, tok: Tokenizer, stages: Stages | None = None) -> dict[str, tuple]:
+    """Return {split: (ids, (documents, tokens, bytes of text), sources, sample)} of a list of Pieces.
 
-    ids are raw bytes. With stages the splits are theirs, and their documents chunks; sources: which of the
-    batch's documents these are from, counted from 1 (0: the one that goes on); the sample is (hash, chunk),
-    of the lowest hash."""
+    ids: raw bytes. With stages the splits are theirs, and their documents chunks. sources: the numbers of the
+    batch's documents that these are from, counted from 1; 0 is one that goes on. sample: (hash, chunk), of
+    the lowest hash.
+    """
     out, bos, source = {}, np.array(tok.bos, tok.dtype).tobytes(), 0
     for piece in batch:
         source += piece[1]
         for text, start, split in stages.split(*piece) if stages else [piece]:
             if tok.kind == "sentencepiece":
                 text = text.replace("▁", " ")  # U+2581 is a space to sentencepiece, so let it count as one
-            data, ids = text.encode(), bos * start + tok.encode_raw(text, start)
-            parts, count, sources, sample = out.setdefault(
-                split, ([], np.zeros(3, np.int64), set(), [(math.inf, "")])
-            )
+            data, ids = text.encode(), tok.encode_raw(text, start)
+            if start:
+                ids = bos + ids
+            if split not in out:
+                out[split] = [], np.zeros(3, np.int64), set(), [(math.inf, "")]
+            parts, count, sources, samples = out[split]
             parts.append(ids)
             count += start, len(ids) // tok.dtype.itemsize, len(data)
             if stages:
                 sources.add(source)
-                sample[0] = min(sample[0], (zlib.crc32(data), text))
+                samples[0] = min(samples[0], (zlib.crc32(data), text))
     return {
-        split: (b"".join(parts), count, sources, sample[0])
-        for split, (parts, count, sources, sample) in out.items()
+        split: (b"".join(parts), count, sources, sample)
+        for split, (parts, count, sources, [sample]) in out.items()
     }
 
 
 def run_all(
-    work: Callable,
-    pieces: Iterable[tuple[str, bool, str]],
-    tok: Tokenizer,
-    stages: Stages | None,
-    workers: int,
+    work: Callable, pieces: Pieces, tok: Tokenizer, stages: Stages | None, workers: int
 ) -> Generator[dict, None, None]:
     """Yield work(batch, tok, stages) for all pieces, in order, and show how far it is.
 
-    At most 3 batches a worker are read ahead: that bounds the memory."""
+    At most 3 batches a worker are read ahead: that bounds the memory.
+    """
     tty, begun, shown, read = sys.stderr.isatty(), time.time(), time.time(), 0
 
     def batches():
@@ -627,9 +647,8 @@ def run_all(
             yield from (work(batch, tok, stages) for batch in batches())
             return
         pool = ProcessPoolExecutor(workers, initializer=start_worker, initargs=(tok.to_dict(), stages))
-        pool.submit(
-            int
-        )  # forks all workers now: reading .parquet starts threads, after which forking isn't safe
+        # fork all workers now: reading .parquet starts threads, after which forking isn't safe
+        pool.submit(int)
         ahead = collections.deque()
         try:
             for batch in batches():
@@ -652,59 +671,60 @@ def run_all(
                 print(line, end="   \r" if tty else "\n", file=sys.stderr, flush=True)
 
 
-def write_splits(
-    pieces: Iterable[tuple[str, bool, str]], tok: Tokenizer, stages: Stages | None, workers: int, folder: str
-) -> tuple[dict[str, dict], dict[str, np.ndarray], dict[str, str], dict[str, int]]:
-    """Write folder/<split>.bin for pieces of (text, starts a document?, split).
+class Split:
+    """A split of the folder, as it is written: its file, and what is counted of it."""
 
-    Returns meta.json's part on splits, and for stages {train split: how often each token occurs}, {split: a
-    sample}, {split: the number of documents that its chunks are from}."""
-    names = (
-        [f"{stage}.{side}" for stage in stages.names for side in ("train", "val")] + ["val"]
-        if stages
-        else ["train", "val"]
-    )
-    counts = {name: np.zeros(3, np.int64) for name in names}  # documents, tokens, bytes
-    tokens = {
-        name: np.zeros(tok.vocab_size, np.int64) for name in names if stages and name.endswith(".train")
-    }
-    hashes, samples = {name: hashlib.sha256() for name in names}, {}
-    n_sources, last, before = (
-        collections.Counter(),
-        {},
-        0,
-    )  # last: by split, the number of its last document, before: of all
+    def __init__(self, file: BinaryIO, vocab_size: int) -> None:
+        self.file, self.hash = file, hashlib.sha256()
+        self.counts = np.zeros(3, np.int64)  # documents, tokens, bytes
+        # for a stage's split, of which the documents are chunks of others
+        self.occurs = np.zeros(vocab_size, np.int64)  # how often each token does
+        self.n_sources, self.last_source = 0, 0  # documents that its chunks are from; the last one's number
+        self.sample = math.inf, ""  # (hash, a chunk)
+
+    def describe(self) -> dict[str, int | str]:
+        """Return what meta.json says of it."""
+        counts = dict(zip(("documents", "tokens", "bytes"), self.counts.tolist()))
+        return counts | {"sha256": self.hash.hexdigest()}
+
+
+def write_splits(
+    pieces: Pieces, tok: Tokenizer, stages: Stages | None, workers: int, folder: str
+) -> dict[str, Split]:
+    """Write folder/<split>.bin for all pieces, and return {name: Split}."""
+    names = ["train", "val"]
+    if stages:
+        names = [f"{stage}.{side}" for stage in stages.names for side in ("train", "val")] + ["val"]
+    n_sources = 0  # documents so far that have chunks
     with contextlib.ExitStack() as stack:
         files = {name: stack.enter_context(open(f"{folder}/{name}.bin", "wb")) for name in names}
-        for result in stack.enter_context(
-            contextlib.closing(run_all(encode_batch, pieces, tok, stages, workers))
-        ):
+        splits = {name: Split(file, tok.vocab_size) for name, file in files.items()}
+        results = run_all(encode_batch, pieces, tok, stages, workers)
+        for result in stack.enter_context(contextlib.closing(results)):
             for name, (ids, count, sources, sample) in result.items():
-                files[name].write(ids)
-                hashes[name].update(ids)
-                counts[name] += count
-                if name in tokens:
-                    tokens[name] += np.bincount(np.frombuffer(ids, tok.dtype), minlength=tok.vocab_size)
-                if sources:
-                    samples[name] = min(samples.get(name, sample), sample)
-                    n_sources[name] += len(sources) - (before + min(sources) == last.get(name))
-                    last[name] = before + max(sources)
-            before = max(last.values(), default=0)
-    splits = {
-        name: {
-            **dict(zip(("documents", "tokens", "bytes"), counts[name].tolist())),
-            "sha256": hashes[name].hexdigest(),
-        }
-        for name in names
-    }
-    return splits, tokens, {name: text for name, (_, text) in samples.items()}, n_sources
+                split = splits[name]
+                split.file.write(ids)
+                split.hash.update(ids)
+                split.counts += count
+                if not sources:
+                    continue
+                split.occurs += np.bincount(np.frombuffer(ids, tok.dtype), minlength=tok.vocab_size)
+                split.sample = min(split.sample, sample)
+                split.n_sources += len(sources)
+                if n_sources + min(sources) == split.last_source:  # it goes on, and is counted
+                    split.n_sources -= 1
+                split.last_source = n_sources + max(sources)
+            n_sources = max(split.last_source for split in splits.values())
+    return splits
 
 
-# ---- the stages' vocabularies, table and picture --------------------------------------------------------------------
+# -----------------------------------------------------------------------------
+# the stages' vocabularies, table and picture
 
 
 def read_wordlist(path: str) -> list[str]:
-    """The words of a list, the most frequent first: of each line its first word."""
+    """Return the words of a list, the most frequent first: the first word of each line. Raise ValueError if
+    it has none."""
     try:
         with open(path, encoding="utf-8-sig") as f:
             ranked = list(dict.fromkeys(word for line in f for word in words(line)[:1]))
@@ -716,93 +736,89 @@ def read_wordlist(path: str) -> list[str]:
 
 
 def choose_rows(counts: list[np.ndarray], share: float, first: np.ndarray) -> list[tuple[np.ndarray, float]]:
-    """For each stage (the ids that its model has, the share of its text's tokens so far that they are).
+    """Return for each stage (its model's ids, the share of its text's tokens so far that they are).
 
-    The ids are those of the stage before (of none: `first`), then the most frequent ones of its text so far
-    up to this share of the tokens, or, if it is above 1, to this number of ids; and more of these up to a
-    multiple of 128."""
+    The ids are those of the stage before, in the first `first`; then the most frequent ones of its text so
+    far, up to this share of the tokens, or if it is above 1 to this number of ids; then more of these, up to
+    a multiple of 128. The last stage has all.
+    """
     rows, so_far, out = np.array(first), np.zeros_like(counts[0]), []
     for count in counts:
         so_far = so_far + count
         rest = np.argsort(-so_far, kind="stable")
         rest = rest[~np.isin(rest, rows)]
         covered = so_far[rows].sum() + np.cumsum([0, *so_far[rest]])
-        more = int(share) - len(rows) if share > 1 else np.searchsorted(covered, share * so_far.sum())
-        more = -(len(rows) + max(more, 0)) % 128 + max(more, 0) if len(out) < len(counts) - 1 else len(rest)
+        if share > 1:
+            more = max(int(share) - len(rows), 0)
+        else:
+            more = np.searchsorted(covered, share * so_far.sum())
+        more += -(len(rows) + more) % 128
+        if len(out) == len(counts) - 1:
+            more = len(rest)
         rows = np.concatenate([rows, rest[:more]])
         out.append((rows, float(covered[min(more, len(rest))] / max(covered[-1], 1))))
     return out
 
 
-def describe(
-    stages: Stages,
-    covered: np.ndarray,
-    tok: Tokenizer,
-    share: float,
-    splits: dict[str, dict],
-    tokens: dict[str, np.ndarray],
-    samples: dict[str, str],
-    n_sources: dict[str, int],
-    folder: str,
+def write_stages(
+    stages: Stages, covered: np.ndarray, tok: Tokenizer, share: float, splits: dict[str, Split], folder: str
 ) -> list[dict]:
-    """Write spelling.bin and each stage's rows.bin; return meta.json's part on stages.
+    """Write spelling.bin and each stage's rows.bin. Return what meta.json says of the stages.
 
-    covered: the share of the text's words that the n most frequent ones are, by n; empty with --by
-    structure."""
+    covered: the share of the text's words that the n most frequent ones are, by n; empty with --by structure.
+    """
     offsets, spelling = tok.spelling()
     spelling.tofile(f"{folder}/spelling.bin")
     first = np.flatnonzero(np.diff(offsets) == 1)
-    first = first[spelling[offsets[first]] == first]
-    for count in tokens.values():
-        count[tok.bos] = 0  # isn't text
+    first = first[spelling[offsets[first]] == first]  # what stands for itself, since it can't be spelled
+    trains = [splits[f"{name}.train"] for name in stages.names]
+    for train in trains:
+        train.occurs[tok.bos] = 0  # isn't text
+    chosen = choose_rows([train.occurs for train in trains], share, first)
     out = []
-    for name, limit, (rows, rows_coverage) in zip(
-        stages.names, stages.limits, choose_rows([*tokens.values()], share, first)
-    ):
+    for name, limit, train, (rows, rows_coverage) in zip(stages.names, stages.limits, trains, chosen):
         rows.astype(tok.dtype).tofile(f"{folder}/{name}.rows.bin")
-        split, n = splits[f"{name}.train"], min(limit, len(covered) - 1)
+        n_words = min(limit, len(covered) - 1)
+        n_chunks, n_tokens, _ = train.counts.tolist()
         stage = {
             "name": name,
-            "words": max(n, 0) if limit == math.inf else limit,
-            "documents": n_sources[f"{name}.train"],
-        }
-        stage |= {"chunks": split["documents"], "tokens": split["tokens"]}
-        stage |= {
-            "distinct_tokens": int((tokens[f"{name}.train"] > 0).sum()),
-            "coverage": float(covered[n]) if n >= 0 else None,
-        }
-        stage |= {
+            "words": max(n_words, 0) if limit == math.inf else limit,
+            "documents": train.n_sources,
+            "chunks": n_chunks,
+            "tokens": n_tokens,
+            "distinct_tokens": int((train.occurs > 0).sum()),
+            "coverage": float(covered[n_words]) if len(covered) else None,
             "rows": len(rows),
             "rows_coverage": rows_coverage,
-            "sample": samples.get(f"{name}.train", ""),
+            "sample": train.sample[1],
         }
         out.append(stage)
     return out
 
 
 def print_stages(stages: list[dict]) -> None:
-    print(
-        f"{'stage':14}{'documents':>12}{'chunks':>10}{'tokens':>14}{'distinct':>10}{'coverage':>10}{'rows':>8}{'they cover':>12}"
-    )
+    """Print the table of the stages, and a chunk of each."""
+    heads = f"{'documents':>12}{'chunks':>10}{'tokens':>14}{'distinct':>10}{'coverage':>10}{'rows':>8}"
+    print(f"{'stage':14}{heads}{'they cover':>12}")
     for s in stages:
         coverage = "-" if s["coverage"] is None else f"{s['coverage']:.1%}"
-        counts = f"{s['documents']:12,}{s['chunks']:12,}{s['tokens']:12,}{s['distinct_tokens']:12,}{coverage:>12}{s['rows']:12,}"
-        print(f"{s['name']:14}{counts}{s['rows_coverage']:12.2%}")
+        counts = [f"{s[key]:12,}" for key in ("documents", "chunks", "tokens", "distinct_tokens")]
+        print(f"{s['name']:14}{''.join(counts)}{coverage:>12}{s['rows']:12,}{s['rows_coverage']:12.2%}")
     for s in stages:
         text = textwrap.shorten(s["sample"], 400) or "no chunk"
         print(f"\n{s['name']}, for instance:\n" + textwrap.indent(textwrap.fill(text, 100), "  "))
     print()
 
 
-def report(path: str, stages: list[dict], covered: np.ndarray) -> None:
-    """The picture: how much of the text the most frequent words are, and how much text each stage adds."""
+def draw_report(path: str, stages: list[dict], covered: np.ndarray) -> None:
+    """Draw how much of the text the most frequent words are, and how much text each stage adds."""
     import matplotlib
     from matplotlib.figure import Figure  # not pyplot, which may want a display
 
     fig = Figure(figsize=(11, 4), layout="constrained")
     axes = fig.subplots(1, 2 if len(covered) else 1, squeeze=False)
     colors = matplotlib.colormaps["viridis"](np.linspace(0.15, 0.85, len(stages)))
-    if len(covered):
+    if len(covered):  # over rank, a point for each stage
         ax = axes[0, 0]
         ax.plot(range(1, len(covered)), 100 * covered[1:], color="0.3")
         for s, color in zip(stages[:-1], colors):
@@ -812,13 +828,12 @@ def report(path: str, stages: list[dict], covered: np.ndarray) -> None:
         ax.set(xscale="log", ylim=(0, 102), xlabel="most frequent words", ylabel="% of all words in the text")
         ax.set_title("coverage over rank", loc="left")
         ax.grid(alpha=0.3)
+
+    # a bar for each stage
     ax, total = axes[0, -1], max(sum(s["tokens"] for s in stages), 1)
     bars = ax.bar([s["name"] for s in stages], [s["tokens"] / 1e6 for s in stages], color=colors)
-    ax.bar_label(
-        bars,
-        [f"{s['tokens'] / 1e6:,.2f} M\n{s['tokens'] / total:.1%}\n{s['rows']:,} rows" for s in stages],
-        padding=2,
-    )
+    said = [f"{s['tokens'] / 1e6:,.2f} M\n{s['tokens'] / total:.1%}\n{s['rows']:,} rows" for s in stages]
+    ax.bar_label(bars, said, padding=2)
     ax.margins(y=0.25)
     ax.set(ylabel="million tokens for training")
     ax.set_title("tokens that each stage adds", loc="left")
@@ -827,7 +842,8 @@ def report(path: str, stages: list[dict], covered: np.ndarray) -> None:
     fig.savefig(path, dpi=130)
 
 
-# ---- all of it ------------------------------------------------------------------------------------------------------
+# -----------------------------------------------------------------------------
+# the output folder
 
 
 def list_stamps(folder: str) -> dict[str, tuple]:
@@ -930,8 +946,76 @@ def replace(out: str, aside: str, mine: dict[str, tuple]) -> None:
         print(f"{old}: what else was in {out} is left here ({one_line(e)})", file=sys.stderr)
 
 
+# -----------------------------------------------------------------------------
+# all of it
+
+
+class Text:
+    """The documents of all files, which are read several times: to look for a split, to rank words, to
+    tokenise. seen: what the last pass counted."""
+
+    def __init__(self, files: list[str], args: argparse.Namespace) -> None:
+        self.files, self.args, self.seen = files, args, {}
+        self.marker = args.separator.strip().encode("utf-8", "surrogateescape")
+        self.checksums = {}  # of each file's text, by path
+        self.limit = args.val * 2**64  # documents of a hash below fall to val,
+        self.cut_at = 0  # and of a single one what comes from this character on
+
+    def bad(self, fault: str, remedy: str, length: int = 0) -> None:
+        """Leave `length` bytes out, count them, and say so of the first 10 faults. Raise ValueError without
+        --skip_bad."""
+        if not self.args.skip_bad:
+            raise ValueError(f"{fault}: {remedy}, or leave it out with --skip_bad")
+        self.seen["bad"] += 1
+        self.seen["bytes"] += length
+        if self.seen["bad"] <= 10 and not self.seen["looking"]:
+            lost = f" ({length:,} bytes)" if length else ""
+            print(f"left out: {fault}{lost}", file=sys.stderr)
+
+    def read(self) -> Documents:
+        """Yield the documents of all files. Raise ValueError if one has changed since an earlier pass."""
+        for path in self.files:
+            checksum = 0
+            for text, start in read_file(path, self.args.field, self.marker, self.bad):
+                checksum = zlib.crc32((text or "").encode(), checksum)
+                yield text, start
+            if self.checksums.setdefault(path, checksum) != checksum:
+                raise ValueError(f"{path}: has changed since it was first read: wait until it is written")
+
+    def pieces(self, looking: bool = False) -> Pieces:
+        """Begin a pass, and return its pieces. looking: say nothing of faults, which the last pass does."""
+        self.seen = {"looking": looking, "lowest": 2**64}
+        self.seen |= dict.fromkeys(("bad", "bytes", "empty", "documents", "characters", "end"), 0)
+        pieces = split_by_hash(self.read(), self.limit, self.seen)
+        return split_at(pieces, self.cut_at) if self.cut_at else pieces
+
+    def choose_split(self) -> None:
+        """Look for a document that falls to val, about the 100th, and one to train, before the work begins.
+        If there are none, choose another limit, or where to cut. Raise ValueError if there is too little
+        text."""
+        sides = set()
+        for _, _, split in self.pieces(looking=True):
+            sides.add(split)
+            if len(sides) == 2:
+                return
+        n_documents, end = self.seen["documents"], self.seen["end"]
+        if n_documents > 1:
+            said = "no document falls to val by its hash, or all do: taking the one of the lowest"
+            self.limit = self.seen["lowest"] + 1
+        elif n_documents == 1:
+            said = "only one document: cutting off its end for val"
+            self.cut_at = min(int(end * (1 - max(self.args.val, 0.01))), end - 1)
+        if n_documents:
+            print(said, file=sys.stderr)
+        if n_documents < 2 and not self.cut_at:
+            inputs = self.args.input
+            more = f" and {len(inputs) - 1} more" if inputs[1:] else ""
+            raise ValueError(f"{inputs[0]}{more}: too little text for a train and a val split")
+
+
 def prepare(args: argparse.Namespace) -> None:
     """Make the folder args.out. Raise ValueError or OSError, with nothing written, if that can't be done."""
+    # all that may fail before the work begins
     begun = time.time()
     out, mine = check_output(args.out, args.force)
     if args.report:
@@ -944,11 +1028,15 @@ def prepare(args: argparse.Namespace) -> None:
     tok = load_tokenizer(args.tokenizer)
     if args.words:
         tok.spelling()  # fails now, if it does
+
+    # the folder, beside its place, then in it
+    text = Text(files, args)
     with make_aside(out) as aside:
-        meta, seen = fill(aside, args, files, tok, ranked)
+        meta = write_folder(aside, args, text, tok, ranked)
         os.sync()
         replace(out, aside, mine)
 
+    # what it holds
     if args.words:
         print_stages(meta["stages"])
     splits = meta["splits"]
@@ -958,70 +1046,26 @@ def prepare(args: argparse.Namespace) -> None:
         rate = s["tokens"] / max(s["bytes"], 1)
         print(f"{name:{width}}{s['documents']:12,}{s['tokens']:16,}{s['bytes'] / 1e6:12,.2f}{rate:14.4f}")
     length = sum(s["bytes"] for name, s in splits.items() if not args.words or name != "val") / 1e6
-    seconds = time.time() - begun
+    seconds, seen = time.time() - begun, text.seen
     print(
         f"{args.out}: {length:,.1f} MB in {seconds:.1f} s, {length / seconds:.1f} MB/s; left out: "
         f"{seen['empty']:,} empty documents, {seen['bad']:,} broken parts, {seen['bytes']:,} bytes of text"
     )
 
 
-def fill(
-    folder: str, args: argparse.Namespace, files: list[str], tok: Tokenizer, ranked: list[str]
-) -> tuple[dict[str, object], dict[str, int]]:
-    """Write all files of the folder; return (what meta.json holds, counts of what was seen and left out)."""
-    seen, checksums = {}, {}  # checksums: of each file's text, by path
-    marker = args.separator.strip().encode("utf-8", "surrogateescape")
-
-    def bad(fault, remedy, length=0):
-        if not args.skip_bad:
-            raise ValueError(f"{fault}: {remedy}, or leave it out with --skip_bad")
-        seen["bad"] += 1
-        seen["bytes"] += length
-        if seen["bad"] <= 10 and not seen["looking"]:
-            print(f"left out: {fault}" + (f" ({length:,} bytes)" if length else ""), file=sys.stderr)
-
-    def read_all():
-        for path in files:
-            checksum = 0
-            for text, start in read_file(path, args.field, marker, bad):
-                checksum = zlib.crc32((text or "").encode(), checksum)
-                yield text, start
-            if checksums.setdefault(path, checksum) != checksum:
-                raise ValueError(f"{path}: has changed since it was first read: wait until it is written")
-
-    def documents(limit, looking=False):
-        seen.update(looking=looking, bad=0, bytes=0, empty=0, documents=0, characters=0, end=0, lowest=2**64)
-        return split_by_hash(read_all(), limit, seen)
-
-    # look for a document that falls to val, about the 100th, and one to train, before the work begins
-    limit, at, sides = args.val * 2**64, 0, set()
-    for _, _, split in documents(limit, looking=True):
-        sides.add(split)
-        if len(sides) == 2:
-            break
-    else:
-        if seen["documents"] > 1:
-            print(
-                "no document falls to val by its hash, or all do: taking the one of the lowest",
-                file=sys.stderr,
-            )
-            limit = seen["lowest"] + 1
-        elif seen["documents"] == 1:
-            print("only one document: cutting off its end for val", file=sys.stderr)
-            at = min(int(seen["end"] * (1 - max(args.val, 0.01))), seen["end"] - 1)
-        if not seen["documents"] or seen["documents"] == 1 and at == 0:
-            more = f" and {len(args.input) - 1} more" if args.input[1:] else ""
-            raise ValueError(f"{args.input[0]}{more}: too little text for a train and a val split")
-
-    def pieces(looking=False):
-        return split_at(documents(limit, looking), at) if at else documents(limit, looking)
+def write_folder(
+    folder: str, args: argparse.Namespace, text: Text, tok: Tokenizer, ranked: list[str]
+) -> dict[str, object]:
+    """Write all files of the folder, and return what meta.json holds. ranked: the words of --wordlist. Raise
+    ValueError if there is too little text."""
+    text.choose_split()
 
     # rank the words, which takes a pass of its own
     stages, covered = None, np.zeros(0)
     if args.words:
         if args.by == "vocabulary":
             table = collections.Counter()
-            for counted in run_all(count_words, pieces(looking=True), tok, None, args.workers):
+            for counted in run_all(count_words, text.pieces(looking=True), tok, None, args.workers):
                 table.update(counted)
             del table["\0"]
             ranked = ranked or sorted(table, key=lambda word: (-table[word], word))
@@ -1029,10 +1073,14 @@ def fill(
         ranks = {"\0": 0} | {word: rank for rank, word in enumerate(ranked[: max(args.words)], 1)}
         stages = Stages(args.by, args.words, ranks, args.known)
 
-    splits, tokens, samples, n_sources = write_splits(pieces(), tok, stages, args.workers, folder)
+    # tokenise
+    written = write_splits(text.pieces(), tok, stages, args.workers, folder)
+    splits = {name: split.describe() for name, split in written.items()}
     trained = sum(split["documents"] for name, split in splits.items() if "train" in name)
     if not splits["val"]["documents"] or not trained:
         raise ValueError(f"{args.input[0]}: too little text for a train and a val split")
+
+    # what tells of them
     meta = {
         "tokenizer": {"kind": tok.kind, "name": tok.name, "sha256": tok.sha256},
         "vocab_size": tok.vocab_size,
@@ -1043,20 +1091,20 @@ def fill(
     }
     if stages:
         meta |= {"by": args.by, "known": args.known}
-        meta["stages"] = describe(stages, covered, tok, args.rows, splits, tokens, samples, n_sources, folder)
+        meta["stages"] = write_stages(stages, covered, tok, args.rows, written, folder)
         if ranked:
             Path(folder, "words.txt").write_text("".join(f"{word}\n" for word in ranked[:100_000]), "utf-8")
         if args.report:
-            report(f"{folder}/report.png", meta["stages"], covered)
+            draw_report(f"{folder}/report.png", meta["stages"], covered)
     Path(folder, "meta.json").write_text(json.dumps(meta, indent=2) + "\n")
     tok.token_bytes().astype("<u2").tofile(f"{folder}/token_bytes.bin")
     if tok.model:
         Path(folder, MODEL_FILES[tok.kind]).write_bytes(tok.model)
-    return meta, seen
+    return meta
 
 
-def limits(text: str) -> list[int]:
-    """--words: rising whole numbers, then all -> the numbers"""
+def parse_limits(text: str) -> list[int]:
+    """Return the numbers of --words: rising whole numbers, then all. Raise ArgumentTypeError for another."""
     numbers = [int(n) for n in re.findall(r"(\d+),", text)]
     if text != ",".join(map(str, numbers + ["all"])) or not numbers or [0, *numbers] != sorted({0, *numbers}):
         raise argparse.ArgumentTypeError(f"{text}: give rising whole numbers, then all: 2000,5000,all")
@@ -1065,59 +1113,35 @@ def limits(text: str) -> list[int]:
 
 def main(argv: list[str] | None = None) -> None:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
     add = parser.add_argument
-    add(
-        "--input",
-        nargs="+",
-        required=True,
-        metavar="PATH",
-        help=f"files, or folders of files, or {', '.join(SOURCES)}",
-    )
+    inputs = f"files, or folders of files, or {', '.join(SOURCES)}"
+    add("--input", nargs="+", required=True, metavar="PATH", help=inputs)
     add("--out", required=True, metavar="FOLDER", help="the folder to make")
-    names = "llama2 (default; fetched at first use), the path of a sentencepiece model or tokenizer.json, or a tiktoken encoding"
+    names = "llama2 (default; fetched at first use), the path of a sentencepiece model or tokenizer.json, "
+    names += "or a tiktoken encoding"
     add("--tokenizer", default="llama2", metavar="NAME", help=names)
-    add(
-        "--separator",
-        default="<|doc|>",
-        metavar="LINE",
-        help="the line between the documents of a .txt: <|doc|>",
-    )
+    line = "the line between the documents of a .txt: <|doc|>"
+    add("--separator", default="<|doc|>", metavar="LINE", help=line)
     add("--field", default="text", metavar="NAME", help="the field of .jsonl, or column of .parquet: text")
-    side = "share of the documents for val, 0.01. A hash of its text decides, so a document falls on the same side in any input"
+    side = "share of the documents for val, 0.01. A hash of its text decides, so a document falls on the "
+    side += "same side in any input"
     add("--val", type=float, default=0.01, metavar="SHARE", help=side)
-    add(
-        "--words",
-        type=limits,
-        metavar="N,N,all",
-        help="make stages: the words that one must know for each; the last is all",
-    )
-    add(
-        "--known",
-        type=float,
-        default=0.95,
-        metavar="SHARE",
-        help="share of a chunk's words that must be known: 0.95",
-    )
-    add(
-        "--wordlist",
-        metavar="FILE",
-        help="a word a line, the most frequent first; default: rank the words of the text",
-    )
-    add(
-        "--by", choices=["vocabulary", "structure"], default="vocabulary", help="what makes a chunk difficult"
-    )
+    limits = "make stages: the words that one must know for each; the last is all"
+    add("--words", type=parse_limits, metavar="N,N,all", help=limits)
+    known = "share of a chunk's words that must be known: 0.95"
+    add("--known", type=float, default=0.95, metavar="SHARE", help=known)
+    ranked = "a word a line, the most frequent first; default: rank the words of the text"
+    add("--wordlist", metavar="FILE", help=ranked)
+    kinds = ["vocabulary", "structure"]
+    add("--by", choices=kinds, default="vocabulary", help="what makes a chunk difficult")
     rows = "a stage's own ids: the share of its tokens that they are, 0.998, or their number"
     add("--rows", type=float, default=0.998, metavar="SHARE", help=rows)
     add("--report", action="store_true", help="draw the stages: report.png")
     add("--workers", type=int, default=cores, metavar="N", help="processes; default: all cores")
-    add(
-        "--skip_bad",
-        action="store_true",
-        help="leave out, and count, broken documents, lines and ends of files",
-    )
+    skipped = "leave out, and count, broken documents, lines and ends of files"
+    add("--skip_bad", action="store_true", help=skipped)
     add("--force", action="store_true", help="overwrite a folder that prepare.py made")
     args = parser.parse_args(argv)
     if not 0 < args.val < 1 or args.workers < 1:

@@ -41,7 +41,7 @@ def test_words(text, found):
 def test_chunks_are_the_text_in_bounded_parts(docs):
     for doc in docs:
         parts = prepare.chunks(doc)
-        sizes = [prepare.size(part) for part in parts]
+        sizes = [prepare.word_count(part) for part in parts]
         assert "".join(parts) == doc and all(parts) and max(sizes) <= 500
         assert "日" in doc or all(n >= 200 for n in sizes[:-1])
     text = "\n\n".join(["One two three four five. " * 20 + "End."] * 9)  # 101 words each
