@@ -1,5 +1,5 @@
 """
-Text out: is the model coherent?
+Write text with a model, or check how coherent that is.
 
 $ python sample.py --in out/tiny2/ckpt.pt --prompt "In the beginning" --n 3 --temperature 0.8 --top_k 50
 $ python sample.py --in out/smol/ckpt.pt --chat --prompt "What is the capital of France?" --system "Be brief."
@@ -30,10 +30,10 @@ from grow import data_of, fused
 from model import Llama
 
 # --check
-EVALUATED = 262144  # tokens of a validation text, as in train.py
-WINDOW = 4096  # at most so many are read at a time,
-CHUNK = 256  # and at most so many of these have logits at a time
-AT_ONCE = 1024  # samples, which are drawn all at once
+EVALUATED = 262144  # tokens of a validation text that are read, as in train.py
+WINDOW = 4096  # tokens that are read at a time, at most
+CHUNK = 256  # tokens of these that have logits at a time, at most
+AT_ONCE = 1024  # samples that are drawn at once, at most
 
 
 # -----------------------------------------------------------------------------
@@ -41,8 +41,8 @@ AT_ONCE = 1024  # samples, which are drawn all at once
 
 
 def load(path: str, device: str) -> tuple[Llama, Tokenizer, Callable, dict]:
-    """-> (model, its generations fused, tokenizer, a function that spells ids which the model has no row for,
-    checkpoint)."""
+    """Return (model, its generations fused; tokenizer; a function that spells ids which the model has no row
+    for; checkpoint). Raise ValueError if there is none at path."""
     if os.path.exists(f"{path}/ckpt.pt"):
         raise ValueError(f"{path}: the folder of a run: its checkpoint is {path}/ckpt.pt")
     ckpt = load_checkpoint(path)
@@ -52,7 +52,7 @@ def load(path: str, device: str) -> tuple[Llama, Tokenizer, Callable, dict]:
 
 
 def missing(default: str) -> ValueError:
-    """The error where no --in was given and there is no checkpoint at the default path."""
+    """Return the error to raise where no --in was given, and no checkpoint is at the default path."""
     there = glob.glob(f"{os.path.dirname(default)}/*/ckpt.pt")
     there = sorted(there, key=os.path.getmtime, reverse=True)[:5]
     if there:
@@ -63,7 +63,7 @@ def missing(default: str) -> ValueError:
 
 
 def check_device(device: str) -> None:
-    """Raise a ValueError where torch can't use the device."""
+    """Raise ValueError where torch can't use the device."""
     try:
         torch.zeros(1, device=device).item()
         torch.Generator(device)
@@ -72,8 +72,8 @@ def check_device(device: str) -> None:
 
 
 def stop_ids(ckpt: dict, tokenizer: Tokenizer) -> set[int]:
-    """The ids at which a text ends: those that an imported model came with, else the tokenizer's eos. Once it
-    was trained here, the bos of the next text ends it, too."""
+    """Return the ids at which a text ends: those that an imported model came with, else the tokenizer's eos.
+    In a model that was trained here, the bos of the next text ends it, too."""
     came_with = (ckpt.get("origin") or {}).get("stop")
     if came_with and not ckpt["ledger"]["tokens"]:
         return set(came_with)
@@ -81,12 +81,15 @@ def stop_ids(ckpt: dict, tokenizer: Tokenizer) -> set[int]:
 
 
 def render_chat(template: str, tokens: dict[str, str], message: str, system: str | None) -> str:
-    """Render a user's message, after a system message if there is one, up to where the answer begins. tokens:
-    what the template knows as bos_token and so on. Raise a ValueError where the template fails. As in
-    transformers' apply_chat_template, in a sandbox: a template is a program of whoever made the model."""
+    """Return a user's message, after a system message if there is one, as the template writes it, up to where
+    the answer begins. Raise ValueError where the template fails.
+
+    As in transformers' apply_chat_template, in a sandbox: a template is a program of whoever made the model.
+    tokens: what the template knows as bos_token and so on."""
     import jinja2.ext  # here, since only --chat needs it; torch brings it
     import jinja2.sandbox
 
+    # what a template may call
     def raise_exception(text):
         raise jinja2.TemplateError(text)
 
@@ -100,6 +103,7 @@ def render_chat(template: str, tokens: dict[str, str], message: str, system: str
     sandbox = jinja2.sandbox.ImmutableSandboxedEnvironment(**options)
     sandbox.filters["tojson"] = tojson
     sandbox.globals |= {"raise_exception": raise_exception, "strftime_now": strftime_now}
+
     # {% generation %} marks the answers, for training, and writes nothing
     template = re.sub(r"(\{%[-+]?\s*)generation(\s*[-+]?%\})", r"\1if true\2", template)
     template = re.sub(r"(\{%[-+]?\s*)endgeneration(\s*[-+]?%\})", r"\1endif\2", template)
@@ -113,8 +117,9 @@ def render_chat(template: str, tokens: dict[str, str], message: str, system: str
 
 
 def chat_ids(ckpt: dict, tokenizer: Tokenizer, message: str, system: str | None) -> list[int]:
-    """The ids of a user's message in the model's chat template, as transformers' apply_chat_template has
-    them. Raise a ValueError where the model has no template, or it fails."""
+    """Return the ids of a user's message in the model's chat template, as transformers' apply_chat_template
+    has them. Raise ValueError where the model has no template, or it fails."""
+    # the template, of the files that the model came with
     kept = (ckpt.get("origin") or {}).get("files", {})
     files = {name: x.numpy().tobytes().decode(errors="replace") for name, x in kept.items()}
     read = {}
@@ -143,20 +148,17 @@ def chat_ids(ckpt: dict, tokenizer: Tokenizer, message: str, system: str | None)
     added |= {token["content"]: int(i) for i, token in config.get("added_tokens_decoder", {}).items()}
     more = read.get("tokenizer.json", {}).get("added_tokens", [])
     added |= {token["content"]: token["id"] for token in more}
+
     # where transformers puts a space: LlamaTokenizer, unless it is a legacy one, before the text alone
     each = config.get("legacy", "Llama" not in (config.get("tokenizer_class") or "Llama"))
     return tokenizer.encode_with_special(render_chat(template, tokens, message, system), added, each)
 
 
 def prompt_ids(
-    args: argparse.Namespace,
-    model: Llama,
-    tokenizer: Tokenizer,
-    spelled: Callable,
-    ckpt: dict,
+    args: argparse.Namespace, model: Llama, tokenizer: Tokenizer, spelled: Callable, ckpt: dict
 ) -> list[int]:
-    """The ids of the prompt, all with a row: a bos and the text, or with --chat a message. Say so on stderr
-    where the context is too short for them."""
+    """Return the ids of the prompt, all with a row: a bos and the text, or with --chat a message. Say so on
+    stderr where the context is too short for them. Raise ValueError where a chat can't be read."""
     if args.chat:
         ids = chat_ids(ckpt, tokenizer, args.prompt, args.system)
     else:
@@ -175,17 +177,12 @@ def prompt_ids(
 
 
 def samples(
-    model: Llama,
-    start: list[int],
-    n: int,
-    stop: set[int],
-    args: argparse.Namespace,
-    seed: int,
+    model: Llama, start: list[int], n: int, stop: set[int], args: argparse.Namespace, seed: int
 ) -> Iterator[list[list[int]]]:
     """Yield, token by token, the n continuations so far of the ids `start`, each without its stop token."""
+    new, ended = [[] for _ in range(n)], [False] * n
     rng = torch.Generator(args.device).manual_seed(seed)
-    idx, new, ended = torch.tensor([start] * n, device=args.device), [[] for _ in range(n)], [False] * n
-    how = args.temperature, args.top_k, args.top_p, rng
+    idx, how = torch.tensor([start] * n, device=args.device), (args.temperature, args.top_k, args.top_p, rng)
     for column in model.generate(idx, args.tokens, *how, stop):
         for i, token in enumerate(column[:, 0].tolist()):
             ended[i] = ended[i] or token in stop
@@ -196,7 +193,7 @@ def samples(
 
 def pieces(tokenizer: Tokenizer, begun: list[int], growing: Iterator[list[list[int]]]) -> Iterator[str]:
     """Yield the text of the ids `begun` and of a single sample, a piece whenever its characters are complete.
-    Joined, it is what decoding all of them gives, which would take ever longer with every token."""
+    Joined, the pieces are what decoding all ids gives, which would take ever longer with every token."""
     ids, shown, ready = list(begun), 0, 0
     for (new,) in growing:
         ids += new[len(ids) - len(begun) :]
@@ -213,7 +210,8 @@ def pieces(tokenizer: Tokenizer, begun: list[int], growing: Iterator[list[list[i
 
 
 def hidden(model: Llama, ids: np.ndarray, device: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """-> (what the head multiplies, (T, C), for T ids in a 1-d array; the head's weight, (vocab_size, C))"""
+    """Return (what the head multiplies, (T, C); the head's weight, (vocab_size, C)) for T ids, a 1-d
+    array."""
     window, T = torch.from_numpy(ids.astype(np.int64))[None].to(device), len(ids)
     x, head = model.trunk(window, model.cos[:T], model.sin[:T])
     return x[0], head
@@ -221,9 +219,9 @@ def hidden(model: Llama, ids: np.ndarray, device: str) -> tuple[torch.Tensor, to
 
 @torch.no_grad()
 def log_probs(model: Llama, tokens: np.ndarray, device: str) -> torch.Tensor:
-    """The log-probability, in nats, of every token of the 1-d array but the first, each given those before it
-    in its window. Windows of block_size, of WINDOW if that is less, overlap by one token, and the last one
-    reaches back so as to be full."""
+    """Return, for a 1-d array of T tokens, the log-probability in nats of each but the first, (T - 1,), given
+    those before it in its window. Windows of block_size, or of WINDOW if that is less, overlap by one token;
+    the last one reaches back so as to be full."""
     B, n = min(model.cfg.block_size, WINDOW), len(tokens) - 1
     out = torch.empty(n)
     for start in range(0, n, B):
@@ -239,7 +237,8 @@ def log_probs(model: Llama, tokens: np.ndarray, device: str) -> torch.Tensor:
 
 
 def max_dlogit(one: tuple[torch.Tensor, torch.Tensor], two: tuple[torch.Tensor, torch.Tensor]) -> float:
-    """The largest difference between two models' logits on the first's rows. Each is what hidden() gives."""
+    """Return the largest difference between two models' logits on the rows of the first. Each is what
+    hidden() returns."""
     (x, head), (y, other) = one, two
     largest = 0.0
     for i in range(0, len(x), CHUNK):
@@ -249,19 +248,22 @@ def max_dlogit(one: tuple[torch.Tensor, torch.Tensor], two: tuple[torch.Tensor, 
 
 
 def repetition(samples: list[list[int]]) -> tuple[float, float]:
-    """(share of 4-grams that repeat one of the same sample, distinct 2-grams as a share of all) of lists of
-    ids; nan where there are none."""
+    """Return (share of 4-grams that repeat one of the same sample, distinct 2-grams as a share of all) of
+    lists of ids; nan where there are none."""
     fours = [list(zip(*(s[i:] for i in range(4)))) for s in samples]
     twos = [pair for s in samples for pair in zip(s, s[1:])]
-    n = sum(map(len, fours))
-    repeated = 1 - sum(len(set(f)) for f in fours) / n if n else math.nan
-    return repeated, len(set(twos)) / len(twos) if twos else math.nan
+    repeated = distinct = math.nan
+    if n := sum(map(len, fours)):
+        repeated = 1 - sum(len(set(f)) for f in fours) / n
+    if twos:
+        distinct = len(set(twos)) / len(twos)
+    return repeated, distinct
 
 
 def reference_text(ckpt: dict, tokenizer: Tokenizer, path: str | None) -> tuple[np.ndarray, int]:
-    """(ids, a bos first, and the bytes of text they stand for) of the file, or of the validation text that
-    the checkpoint knows: the part of it that train.py evaluates on by default. Raise a ValueError where there
-    is none."""
+    """Return (ids, a bos first; the bytes of text that they stand for) of the file at path. Without a path:
+    of the part of the checkpoint's validation text that train.py evaluates on by default. Raise ValueError
+    where there is no text."""
     if path is not None:
         try:
             with open(path, encoding="utf-8-sig", newline="") as f:  # -sig: as prepare.py reads it
@@ -290,8 +292,9 @@ def reference_text(ckpt: dict, tokenizer: Tokenizer, path: str | None) -> tuple[
 
 @torch.no_grad()
 def check(args: argparse.Namespace, autocast: contextlib.AbstractContextManager) -> None:
-    """Print the table of --check: one column a checkpoint, and one for the text itself; of two checkpoints,
-    also how far their logits are apart. Raise a ValueError where they know different texts."""
+    """Print the table of --check: a column for each checkpoint, and one for the text itself; for two, also
+    how far their logits are apart. Raise ValueError where they know different texts."""
+    # the figures of each checkpoint
     rows, first, apart, device = {}, None, "", args.device
     for path in args.inputs:
         model, tokenizer, spelled, ckpt = load(path, device)
@@ -300,9 +303,12 @@ def check(args: argparse.Namespace, autocast: contextlib.AbstractContextManager)
             raise ValueError("the two know different validation texts: give --text FILE")
         read, start = spelled(ids), prompt_ids(args, model, tokenizer, spelled, ckpt)
         with autocast:
+            # what it makes of the text, and of what it writes
             lp = log_probs(model, read, device)
             *_, said = samples(model, start, args.n, stop_ids(ckpt, tokenizer), args, args.seed)
             own = [log_probs(model, np.array(start + s), device)[len(start) - 1 :] for s in said]
+
+            # how far its logits are from those of the first, on the first window
             if not first:
                 window = read[: min(model.cfg.block_size, WINDOW)]
                 first = {"ids": ids, "tokenizer": tokenizer.sha256, "rows": model.token_ids()}
@@ -316,6 +322,8 @@ def check(args: argparse.Namespace, autocast: contextlib.AbstractContextManager)
         values = -lp.sum().item() / n_bytes / math.log(2), *repetition(said), torch.cat(own).mean().item()
         for name, value in zip(ROWS, values):
             rows.setdefault(name, []).append(value)
+
+    # the figures of the text, cut like the samples, and the table
     n = args.tokens
     alike = [ids[i * n : (i + 1) * n].tolist() for i in range(args.n)]
     itself = math.nan, *repetition(alike), lp[: n * args.n].mean().item()
@@ -338,11 +346,12 @@ ROWS = {  # of the table, and how each is written
 
 
 def starts_with(long: torch.Tensor, short: torch.Tensor) -> bool:
-    """Does the one 1-d tensor begin with the other?"""
+    """Return whether the one 1-d tensor begins with the other."""
     return torch.equal(long[: len(short)], short)
 
 
 # -----------------------------------------------------------------------------
+# the command line
 
 
 def main() -> None:
@@ -362,20 +371,25 @@ def main() -> None:
     p.add_argument("--text", metavar="FILE", help="with --check: text to read instead of the validation set")
     p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = p.parse_args()
-    args.n = (8 if args.check else 1) if args.n is None else args.n
-    args.temperature = (1.0 if args.check else 0.8) if args.temperature is None else args.temperature
+    if args.n is None:
+        args.n = 8 if args.check else 1
+    if args.temperature is None:
+        args.temperature = 1.0 if args.check else 0.8
     validate(args)
     autocast = contextlib.nullcontext()
     if args.device.startswith("cuda"):
         autocast = torch.autocast("cuda", torch.bfloat16)
     if args.check:
         return check(args, autocast)
+
+    # write the samples, each as it grows
     model, tokenizer, spelled, ckpt = load(args.inputs[0], args.device)
     start, stop = prompt_ids(args, model, tokenizer, spelled, ckpt), stop_ids(ckpt, tokenizer)
+    begun = [] if args.chat else start  # of a chat, the answer alone
     for i in range(args.n):
         growing = samples(model, start, 1, stop, args, args.seed + i)
         with autocast:
-            for text in pieces(tokenizer, [] if args.chat else start, growing):  # of a chat, the answer alone
+            for text in pieces(tokenizer, begun, growing):
                 print(text, end="", flush=True)
         print()
         if i + 1 < args.n:
@@ -383,7 +397,7 @@ def main() -> None:
 
 
 def validate(args: argparse.Namespace) -> None:
-    """Raise a ValueError where an argument makes no sense, before anything is loaded. Fill in --in."""
+    """Fill in --in. Raise ValueError where an argument makes no sense, before anything is loaded."""
     if args.inputs is None:
         args.inputs = ["out/ckpt.pt"]
         if not os.path.exists(args.inputs[0]):
