@@ -1,6 +1,6 @@
 """
-A checkpoint in, a stock Llama out: a folder that transformers, vLLM, lm-evaluation-harness and llama.cpp's
-converter load. And a stock Llama in, a checkpoint out, of one generation, for grow.py and train.py.
+Make a stock Llama of a checkpoint: a folder that transformers, vLLM, lm-evaluation-harness and llama.cpp's
+converter load. Or make a checkpoint, of one generation, of a stock Llama, for grow.py and train.py.
 
 $ python export.py --in out/stage2/ckpt.pt --out out/stage2/hf
 $ python export.py --in out/stage2/ckpt.pt --out out/stage2/hf --dtype bfloat16
@@ -11,12 +11,12 @@ $ python export.py --from SmolLM2-135M-Instruct.Q8_0.gguf --out out/smol/ckpt.pt
 What growing has added is folded into the weights, and the logits stay:
 
 | here                                                     | there
-|----------------------------------------------------------|---------------------------------------------------------------
+|----------------------------------------------------------|-----------------------------------------------
 | a tensor's slabs                                         | one tensor
 | a norm's factor sqrt(born / n_embd)                      | in its gain
 | the one eps, norm_eps x n_embd of generation 0 / n_embd  | rms_norm_eps
 | the scores' scale, head_dim of generation 0 ^ -1/2       | head_dim ^ -1/2, and the rest in q
-| RoPE's pairs in the order of their birth                 | by falling frequency, the half-split order that Hugging Face has
+| RoPE's pairs in the order of their birth                 | by falling frequency: Hugging Face's half-split
 | rows for some of the tokens, in an order of their own    | all, in the tokenizer's order; see absent_row
 """
 
@@ -46,6 +46,7 @@ from data import (
     UNKNOWN,
     USER_DEFINED,
     Tokenizer,
+    control_pieces,
     count_bytes,
     fetch_llama2,
     one_line,
@@ -71,6 +72,7 @@ def llama_config(
     if not_stock(cfg):
         raise ValueError(not_stock(cfg))
     scaling = {"rope_type": "llama3"} | cfg.rope_scaling if cfg.rope_scaling else None
+    parameters = (scaling or {"rope_type": "default"}) | {"rope_theta": cfg.rope_theta}
     padding = {} if pad is None else {"pad_token_id": pad}
     return {
         "architectures": ["LlamaForCausalLM"],
@@ -86,8 +88,7 @@ def llama_config(
         "rms_norm_eps": cfg.norm_eps * (cfg.generations[0].n_embd / cfg.n_embd),
         "rope_theta": cfg.rope_theta,
         "rope_scaling": scaling,
-        "rope_parameters": (scaling or {"rope_type": "default"})
-        | {"rope_theta": cfg.rope_theta},  # transformers 5 reads this
+        "rope_parameters": parameters,  # transformers 5 reads these
         "hidden_act": "silu",
         "attention_bias": False,
         "mlp_bias": False,
@@ -98,30 +99,30 @@ def llama_config(
     } | padding
 
 
-NAMES = {  # of a layer's tensors, here and there
-    "attn.norm.gain": "input_layernorm",
-    "attn.q": "self_attn.q_proj",
-    "attn.k": "self_attn.k_proj",
-    "attn.v": "self_attn.v_proj",
-    "attn.o": "self_attn.o_proj",
-    "mlp.norm.gain": "post_attention_layernorm",
-    "mlp.gate": "mlp.gate_proj",
-    "mlp.up": "mlp.up_proj",
-    "mlp.down": "mlp.down_proj",
-}
+NAMES = [  # of a layer's tensors: here, there, and in a GGUF file
+    ("attn.norm.gain", "input_layernorm", "attn_norm"),
+    ("attn.q", "self_attn.q_proj", "attn_q"),
+    ("attn.k", "self_attn.k_proj", "attn_k"),
+    ("attn.v", "self_attn.v_proj", "attn_v"),
+    ("attn.o", "self_attn.o_proj", "attn_output"),
+    ("mlp.norm.gain", "post_attention_layernorm", "ffn_norm"),
+    ("mlp.gate", "mlp.gate_proj", "ffn_gate"),
+    ("mlp.up", "mlp.up_proj", "ffn_up"),
+    ("mlp.down", "mlp.down_proj", "ffn_down"),
+]
 TRANSPOSED = ("o", "down")
 
 
 def llama_names(cfg: Config) -> dict[str, str]:
-    """{a tensor's name here: its name there}"""
+    """Return {a tensor's name here: its name there}."""
     names = {"wte": "model.embed_tokens.weight"}
     for i in range(cfg.n_layer):
-        names |= {f"layers.{i}.{here}": f"model.layers.{i}.{there}.weight" for here, there in NAMES.items()}
+        names |= {f"layers.{i}.{here}": f"model.layers.{i}.{there}.weight" for here, there, _ in NAMES}
     return names | {"norm.gain": "model.norm.weight"} | ({} if cfg.tied else {"head": "lm_head.weight"})
 
 
 def llama_shape(cfg: Config, kind: str) -> tuple[int, ...]:
-    """The shape there of the tensor `kind` of SHAPES."""
+    """Return the shape there of a tensor that is `kind` in SHAPES."""
     *out, width = cfg.shape(kind)
     if kind == "norm":
         return (width,)
@@ -129,13 +130,23 @@ def llama_shape(cfg: Config, kind: str) -> tuple[int, ...]:
     return (width, out) if kind in TRANSPOSED else (out, width)
 
 
+def all_rows(w: torch.Tensor, ids: torch.Tensor, n_tokens: int, absent: torch.Tensor | None) -> torch.Tensor:
+    """Return (n_tokens, n_embd): at `ids` the rows of w, (len(ids), n_embd); elsewhere `absent`, (n_embd,),
+    or their mean if that is None."""
+    out = (w.mean(0) if absent is None else absent).expand(n_tokens, -1).clone()
+    out[ids] = w
+    return out
+
+
+# a tensor's shape, and a function that makes it
+Made = tuple[tuple[int, ...], Callable[[], torch.Tensor]]
+
+
 def llama_tensors(
     cfg: Config, weights: dict[str, torch.Tensor], absent: torch.Tensor | None = None
-) -> dict[str, tuple[tuple, Callable[[], torch.Tensor]]]:
-    """Return {Hugging Face's name: (shape, a function that makes the tensor)} of a checkpoint's config and
-    slabs.
-
-    Tokens without a row get the rows' mean, in the head `absent`, (n_embd,), if it is given."""
+) -> dict[str, Made]:
+    """Return {Hugging Face's name: Made} of a checkpoint's config and slabs. Tokens without a row get the
+    rows' mean; in the head they get `absent`, (n_embd,), if it is given."""
     model = skeleton(cfg)
     order = torch.tensor(rope_places(cfg)).argsort()
     scale = math.sqrt(cfg.head_dim / cfg.generations[0].head_dim)
@@ -147,9 +158,8 @@ def llama_tensors(
         if kind in ("q", "k"):  # (heads, 2, pairs, n_embd), by falling frequency
             w = w[:, :, order] * (scale if kind == "q" else 1)
         if kind in ("wte", "head") and cfg.n_tokens:  # (vocab_size, n_embd) -> (n_tokens, n_embd)
-            other = w.mean(0) if kind == "wte" or absent is None else absent
-            rows, w = w, other.expand(cfg.n_tokens, -1).clone()
-            w[row_ids(weights["row_of"], cfg.vocab_size)] = rows
+            ids = row_ids(weights["row_of"], cfg.vocab_size)
+            w = all_rows(w, ids, cfg.n_tokens, absent if kind == "head" else None)
         w = w.reshape(-1, cfg.n_embd)
         return w.T if kind in TRANSPOSED else w
 
@@ -160,11 +170,10 @@ def llama_tensors(
     }
 
 
-def write_safetensors(
-    folder: str, tensors: dict[str, tuple[tuple, Callable[[], torch.Tensor]]], dtype: str
-) -> None:
-    """Write model.safetensors, or from SHARD bytes on several and their index, a tensor at a time:
-    safetensors' own save_file has them all in memory. The format: huggingface.co/docs/safetensors."""
+def write_safetensors(folder: str, tensors: dict[str, Made], dtype: str) -> None:
+    """Write model.safetensors, or from SHARD bytes on several and their index. One tensor at a time is in
+    memory; safetensors' own save_file has them all. The format: huggingface.co/docs/safetensors."""
+    # share the tensors out to files: {name: its entry in the header}
     kind, files, size = getattr(torch, dtype), [{}], 0
     for name, (shape, _) in tensors.items():
         n = math.prod(shape) * kind.itemsize
@@ -173,39 +182,41 @@ def write_safetensors(
             size = 0
         files[-1][name] = {"dtype": DTYPES[dtype], "shape": shape, "data_offsets": [size, size + n]}
         size += n
-    names = [f"model-{i + 1:05}-of-{len(files):05}.safetensors" for i in range(len(files))]
-    names = names if len(files) > 1 else ["model.safetensors"]
-    count = counter("written", sum(math.prod(shape) for shape, _ in tensors.values()) * kind.itemsize)
+    names = ["model.safetensors"]
+    if len(files) > 1:
+        names = [f"model-{i + 1:05}-of-{len(files):05}.safetensors" for i in range(len(files))]
+
+    # write them, and an index of several
+    total = sum(math.prod(shape) for shape, _ in tensors.values()) * kind.itemsize
+    count = counter("written", total)
     for file_name, entries in zip(names, files):
         header = json.dumps({"__metadata__": {"format": "pt"}} | entries).encode()
         header += b" " * (-len(header) % 8)
         with open(f"{folder}/{file_name}", "wb") as f:
             f.write(struct.pack("<Q", len(header)) + header)
-            for name, entry in entries.items():
-                tensor = tensors[name][1]().to(kind).contiguous()
-                assert tensor.shape == tensors[name][0], name
+            for name in entries:
+                shape, make = tensors[name]
+                tensor = make().to(kind).contiguous()
+                assert tensor.shape == shape, name
                 f.write(tensor.flatten().view(torch.uint8).numpy())
-                count(entry["data_offsets"][1] - entry["data_offsets"][0])
+                count(tensor.nbytes)
             f.flush()
             os.fsync(f.fileno())
     if len(files) > 1:
         where = {name: file_name for file_name, entries in zip(names, files) for name in entries}
-        total = sum(
-            e["data_offsets"][1] - e["data_offsets"][0] for entries in files for e in entries.values()
-        )
-        write_json(
-            f"{folder}/model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": where}
-        )
+        index = {"metadata": {"total_size": total}, "weight_map": where}
+        write_json(f"{folder}/model.safetensors.index.json", index)
 
 
 def write_json(path: str, values: dict) -> None:
+    """Write values as a JSON file."""
     with open(path, "w", encoding="utf-8") as f:
         json.dump(values, f, indent=2)
         f.write("\n")
 
 
 def counter(what: str, total: int) -> Callable[[int], None]:
-    """Return a function that counts bytes and says on stderr, every 2 seconds, what share of the total is
+    """Return a function that counts bytes and says every 2 seconds, on stderr, what share of total is
     done."""
     done, said = 0, time.monotonic()
 
@@ -220,9 +231,9 @@ def counter(what: str, total: int) -> Callable[[int], None]:
 
 
 def write_tokenizer(folder: str, tok: Tokenizer, context: int, end: int) -> None:
-    """Write the tokenizer's own file; of a tokenizer.model tokenizer.json too, which says the same for
-    Hugging Face's tokenizers; and what reads them. What the model came with stays. end: the token at which
-    text ends, for llama.cpp, which stops at eos_token alone."""
+    """Write the tokenizer's own file and what reads it; for a tokenizer.model also the tokenizer.json that
+    says the same to Hugging Face's tokenizers. What the model came with stays. end: the token at which text
+    ends, for llama.cpp, which stops at eos_token alone."""
     path = f"{folder}/{MODEL_FILES[tok.kind]}"
     if not os.path.exists(path):
         with open(path, "wb") as f:
@@ -234,14 +245,15 @@ def write_tokenizer(folder: str, tok: Tokenizer, context: int, end: int) -> None
         if not os.path.exists(f"{folder}/tokenizer.json"):
             write_json(f"{folder}/tokenizer.json", tokenizer_json(tok.sp))
         ids["unk_token"] = tok.sp.unk_id()
-        special = {name: tok.sp.id_to_piece(i) for name, i in ids.items() if 0 <= i < tok.vocab_size}
-    else:
-        special = {name: tok.hf.id_to_token(i) for name, i in ids.items() if 0 <= i < tok.vocab_size}
-    # not LlamaTokenizer: transformers 5 makes one of its own of the vocabulary, which reads "a  b" and " a"
-    # differently
-    flags = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
-    write_json(f"{folder}/tokenizer_config.json", flags | {"model_max_length": context} | special)
+    token_of = tok.sp.id_to_piece if tok.kind == "sentencepiece" else tok.hf.id_to_token
+    special = {name: token_of(i) for name, i in ids.items() if 0 <= i < tok.vocab_size}
+    write_json(f"{folder}/tokenizer_config.json", READ_AS | {"model_max_length": context} | special)
     write_json(f"{folder}/special_tokens_map.json", special)
+
+
+# Of tokenizer_config.json. Not LlamaTokenizer: transformers 5 makes one of its own of the vocabulary, which
+# reads "a  b" and " a" differently.
+READ_AS = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
 
 
 def write_generation(path: str, bos: int | None, stop: int | list[int] | None) -> None:
@@ -263,25 +275,21 @@ def write_origin(folder: str, origin: dict) -> None:
 
 
 def tokenizer_json(sp: "sentencepiece.SentencePieceProcessor") -> dict:  # noqa: F821
-    """A sentencepiece BPE model as Hugging Face's tokenizers describe it, as in the repositories of Llama
-    2."""
+    """Return a sentencepiece BPE model as Hugging Face's tokenizers describe it, as in the repositories of
+    Llama 2."""
     vocab = {sp.id_to_piece(i): i for i in range(sp.vocab_size())}
+    special = control_pieces(sp)
     merges = []  # the pairs that make each piece, those of the best piece first
     for piece, i in vocab.items():
-        if sp.is_control(i) or sp.is_unknown(i) or sp.is_byte(i):
+        if piece in special or sp.is_byte(i):
             continue
         cuts = [(piece[:n], piece[n:]) for n in range(1, len(piece))]
         pairs = [(a, b) for a, b in cuts if a in vocab and b in vocab]
         merges += [(-sp.get_score(i), vocab[a], vocab[b], a, b) for a, b in pairs]
-    special = [i for i in vocab.values() if sp.is_control(i) or sp.is_unknown(i)]
-    bos = sp.id_to_piece(sp.bos_id())
+    added = {"special": True, "normalized": False, "single_word": False, "lstrip": False, "rstrip": False}
     return {
         "version": "1.0",
-        "added_tokens": [
-            {"id": i, "content": sp.id_to_piece(i), "special": True, "normalized": False}
-            | dict.fromkeys(("single_word", "lstrip", "rstrip"), False)
-            for i in special
-        ],
+        "added_tokens": [{"id": i, "content": piece} | added for piece, i in special.items()],
         "normalizer": {
             "type": "Sequence",
             "normalizers": [
@@ -290,13 +298,7 @@ def tokenizer_json(sp: "sentencepiece.SentencePieceProcessor") -> dict:  # noqa:
             ],
         },
         "pre_tokenizer": None,
-        "post_processor": {
-            "type": "TemplateProcessing",
-            "single": [{"SpecialToken": {"id": bos, "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
-            "pair": [{"SpecialToken": {"id": bos, "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
-            + [{"SpecialToken": {"id": bos, "type_id": 1}}, {"Sequence": {"id": "B", "type_id": 1}}],
-            "special_tokens": {bos: {"id": bos, "ids": [sp.bos_id()], "tokens": [bos]}},
-        },
+        "post_processor": bos_first(sp.id_to_piece(sp.bos_id()), sp.bos_id()),
         "decoder": {
             "type": "Sequence",
             "decoders": [
@@ -317,42 +319,53 @@ def tokenizer_json(sp: "sentencepiece.SentencePieceProcessor") -> dict:  # noqa:
     }
 
 
+def bos_first(bos: str, bos_id: int) -> dict:
+    """Return the post_processor of a tokenizer.json that puts a bos before each text."""
+    text = [{"SpecialToken": {"id": bos, "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
+    second = [{"SpecialToken": {"id": bos, "type_id": 1}}, {"Sequence": {"id": "B", "type_id": 1}}]
+    special = {bos: {"id": bos, "ids": [bos_id], "tokens": [bos]}}
+    return {"type": "TemplateProcessing", "single": text, "pair": text + second, "special_tokens": special}
+
+
 def model_card(ckpt: dict, cfg: Config, n_params: int, last: dict, stop: list[int], figures: str) -> str:
     """Return the README.md: what the model is, where it is from, how it grew, what it read, how well it
     does."""
-    ledger, lines, origin = ckpt["ledger"], [], ckpt.get("origin", {})
+    # how it grew
+    lines = ["| tokens read | FLOPs | to | init | max abs dlogit |", "|---|---|---|---|---|"]
     for g in ckpt["lineage"]:
         sizes = ", ".join(f"{name} {size}" for name, size in g["sizes"].items()) or "condensed"
-        vocab = f", rows for {g['vocab']}" if g["vocab"] else ""
-        lines.append(
-            f"| {g['tokens']:,} | {g['flops']:.3g} | {sizes}{vocab} | {g['init']} | {g['max_dlogit']:.1e} |"
-        )
-    grown = "\n".join(
-        ["| tokens read | FLOPs | to | init | max abs dlogit |", "|---|---|---|---|---|", *lines]
-    )
-    first = cfg.generations[0]
-    name, beside = (ledger["from"], ", beside what that had read") if "from" in ledger else ("one", "")
+        rows = f", rows for {g['vocab']}" if g["vocab"] else ""
+        spent_so_far = f"{g['tokens']:,} | {g['flops']:.3g}"
+        lines.append(f"| {spent_so_far} | {sizes}{rows} | {g['init']} | {g['max_dlogit']:.1e} |")
+    grown = "\n".join(lines) if ckpt["lineage"] else "It has not been grown."
+
+    # where it is from, and how well it does
+    ledger, origin, first = ckpt["ledger"], ckpt.get("origin", {}), cfg.generations[0]
+    name, beside = "one", ""
+    if "from" in ledger:
+        name, beside = ledger["from"], ", beside what that had read"
     grown_from = f"grown with Babel from {name} of width {first.n_embd}."
     loss = f"Validation text, at step {last['step']}: {last['bpb']:.4f} bits per byte.\n" if last else ""
     kept = {key: origin[key] for key in CARD if origin.get(key)}
     front = "".join(f"{key}: {json.dumps(value, ensure_ascii=False)}\n" for key, value in kept.items())
     based = f"\n{name} was made from {origin['base_model']}." if origin.get("base_model") else ""
     licence = f"\nIts licence is that of {name}: {origin['license']}." if origin.get("license") else ""
+    spent = f"{ledger['tokens']:,} tokens for {ledger['flops']:.4g} training FLOPs"
     return f"""---
 library_name: transformers
 tags: [llama, babel]
 {front}---
 A Llama of {n_params:,} parameters ({cfg.n_layer} layers x {cfg.n_embd}), {grown_from}{based}{licence}
 
-It has read {ledger["tokens"]:,} tokens for {ledger["flops"]:.4g} training FLOPs, those of the smaller models included{beside}.
+It has read {spent}, those of the smaller models included{beside}.
 {f"Generation stops at the tokens {stop}." if stop else ""}
 {loss}{figures}
-{grown if lines else "It has not been grown."}
+{grown}
 """
 
 
 def last_evaluation(path: str, step: int) -> dict:
-    """What metrics.jsonl beside the checkpoint says of its step, {} if nothing."""
+    """Return what metrics.jsonl at path says of an evaluation at this step, {} if nothing."""
     if not os.path.isfile(path):
         return {}
     with open(path) as f:
@@ -364,13 +377,14 @@ def last_evaluation(path: str, step: int) -> dict:
 
 
 def absent_row(model: Llama, bos: int, n_absent: int) -> torch.Tensor:
-    """Return the head's row, (n_embd,), for all tokens that the model has no row for: their share of the
-    probability is the smallest there is, on text that the model writes.
+    """Return the head's row, (n_embd,), for all tokens that the model has no row for. It gives them the least
+    share of the probability that a row can, on text that the model writes.
 
     A Llama's head has no bias, so no row is improbable after any text. But the mean of log(1 + what the
-    absent tokens have / what the others have) is convex in their row. In the demo's models they had 14 to 18
-    % of the probability with the rows' mean, and have 0.02 to 2 % with this row. Where the head is tied to
+    absent tokens have / what the others have) is convex in their row. In the demo's models they had 14 to
+    18 % of the probability with the rows' mean, and have 0.02 to 2 % with this row. Where the head is tied to
     the embedding, the row would be read too, and is left the mean."""
+    # states of the model on its own text, and the logits' sum there
     rng = torch.Generator().manual_seed(0)
     n_new = min(model.cfg.context, 128)
     count = max(32, 8 * model.cfg.n_embd // n_new)  # 8 states for each number of the row, and 4,096 at least
@@ -383,6 +397,8 @@ def absent_row(model: Llama, bos: int, n_absent: int) -> torch.Tensor:
             states.append(x.flatten(0, 1))
             others.append(F.linear(states[-1], head).logsumexp(-1))
     x, other = torch.cat(states), torch.cat(others) - math.log(n_absent)
+
+    # the row of the least loss, from the rows' mean on
     row = head.detach().mean(0).clone().requires_grad_()
     optimizer = torch.optim.LBFGS([row], max_iter=200, line_search_fn="strong_wolfe")
 
@@ -398,22 +414,21 @@ def absent_row(model: Llama, bos: int, n_absent: int) -> torch.Tensor:
 
 def with_all_rows(model: Llama, absent: torch.Tensor | None) -> Llama:
     """Return the model with a row for every token, as llama_tensors makes them."""
-    cfg = model.cfg
+    cfg, ids = model.cfg, model.token_ids()
     sizes = {"vocab_size": cfg.n_tokens, "n_tokens": 0}
     last = vars(cfg.generations[-1]) | {"vocab_size": cfg.n_tokens}
     there = Config(**vars(cfg) | sizes | {"generations": [*cfg.generations[:-1], last]})
     weights = {name: w for name, w in model.state_dict().items() if name != "row_of"}
-    for name in ("wte.0", "head.0"):
-        if name in weights:
-            other = weights[name].mean(0) if name == "wte.0" or absent is None else absent
-            rows, weights[name] = weights[name], other.expand(cfg.n_tokens, -1).clone()
-            weights[name][model.token_ids()] = rows
+    weights["wte.0"] = all_rows(weights["wte.0"], ids, cfg.n_tokens, None)
+    if not cfg.tied:
+        weights["head.0"] = all_rows(weights["head.0"], ids, cfg.n_tokens, absent)
     return build_model({"config": there.plain(), "model": weights}).eval()
 
 
 @torch.no_grad()
 def bits_per_byte(model: Llama, ids: np.ndarray, n_bytes: int) -> float:
-    """Return the bits that the model needs for a byte of the text that ids are, in windows of block_size."""
+    """Return the bits that the model needs for each of the n_bytes of text that ids stand for, reading them
+    in windows of block_size."""
     nats, size = 0.0, model.cfg.block_size
     ids = torch.from_numpy(ids.astype(np.int64))
     for start in range(0, len(ids) - 1, size):
@@ -426,7 +441,7 @@ def measure(
     ckpt: dict, tok: Tokenizer, model: Llama, absent: torch.Tensor | None, n_tokens: int = 16384
 ) -> str:
     """Return what the card says of a model that lacks rows: its bits per byte here and there, where the
-    validation text is at hand."""
+    validation text is at hand. n_tokens: how many of that are read."""
     n_rows, n = model.cfg.vocab_size, model.cfg.n_tokens
     said = f"It was trained with rows for {n_rows:,} of the {n:,} tokens.\n"
     path = f"{data_of(ckpt)}/val.bin"
@@ -437,10 +452,10 @@ def measure(
     spelled = speller(model.token_ids(), tok.vocab_size, tok.spelling)(ids)
     there = with_all_rows(model, absent)
     runs = ((model, spelled), (there, spelled), (there, ids))
-    here, same, own = (bits_per_byte(a_model, its_ids, n_bytes) for a_model, its_ids in runs)
+    before, after, own = (bits_per_byte(a_model, its_ids, n_bytes) for a_model, its_ids in runs)
     return (
-        f"{said}Bits per byte of a part of the validation text: {here:.4f} before the export and {same:.4f} after\n"
-        "it, where the other tokens are spelled in bytes as in training, and "
+        f"{said}Bits per byte of a part of the validation text: {before:.4f} before the export and "
+        f"{after:.4f} after\nit, where the other tokens are spelled in bytes as in training, and "
         f"{own:.4f} as this folder's tokenizer reads it.\n"
     )
 
@@ -474,8 +489,8 @@ def babel_config(path: str, c: dict, context: int | None = None) -> Config:
     that leaves out is as in transformers' LlamaConfig. Raise ValueError, which names the reason, if there is
     none.
 
-    context: a shorter one than its own. Where it has no sliding window, or one as long, a Mistral is a
-    Llama."""
+    context: a shorter one than its own. A Mistral is a Llama if it has no sliding window, or one as long."""
+    # refuse what model.py has not
     mistral, rope, c = c.get("model_type") == "mistral", {}, dict(c)
     for name in ("rope_scaling", "rope_parameters"):  # the latter since transformers 5
         if not isinstance(c.get(name) or {}, dict):
@@ -499,24 +514,28 @@ def babel_config(path: str, c: dict, context: int | None = None) -> Config:
     def number(name, default=None, kind=int):
         value = default if c.get(name) is None else c[name]
         if type(value) not in (int, kind):
-            raise ValueError(
-                f"{path}: {name} = {value!r}, expected {'a whole number' if kind is int else 'a number'}"
-            )
+            expected = "a whole number" if kind is int else "a number"
+            raise ValueError(f"{path}: {name} = {value!r}, expected {expected}")
         return value
 
+    # the context, within a Mistral's window
     longest = number("max_position_embeddings", 131072 if mistral else 2048)
     if context is not None and not 0 < context <= longest:
         raise ValueError(f"--context {context}: its own is {longest}, and it can only be shorter")
     context = context or longest
     window = c.get("sliding_window", 4096) if mistral else None
     if window is not None and number("sliding_window", 4096) < context:
-        raise ValueError(f"{path}: sliding_window is {window}, and model.py has none: --context {window} "
-                         "keeps below it")  # fmt: skip
+        raise ValueError(
+            f"{path}: sliding_window is {window}, and model.py has none: --context {window} keeps below it"
+        )
+
+    # the sizes
     c |= rope  # rope_theta, and what scales it
     n_head, n_embd = number("num_attention_heads"), number("hidden_size")
     if not c.get("head_dim") and n_embd % max(n_head, 1):
         raise ValueError(
-            f"{path}: no head_dim, and hidden_size = {n_embd} is no multiple of num_attention_heads = {n_head}"
+            f"{path}: no head_dim, and hidden_size = {n_embd} "
+            f"is no multiple of num_attention_heads = {n_head}"
         )
     return Config(
         n_layer=number("num_hidden_layers"),
@@ -542,6 +561,7 @@ Stored = tuple[str, tuple[int, ...], Callable[[], torch.Tensor]]
 def open_safetensors(folder: str) -> dict[str, Stored]:
     """Return the tensors of a folder's model.safetensors, or of the files that its index names. Raise
     ValueError if they are not all there."""
+    # the files
     try:
         from safetensors import SafetensorError, safe_open
     except ImportError:
@@ -552,23 +572,27 @@ def open_safetensors(folder: str) -> dict[str, Stored]:
             weights = r"\.(bin|pth|pt|h5|msgpack|safetensors)$"
             other = sorted(name for name in os.listdir(folder) if re.search(weights, name))
             found = f", only {other[0]}" if other else ""
-            raise ValueError(f"{folder}: no model.safetensors, nor its index, in it{found}; "
-                             "save_pretrained of transformers "  # fmt: skip
-                             "makes it")  # fmt: skip
+            raise ValueError(
+                f"{folder}: no model.safetensors, nor its index, in it{found}; "
+                "save_pretrained of transformers makes it"
+            )
         where = parse_json(index, read_file(index)).get("weight_map")
         if not where or not isinstance(where, dict):
             raise ValueError(f"{index}: no weight_map in it")
         if not all(isinstance(name, str) and name == os.path.basename(name) for name in where.values()):
             raise ValueError(f"{index}: its weight_map names what is no file of the folder")
         files = sorted(set(where.values()))
+
+    # the tensors in them
     tensors = {}
     for name in files:
         path = f"{folder}/{name}"
         if not os.path.isfile(path):
             lacking = sum(not os.path.isfile(f"{folder}/{other}") for other in files)
-            raise ValueError(f"{path}: missing, truncated or not fetched: {lacking} of the {len(files)} "
-                             f"files that {index} "  # fmt: skip
-                             "names are not there")  # fmt: skip
+            raise ValueError(
+                f"{path}: missing, truncated or not fetched: {lacking} of the {len(files)} files "
+                f"that {index} names are not there"
+            )
         with open(path, "rb") as f:
             if f.read(24).startswith(b"version https://git-lfs"):
                 raise ValueError(f"{path}: a Git LFS pointer, not the weights: git lfs pull")
@@ -590,34 +614,34 @@ def read_hf(folder: str) -> tuple[dict, dict[str, bytes], Callable[[], dict[str,
     Hugging Face folder. Raise ValueError if it is none."""
     names = os.listdir(folder)
     if "config.json" not in names:
-        ggufs = sorted(name for name in names if name.endswith(".gguf"))
-        if "adapter_config.json" in names:
-            raise ValueError(f"{folder}: a LoRA adapter, not a model: merge it into its base model with "
-                             "peft's "  # fmt: skip
-                             "merge_and_unload, and save that")  # fmt: skip
-        if ggufs:
-            raise ValueError(f"{folder}: no config.json, but GGUF: give the file, --from "
-                             f"{folder.rstrip('/')}/{ggufs[0]}")  # fmt: skip
-        if "params.json" in names:
-            raise ValueError(f"{folder}: no config.json, but Meta's params.json: fetch the model in "
-                             "Hugging Face's format")  # fmt: skip
-        what = "no config.json in it" if names else "an empty folder"
-        raise ValueError(f"{folder}: {what}; from the Hugging Face hub: hf download NAME --local-dir "
-                         f"{folder}")  # fmt: skip
+        raise ValueError(f"{folder}: {no_model(folder, names)}")
     config = parse_json(f"{folder}/config.json", read_file(f"{folder}/config.json"))
     small = [name for name in (*KEPT_FILES, "README.md") if os.path.isfile(f"{folder}/{name}")]
-    small += [
-        os.path.relpath(path, folder) for path in sorted(glob.glob(f"{glob.escape(folder)}/{TEMPLATES}"))
-    ]
+    small += sorted(glob.glob(TEMPLATES, root_dir=folder))
     files = {name: read_file(f"{folder}/{name}") for name in small}
     if not any(name in files for name in MODEL_FILES.values()):
-        raise ValueError(f"{folder}: no {' and no '.join(MODEL_FILES.values())} in it: fetch it with the "
-                         "weights")  # fmt: skip
+        neither = " and no ".join(MODEL_FILES.values())
+        raise ValueError(f"{folder}: no {neither} in it: fetch it with the weights")
     return config, files, functools.partial(open_safetensors, folder)
 
 
+def no_model(folder: str, names: list[str]) -> str:
+    """Return what a folder without config.json is, and what to do."""
+    ggufs = sorted(name for name in names if name.endswith(".gguf"))
+    if "adapter_config.json" in names:
+        merge = "merge it into its base model with peft's merge_and_unload, and save that"
+        return f"a LoRA adapter, not a model: {merge}"
+    if ggufs:
+        return f"no config.json, but GGUF: give the file, --from {folder.rstrip('/')}/{ggufs[0]}"
+    if "params.json" in names:
+        return "no config.json, but Meta's params.json: fetch the model in Hugging Face's format"
+    what = "no config.json in it" if names else "an empty folder"
+    return f"{what}; from the Hugging Face hub: hf download NAME --local-dir {folder}"
+
+
 KEPT_FILES = (  # the small ones that an import keeps, and an export writes back
-    "tokenizer.model", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+    "tokenizer.model", "tokenizer.json", "tokenizer_config.json",
+    "special_tokens_map.json", "added_tokens.json",
     "chat_template.jinja", "chat_template.json", "generation_config.json",
     "LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE", "NOTICE.txt", "USE_POLICY.md",
 )  # fmt: skip
@@ -627,8 +651,8 @@ STOPS = ("<|end_of_text|>", "<|im_end|>", "<|eot_id|>")  # what generation stops
 
 
 def choose_tokenizer(where: str, files: dict[str, bytes]) -> Tokenizer:
-    """Return the tokenizer of a model's files: its tokenizer.model, or its tokenizer.json if the former is
-    none, or another. Raise ValueError if there is none."""
+    """Return the tokenizer of a model's files: tokenizer.model, or tokenizer.json if the former is none, or
+    another tokenizer. Raise ValueError if neither is one. where: the model, for the message."""
     errors = []
     for name in [name for name in MODEL_FILES.values() if name in files]:
         try:
@@ -643,24 +667,20 @@ def choose_tokenizer(where: str, files: dict[str, bytes]) -> Tokenizer:
 
 
 def agree(tok: Tokenizer, spec: bytes | None) -> bool:
-    """Say if a sentencepiece tokenizer gives each of its pieces the id that the tokenizer.json beside it
-    does."""
+    """Return whether a sentencepiece tokenizer gives each of its pieces the id that the tokenizer.json beside
+    it does."""
     try:
         spec = json.loads(spec or b"{}")
-        vocab = spec["model"]["vocab"] | {
-            token["content"]: token["id"] for token in spec.get("added_tokens", [])
-        }
+        added = {token["content"]: token["id"] for token in spec.get("added_tokens", [])}
+        vocab = spec["model"]["vocab"] | added
     except (ValueError, KeyError, TypeError, AttributeError):  # none, a broken one, or not of BPE
         return True
     return all(vocab.get(tok.sp.id_to_piece(i)) == i for i in range(tok.vocab_size))
 
 
 def special_tokens(files: dict[str, bytes], tok: Tokenizer) -> dict[str, int]:
-    """Return {token: id} of a model's special tokens."""
-    special = {}
-    if tok.kind == "sentencepiece":
-        ids = [i for i in range(tok.vocab_size) if tok.sp.is_control(i) or tok.sp.is_unknown(i)]
-        special = {tok.sp.id_to_piece(i): i for i in ids}
+    """Return {token: id} of a model's special tokens. Raise ValueError if its files don't tell."""
+    special = control_pieces(tok.sp) if tok.kind == "sentencepiece" else {}
     added = parse_json("added_tokens.json", files.get("added_tokens.json", b"{}"))
     special |= {token: i for token, i in added.items() if isinstance(i, int)}
     described = parse_json("tokenizer.json", files.get("tokenizer.json", b"{}")).get("added_tokens") or []
@@ -672,16 +692,18 @@ def special_tokens(files: dict[str, bytes], tok: Tokenizer) -> dict[str, int]:
 
 
 def find_origin(name: str, config: dict, files: dict[str, bytes], tok: Tokenizer) -> dict:
-    """Return ckpt["origin"]: what an imported model came with and export.py gives back. files: a folder's
-    small ones."""
+    """Return ckpt["origin"]: what an imported model came with and export.py gives back. config: the values of
+    config.json; files: {name: bytes} of the small ones."""
     generation = parse_json("generation_config.json", files.get("generation_config.json", b"{}"))
     tokens = parse_json("tokenizer_config.json", files.get("tokenizer_config.json", b"{}"))
-    special, ids, stop = special_tokens(files, tok), {}, []
+    special = special_tokens(files, tok)
 
     def numbers(value):
         value = value if isinstance(value, list) else [value]
         return [i for i in value if type(i) is int and i >= 0]
 
+    # its special tokens, and those at which generation stops
+    ids = {}
     for key in ("bos", "eos", "pad"):
         token = tokens.get(f"{key}_token")
         token = token.get("content") if isinstance(token, dict) else token
@@ -692,15 +714,23 @@ def find_origin(name: str, config: dict, files: dict[str, bytes], tok: Tokenizer
     stop = numbers(generation.get("eos_token_id")) + numbers(config.get("eos_token_id"))
     stop += [special[token] for token in STOPS if token in special]
     stop = list(dict.fromkeys(stop)) or numbers(ids.get("eos", tok.eos))
+
+    # its licence, and the model that it was made from
     readme = files.get("README.md", b"").decode(errors="replace")
     front = re.match(r"---\r?\n(.*?)\r?\n---", readme, re.DOTALL)
     card = {key: front_value(front[1], key) if front else "" for key in CARD}
     known_as = config.get("_name_or_path")
     if not card["base_model"] and isinstance(known_as, str) and re.fullmatch(r"[\w.-]+/[\w.-]+", known_as):
         card["base_model"] = known_as
-    kept = {key: torch.from_numpy(np.frombuffer(data, np.uint8).copy())
-            for key, data in files.items() if data and key != "README.md" and data != tok.model}  # fmt: skip
+
+    kept = {key: data for key, data in files.items() if data and key != "README.md" and data != tok.model}
+    kept = {key: as_tensor(data) for key, data in kept.items()}
     return {"name": name, "stop": stop, "ids": ids, "files": kept} | card
+
+
+def as_tensor(data: bytes) -> torch.Tensor:
+    """Return bytes as a checkpoint has them."""
+    return torch.from_numpy(np.frombuffer(data, np.uint8).copy())
 
 
 def front_value(front: str, key: str) -> str:
@@ -714,29 +744,32 @@ def babel_tensors(
     cfg: Config, stored: dict[str, Stored], where: str, count: Callable = int
 ) -> dict[str, Lazy]:
     """Return {slab: Lazy} of a Config of one generation and a model's tensors. Raise ValueError if these are
-    not what the Config wants. count gets the bytes of each that is made."""
+    not what the Config wants. count is called with the bytes of each that is made."""
     # GGUF's others are dequantised on the way, whole numbers of safetensors are no weights
-    readable = {dtype for dtype, _, _ in stored.values()} if where.endswith(".gguf") else {*DTYPES.values()}
-    names, slabs, wte = llama_names(cfg), {}, "model.embed_tokens.weight"
-    known = {*names.values(), "lm_head.weight"}  # which a tied one may have as well
+    readable = set(DTYPES.values())
+    if where.endswith(".gguf"):
+        readable = {dtype for dtype, _, _ in stored.values()}
+    names, slabs, wte, head = llama_names(cfg), {}, "model.embed_tokens.weight", "lm_head.weight"
+    known = {*names.values(), head}  # a tied one may have a head as well
     buffer = "rotary_emb.inv_freq"  # of older ones
     unknown = [name for name in stored if name not in known and not name.endswith(buffer)]
     if unknown:
         raise ValueError(f"{where}: a Llama of this config.json has no {unknown[0]}")
-    if cfg.tied and wte not in stored and "lm_head.weight" in stored:  # tied, so it is the embedding too
-        stored = stored | {wte: stored["lm_head.weight"]}
+    if cfg.tied and wte not in stored and head in stored:  # tied, so it is the embedding too
+        stored = stored | {wte: stored[head]}
 
     def fill(out, name, kind):
         w = stored[name][2]()
         out.copy_((w.T if kind in TRANSPOSED else w).view(out.shape))
         if not all(map(math.isfinite, out.aminmax())):
-            raise ValueError(f"{where}: {name} holds NaN or infinity: this model is broken, fetch or train "
-                             "it again")  # fmt: skip
-        head = stored.get("lm_head.weight") if cfg.tied and name == wte else None
-        if head and not torch.equal(w, head[2]()):
-            raise ValueError(f"{where}: its config.json ties the head to the embedding, but lm_head.weight "
-                             "is another: put "  # fmt: skip
-                             "tie_word_embeddings right, or take lm_head.weight out")  # fmt: skip
+            raise ValueError(
+                f"{where}: {name} holds NaN or infinity: this model is broken, fetch or train it again"
+            )
+        if cfg.tied and name == wte and head in stored and not torch.equal(w, stored[head][2]()):
+            raise ValueError(
+                f"{where}: its config.json ties the head to the embedding, but {head} is another: "
+                f"put tie_word_embeddings right, or take {head} out"
+            )
         count(out.nbytes)
 
     for name, tensor in skeleton(cfg).growables().items():
@@ -745,27 +778,27 @@ def babel_tensors(
             raise ValueError(f"{where}: {there} is missing")
         dtype, stored_shape, _ = stored[there]
         if stored_shape != shape or dtype not in readable:
-            raise ValueError(f"{where}: {there} is {dtype} {list(stored_shape)}, expected {list(shape)} of "
-                             + ", ".join(DTYPES.values()))  # fmt: skip
-        slab_shape = tensor.plan[0][2]
-        slabs[f"{name}.0"] = Lazy(
-            slab_shape, torch.float32, functools.partial(fill, name=there, kind=tensor.kind)
-        )
+            expected = f"{list(shape)} of {', '.join(DTYPES.values())}"
+            raise ValueError(f"{where}: {there} is {dtype} {list(stored_shape)}, expected {expected}")
+        made = functools.partial(fill, name=there, kind=tensor.kind)
+        slabs[f"{name}.0"] = Lazy(tensor.plan[0][2], torch.float32, made)
     return slabs
 
 
 def read_llama(source: str, out: str, block_size: int | None = None, context: int | None = None) -> None:
-    """Make the checkpoint `out` of a Hugging Face folder or a GGUF file; of its tensors, one at a time is in
-    memory.
+    """Make the checkpoint `out` of a Hugging Face folder or a GGUF file, with one of its tensors in memory at
+    a time. Raise ValueError if it is no Llama.
 
-    block_size: the tokens a sequence of its training, by default what train.py can read of the context;
+    block_size: the tokens in a sequence of its training, by default what train.py can read of the context;
     context: one shorter than its own."""
+    # what the source says
     if os.path.isdir(source):
         config, files, opened = read_hf(source)
         path = f"{source}/config.json"
     elif not os.path.exists(source):
-        raise ValueError(f"{source}: no such folder; from the Hugging Face hub: hf download NAME "
-                         f"--local-dir {source}")  # fmt: skip
+        raise ValueError(
+            f"{source}: no such folder; from the Hugging Face hub: hf download NAME --local-dir {source}"
+        )
     elif source.endswith(".gguf"):
         config, files, opened = read_gguf(source)
         path = source
@@ -773,14 +806,20 @@ def read_llama(source: str, out: str, block_size: int | None = None, context: in
         raise ValueError(f"{source}: neither a folder nor a .gguf file: give the folder that it is in")
     cfg = babel_config(path, config, context)
     if block_size is not None and block_size > cfg.context:
-        raise ValueError(f"--block_size {block_size}: {source} has a context of {cfg.context}, and it can "
-                         "only be shorter")  # fmt: skip
-    cfg = Config(**vars(cfg) | {"block_size": cfg.block_size if block_size is None else block_size})
+        raise ValueError(
+            f"--block_size {block_size}: {source} has a context of {cfg.context}, and it can only be shorter"
+        )
+    if block_size is not None:
+        cfg = Config(**vars(cfg) | {"block_size": block_size})
     tok = choose_tokenizer(source, files)
     if tok.vocab_size > cfg.vocab_size:
-        raise ValueError(f"{source}: its tokenizer has {tok.vocab_size} tokens, its config.json a "
-                         f"vocab_size of {cfg.vocab_size}")  # fmt: skip
+        raise ValueError(
+            f"{source}: its tokenizer has {tok.vocab_size} tokens, "
+            f"its config.json a vocab_size of {cfg.vocab_size}"
+        )
     stored = opened()
+
+    # the checkpoint, of tensors that are yet to be made
     name = re.sub(r"\.gguf$", "", os.path.basename(os.path.realpath(source)))
     n_params = skeleton(cfg).count_params()["total"]
     ledger = {"tokens": 0, "flops": 0, "seconds": 0.0, "dealt": 0, "read": {}, "from": name}
@@ -792,11 +831,14 @@ def read_llama(source: str, out: str, block_size: int | None = None, context: in
         "ledger": ledger,
         "lineage": [],
         "step": 0,
+        "settings": {},
+        "tokenizer": tok.to_dict() | {"model": as_tensor(tok.model)},
+        "schedule": None,
+        "branch": None,
+        "origin": find_origin(name, config, files, tok),
     }
-    tokenizer = tok.to_dict() | {"model": torch.from_numpy(np.frombuffer(tok.model, np.uint8).copy())}
-    ckpt |= {"settings": {}, "tokenizer": tokenizer, "schedule": None, "branch": None}
-    ckpt |= {"origin": find_origin(name, config, files, tok)}
 
+    # make them, aside
     kinds = sorted({dtype for dtype, _, _ in stored.values()})
     print(f"reading {source}: {n_params:,} parameters, {' and '.join(kinds)}", flush=True)
     parent = os.path.dirname(out) or "."
@@ -813,9 +855,11 @@ def read_llama(source: str, out: str, block_size: int | None = None, context: in
             os.rmdir(parent)
     spare = cfg.vocab_size - tok.vocab_size
     rows = f", {spare} rows more than it has tokens" if spare > 0 else ""
-    print(f"wrote {out}: {cfg.n_layer} x {cfg.n_embd}, {n_params:,} parameters, block_size "
-          f"{cfg.block_size}, context "  # fmt: skip
-          f"{cfg.context}, tokenizer {tok.name}{rows}")  # fmt: skip
+    lengths = f"block_size {cfg.block_size}, context {cfg.context}"
+    print(
+        f"wrote {out}: {cfg.n_layer} x {cfg.n_embd}, {n_params:,} parameters, {lengths}, "
+        f"tokenizer {tok.name}{rows}"
+    )
     if kinds != ["F32"]:
         print("a checkpoint has float32: steps of training are too small for less")
 
@@ -823,47 +867,44 @@ def read_llama(source: str, out: str, block_size: int | None = None, context: in
 # -----------------------------------------------------------------------------
 # GGUF
 
-GGUF_NAMES = {
-    "attn_norm": "input_layernorm",
-    "attn_q": "self_attn.q_proj",
-    "attn_k": "self_attn.k_proj",
-    "attn_v": "self_attn.v_proj",
-    "attn_output": "self_attn.o_proj",
-    "ffn_norm": "post_attention_layernorm",
-    "ffn_gate": "mlp.gate_proj",
-    "ffn_up": "mlp.up_proj",
-    "ffn_down": "mlp.down_proj",
-}
+GGUF_NAMES = {in_gguf: there for _, there, in_gguf in NAMES}
 GGUF_OUTSIDE = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
+GGUF_IDS = {"bos": "bos", "eos": "eos", "pad": "padding", "unk": "unknown"}
 GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-LLAMA3 = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|"
-          r"\s*[\r\n]+|\s+(?!\S)|\s+")  # fmt: skip
-# of tokenizer.ggml.pre, llama.cpp's names: what the text is cut by before the merges
+LLAMA3 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|"
+    r"\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+# what the text is cut by before the merges, by llama.cpp's names: those of tokenizer.ggml.pre
 CUT_BY = {"gpt-2": [GPT2], "smollm": [r"\p{N}", GPT2], "llama-bpe": [LLAMA3], "llama3": [LLAMA3]}
 
 
 def read_gguf(path: str) -> tuple[dict, dict[str, bytes], Callable[[], dict[str, Stored]]]:
     """Return of a GGUF file what read_hf does of a folder, its tensors dequantised. Raise ValueError if it
     has no Llama."""
+    # the file
     try:
         from gguf import GGUFReader, dequantize
     except ImportError:
         raise ValueError(f"{path}: pip install gguf, which reads it") from None
     if re.search(r"-\d+-of-\d+\.gguf$", path):
-        raise ValueError(f"{path}: one of several: join them first, with llama.cpp's llama-gguf-split "
-                         "--merge")  # fmt: skip
+        raise ValueError(
+            f"{path}: one of several: join them first, with llama.cpp's llama-gguf-split --merge"
+        )
     try:
         reader = GGUFReader(path)
         values = {key: field.contents() for key, field in reader.fields.items()}
     except (ValueError, OSError, IndexError, KeyError, TypeError, AttributeError) as e:
         raise ValueError(f"{path}: truncated, or no GGUF file ({one_line(e)})") from None
-    if values.get("general.architecture") != "llama":
-        raise ValueError(f"{path}: general.architecture is {values.get('general.architecture')}, and "
-                         "model.py has only llama")  # fmt: skip
+    kind = values.get("general.architecture")
+    if kind != "llama":
+        raise ValueError(f"{path}: general.architecture is {kind}, and model.py has only llama")
     llama = {key.removeprefix("llama."): value for key, value in values.items() if key.startswith("llama.")}
     in_file = {tensor.name.removesuffix(".weight"): tensor for tensor in reader.tensors}
     if "token_embd" not in in_file:
         raise ValueError(f"{path}: no token_embd.weight in it: a vocabulary, or an adapter, not a model")
+
+    # what it says, as config.json would
     n_head = llama.get("attention.head_count")
     config = {
         "model_type": "llama",
@@ -880,33 +921,38 @@ def read_gguf(path: str) -> tuple[dict, dict[str, bytes], Callable[[], dict[str,
         "tie_word_embeddings": "output" not in in_file,
         "rope_scaling": gguf_scaling(path, llama, in_file.pop("rope_freqs", None)),
     }
-    config |= {f"{key}_token_id": values.get(f"tokenizer.ggml.{name}_token_id")
-               for key, name in (("bos", "bos"), ("eos", "eos"), ("pad", "padding"))}  # fmt: skip
+    for key in ("bos", "eos", "pad"):
+        config[f"{key}_token_id"] = values.get(f"tokenizer.ggml.{GGUF_IDS[key]}_token_id")
 
+    # its tensors, under Hugging Face's names
     def read(tensor, heads):
+        kind = tensor.tensor_type
         try:
-            w = torch.from_numpy(np.array(dequantize(tensor.data, tensor.tensor_type), np.float32))
+            w = torch.from_numpy(np.array(dequantize(tensor.data, kind), np.float32))
         except NotImplementedError:
-            raise ValueError(f"{path}: {tensor.name} is {tensor.tensor_type.name}, which gguf can't "
-                             "read") from None  # fmt: skip
+            raise ValueError(f"{path}: {tensor.name} is {kind.name}, which gguf can't read") from None
+        if not heads:
+            return w
         # llama.cpp has RoPE's pairs side by side: (heads, pairs, 2, n_embd) -> (heads, 2, pairs, n_embd)
-        return w.view(heads, -1, 2, w.size(1)).transpose(1, 2).reshape(w.shape) if heads else w
+        return w.view(heads, -1, 2, w.size(1)).transpose(1, 2).reshape(w.shape)
 
     heads_of = {"attn_q": n_head, "attn_k": config["num_key_value_heads"]}
     stored = {}
     for name, tensor in in_file.items():
-        _, layer, kind = name.split(".", 2) if name.startswith("blk.") else ("", "", name)
-        there = (
-            f"model.layers.{layer}.{GGUF_NAMES.get(kind, kind)}" if layer else GGUF_OUTSIDE.get(kind, kind)
-        )
+        if name.startswith("blk."):
+            _, layer, kind = name.split(".", 2)
+            there = f"model.layers.{layer}.{GGUF_NAMES.get(kind, kind)}"
+        else:
+            kind, there = name, GGUF_OUTSIDE.get(name, name)
+        shape = tuple(map(int, reversed(tensor.shape)))
         reads = functools.partial(read, tensor, heads_of.get(kind, 0))
-        stored[f"{there}.weight"] = (tensor.tensor_type.name, tuple(map(int, reversed(tensor.shape))), reads)
+        stored[f"{there}.weight"] = (tensor.tensor_type.name, shape, reads)
     return config, gguf_files(path, values), lambda: stored
 
 
 def gguf_scaling(path: str, llama: dict, factors: object) -> dict | None:
-    """Return the rope_scaling of a GGUF file's values, and of its tensor rope_freqs: what Llama 3.1's makes
-    the frequencies smaller by, from which it is found again. Raise ValueError if it is another."""
+    """Return the rope_scaling of a GGUF file's values and of its tensor rope_freqs, or None. That tensor is
+    what Llama 3.1's makes the frequencies smaller by. Raise ValueError if the scaling is another."""
     kind = llama.get("rope.scaling.type", "none")
     if kind != "none":
         raise ValueError(f"{path}: rope.scaling.type is {kind}, and model.py has only Llama 3.1's")
@@ -919,21 +965,27 @@ def gguf_scaling(path: str, llama: dict, factors: object) -> dict | None:
     factor = found.max().item()
     if not torch.allclose(1 / found, kept + (1 - kept) / factor, rtol=1e-3):
         raise ValueError(f"{path}: its rope_freqs are not those of Llama 3.1's scaling, which model.py has")
-    return {"rope_type": "llama3", "factor": factor, "low_freq_factor": low, "high_freq_factor": high,
-            "original_max_position_embeddings": context}  # fmt: skip
+    return {
+        "rope_type": "llama3",
+        "factor": factor,
+        "low_freq_factor": low,
+        "high_freq_factor": high,
+        "original_max_position_embeddings": context,
+    }
 
 
 def gguf_files(path: str, values: dict) -> dict[str, bytes]:
     """Return the files that a Hugging Face folder would have, {name: bytes}, of a GGUF file's values. Raise
     ValueError if its tokenizer can't be made."""
+    # the tokenizer
     prefix = "tokenizer.ggml."
     says = {key.removeprefix(prefix): value for key, value in values.items() if key.startswith(prefix)}
     tokens, kinds = says.get("tokens"), says.get("token_type")
     if not tokens or not kinds or says.get("model") not in ("llama", "gpt2"):
-        raise ValueError(f"{path}: its tokenizer is {says.get('model')}, and only llama's and gpt2's can "
-                         "be read")  # fmt: skip
-    ids = {key: says.get(f"{name}_token_id")
-           for key, name in (("bos", "bos"), ("eos", "eos"), ("pad", "padding"), ("unk", "unknown"))}  # fmt: skip
+        raise ValueError(
+            f"{path}: its tokenizer is {says.get('model')}, and only llama's and gpt2's can be read"
+        )
+    ids = {key: says.get(f"{name}_token_id") for key, name in GGUF_IDS.items()}
     special = {f"{key}_token": tokens[i] for key, i in ids.items() if i is not None and i < len(tokens)}
     if says["model"] == "llama":
         unknown = next((token for token, kind in zip(tokens, kinds) if kind == UNKNOWN), "<unk>")
@@ -946,11 +998,13 @@ def gguf_files(path: str, values: dict) -> dict[str, bytes]:
         described = tokenizer_json(tokenizer_from("tokenizer.model", model).sp)
         files = {"tokenizer.model": model, "tokenizer.json": json.dumps(described).encode()}
     else:
-        files = {"tokenizer.json": json.dumps(byte_level_json(path, says, special.get("bos_token"))).encode()}
+        described = byte_level_json(path, says, special.get("bos_token"))
+        files = {"tokenizer.json": json.dumps(described).encode()}
+
+    # what else is known of it, and of the model
     template = values.get("tokenizer.chat_template")
-    flags = special | ({"chat_template": template} if template else {})
-    flags |= {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
-    files["tokenizer_config.json"] = json.dumps(flags).encode()
+    chat = {"chat_template": template} if template else {}
+    files["tokenizer_config.json"] = json.dumps(special | chat | READ_AS).encode()
     files["special_tokens_map.json"] = json.dumps(special).encode()
     if values.get("general.license"):
         files["README.md"] = f"---\nlicense: {values['general.license']}\n---\n".encode()
@@ -959,32 +1013,31 @@ def gguf_files(path: str, values: dict) -> dict[str, bytes]:
 
 def byte_level_json(path: str, says: dict, bos: str | None) -> dict:
     """Return the tokenizer.json of a GGUF file's byte-level BPE. says: its values of tokenizer.ggml; bos: the
-    token. Raise ValueError if the text is cut in an unknown way before it."""
+    token. Raise ValueError if it cuts the text in an unknown way."""
     cut = says.get("pre", "default")
     if cut not in CUT_BY:
-        raise ValueError(f"{path}: tokenizer.ggml.pre is {cut}, and only {', '.join(CUT_BY)} can be read: "
-                         "import the "  # fmt: skip
-                         "model's own folder, which has a tokenizer.json")  # fmt: skip
+        raise ValueError(
+            f"{path}: tokenizer.ggml.pre is {cut}, and only {', '.join(CUT_BY)} can be read: "
+            "import the model's own folder, which has a tokenizer.json"
+        )
     flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
     tokens, kinds = says["tokens"], says["token_type"]
     vocab = {token: i for i, token in enumerate(tokens)}
-    added = [{"id": i, "content": token, "special": kind == CONTROL} | flags
-             for i, (token, kind) in enumerate(zip(tokens, kinds)) if kind in (CONTROL, USER_DEFINED)]  # fmt: skip
+    added = [
+        {"id": i, "content": token, "special": kind == CONTROL} | flags
+        for i, (token, kind) in enumerate(zip(tokens, kinds))
+        if kind in (CONTROL, USER_DEFINED)
+    ]
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
     split = {"type": "Split", "behavior": "Isolated", "invert": False}
     cuts = [split | {"pattern": {"Regex": regex}} for regex in CUT_BY[cut]]
-    starts = None
-    if bos and says.get("add_bos_token", cut in ("llama-bpe", "llama3")):
-        text = [{"SpecialToken": {"id": bos, "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
-        pair = [{"SpecialToken": {"id": bos, "type_id": 1}}, {"Sequence": {"id": "B", "type_id": 1}}]
-        starts = {"type": "TemplateProcessing", "single": text, "pair": text + pair,
-                  "special_tokens": {bos: {"id": bos, "ids": [vocab[bos]], "tokens": [bos]}}}  # fmt: skip
+    starts = bos and says.get("add_bos_token", cut in ("llama-bpe", "llama3"))
     return {
         "version": "1.0",
         "added_tokens": added,
         "normalizer": None,
         "pre_tokenizer": {"type": "Sequence", "pretokenizers": [*cuts, byte_level]},
-        "post_processor": starts,
+        "post_processor": bos_first(bos, vocab[bos]) if starts else None,
         "decoder": byte_level,
         "model": {
             "type": "BPE",
@@ -996,6 +1049,7 @@ def byte_level_json(path: str, says: dict, bos: str | None) -> dict:
 
 
 # -----------------------------------------------------------------------------
+# all of it
 
 
 def export(path: str, out: str, dtype: str = "float32") -> None:
@@ -1008,20 +1062,21 @@ def export(path: str, out: str, dtype: str = "float32") -> None:
         if kind in MODEL_FILES:
             raise
         tok = None  # one of tiktoken's, which it would fetch
+
+    # where generation stops, and the config.json
     ids = {"bos": tok.bos, "eos": tok.eos} if tok else {}
     stop = [i for i in (ids.get("eos"), ids.get("bos")) if i is not None and i >= 0]
     if origin:
-        ids = origin.get("ids", {})
-        ends_here = (
-            [tok.bos] if tok and ckpt["ledger"]["tokens"] else []
-        )  # text that Babel reads has a bos as an end
-        stop = origin.get("stop", stop[:1]) + ends_here
+        ids, stop = origin.get("ids", {}), origin.get("stop", stop[:1])
+        if tok and ckpt["ledger"]["tokens"]:  # text that Babel reads has a bos as an end
+            stop = [*stop, tok.bos]
     stop = list(dict.fromkeys(stop))
     end = stop[0] if len(stop) == 1 else stop or None
     config = llama_config(cfg, dtype, ids.get("bos"), end, ids.get("pad"))
     n_params = sum(math.prod(shape) for shape, _ in llama_tensors(cfg, ckpt["model"]).values())
     print(f"exporting {path}: {n_params:,} parameters", flush=True)
 
+    # a row for all tokens, and what the model card says
     absent, figures = None, ""
     if cfg.n_tokens > cfg.vocab_size and tok:
         print("finding a row for the tokens without one", flush=True)
@@ -1033,6 +1088,7 @@ def export(path: str, out: str, dtype: str = "float32") -> None:
     tensors = llama_tensors(cfg, ckpt["model"], absent)
     last = last_evaluation(os.path.join(os.path.dirname(path), "metrics.jsonl"), ckpt["step"])
 
+    # write all, aside
     aside = f"{out.rstrip('/')}.{os.getpid()}"
     os.makedirs(aside)
     try:
@@ -1041,9 +1097,8 @@ def export(path: str, out: str, dtype: str = "float32") -> None:
         if tok and kind in MODEL_FILES:
             write_tokenizer(aside, tok, cfg.context, ids.get("eos", tok.eos) if origin else tok.bos)
         else:
-            print(
-                f"no tokenizer files for tiktoken's {ckpt['tokenizer']['name']}: add those of its own repository"
-            )
+            name = ckpt["tokenizer"]["name"]
+            print(f"no tokenizer files for tiktoken's {name}: add those of its own repository")
         write_json(f"{aside}/config.json", config)
         write_generation(f"{aside}/generation_config.json", ids.get("bos"), end)
         write_safetensors(aside, tensors, dtype)
@@ -1058,25 +1113,22 @@ def export(path: str, out: str, dtype: str = "float32") -> None:
 
 
 def main() -> None:
-    p = argparse.ArgumentParser(
-        description="Write a checkpoint as a stock Llama of Hugging Face's format, or the other way."
-    )
-    p.add_argument(
-        "--in", dest="input", metavar="CKPT", help="a checkpoint, of which --out becomes a stock Llama"
-    )
+    about = "Write a checkpoint as a stock Llama of Hugging Face's format, or the other way."
+    p = argparse.ArgumentParser(description=about)
+    given = "a checkpoint, of which --out becomes a stock Llama"
+    p.add_argument("--in", dest="input", metavar="CKPT", help=given)
     p.add_argument("--from", dest="source", metavar="SOURCE", help="a Llama's folder, or a GGUF file")
     p.add_argument("--out", required=True, metavar="PATH", help="a new one")
     p.add_argument("--dtype", choices=DTYPES, help="with --in (default: float32); a checkpoint has float32")
     p.add_argument("--context", type=int, help="with --from: a context shorter than its own")
-    p.add_argument(
-        "--block_size", type=int, help="with --from: a training length (default: the context, up to 4096)"
-    )
+    length = "with --from: a training length (default: the context, up to 4096)"
+    p.add_argument("--block_size", type=int, help=length)
     args = p.parse_args()
     if bool(args.input) == bool(args.source):
         p.error("give --in CKPT, or --from FOLDER")
     if args.dtype and args.source:
-        p.error("--dtype goes with --in: a checkpoint has float32, since steps of training are too small "
-                "for less")  # fmt: skip
+        why = "a checkpoint has float32, since steps of training are too small for less"
+        p.error(f"--dtype goes with --in: {why}")
     if args.input and (args.block_size is not None or args.context is not None):
         p.error("--block_size and --context go with --from")
     if os.path.exists(args.out):
