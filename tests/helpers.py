@@ -27,22 +27,28 @@ HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # the reposi
 
 
 def make_docs(n, seed=0):
+    """Return n documents of 3 to 60 words, drawn from a few."""
     rng = random.Random(seed)
     words = 'the a cat dog sat on mat and then it ran home, looked up. "Oh!" said 42 birds'.split()
     return [" ".join(rng.choices(words, k=rng.randint(3, 60))).replace(". ", ".\n") for _ in range(n)]
 
 
 def train_tokenizer(path, lines, vocab_size, hard_vocab_limit=False, **options):
-    """A sentencepiece model of Llama's kind, written to path (x.model)."""
+    """Write a sentencepiece model of Llama's kind to path (x.model)."""
+    llama = {"model_type": "bpe", "byte_fallback": True, "normalization_rule_name": "identity"}
+    llama |= {"remove_extra_whitespaces": False, "hard_vocab_limit": hard_vocab_limit, "minloglevel": 2}
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(lines), model_prefix=str(path.with_suffix("")), vocab_size=vocab_size, model_type="bpe",
-        byte_fallback=True, normalization_rule_name="identity", remove_extra_whitespaces=False, minloglevel=2,
-        hard_vocab_limit=hard_vocab_limit, **options,
-    )  # fmt: skip
+        sentence_iterator=iter(lines),
+        model_prefix=str(path.with_suffix("")),
+        vocab_size=vocab_size,
+        **llama,
+        **options,
+    )
 
 
 def write_docs(path, docs):
-    """docs as path's ending says: .txt, .jsonl or .parquet, also .gz or .xz"""
+    """Write docs as path's ending says: .txt, .jsonl or .parquet, also .gz or .xz. Return the path as
+    text."""
     name = str(path)
     if ".parquet" in name:
         import pyarrow
@@ -55,14 +61,16 @@ def write_docs(path, docs):
         data = "".join(json.dumps({"id": 1, "text": d}) + "\n" for d in docs).encode()
     else:
         data = "\n<|doc|>\n".join(docs).encode() + b"\n"
-    path.write_bytes(
-        gzip.compress(data) if name.endswith(".gz") else lzma.compress(data) if name.endswith(".xz") else data
-    )
+    if name.endswith(".gz"):
+        data = gzip.compress(data)
+    elif name.endswith(".xz"):
+        data = lzma.compress(data)
+    path.write_bytes(data)
     return name
 
 
 def run_prepare(out, inputs, tok, *options):
-    """The folder's files as {name: bytes}, and meta.json"""
+    """Run prepare.py with one worker, and return (the folder's {name: bytes}, meta.json)."""
     inputs = [str(i) for i in (inputs if isinstance(inputs, list) else [inputs])]
     prepare.main(["--input", *inputs, "--out", str(out), "--tokenizer", tok, "--workers", "1", *options])
     files = {p.name: p.read_bytes() for p in out.iterdir()}
@@ -71,12 +79,12 @@ def run_prepare(out, inputs, tok, *options):
 
 
 def prepare_command(out, name, tok, *options):
-    """prepare.py in a process of its own."""
+    """Return the command for prepare.py in a process of its own."""
     return [sys.executable, prepare.__file__, "--input", name, "--out", out, "--tokenizer", tok, *options]
 
 
 def split_docs(folder, split, tok):
-    """The documents of a shard, decoded"""
+    """Return the documents of a folder's split, decoded."""
     meta = json.loads((folder / "meta.json").read_text())
     ids = np.fromfile(folder / f"{split}.bin", meta["dtype"])
     starts = [*np.flatnonzero(ids == meta["bos"]), len(ids)]
@@ -84,19 +92,16 @@ def split_docs(folder, split, tok):
 
 
 def run(script, *args):
-    """Runs a script as its command line would -> (its one-line error or '', what it printed)."""
-    out, argv, handlers = (
-        io.StringIO(),
-        sys.argv,
-        {s: signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)},
-    )
+    """Run a script as its command line would. Return (its one-line error or '', what it printed)."""
+    handlers = {s: signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)}
+    out, argv, error = io.StringIO(), sys.argv, ""
     sys.argv = [script, *map(str, args)]
     try:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
             runpy.run_path(os.path.join(HERE, script), run_name="__main__")
-        error = ""
     except SystemExit as e:
-        error = str(e.code) if e.code not in (0, None) else ""
+        if e.code not in (0, None):
+            error = str(e.code)
     finally:
         sys.argv = argv
         for s, handler in handlers.items():
@@ -108,60 +113,59 @@ def run(script, *args):
 
 
 def ok(script, *args):
+    """Run a script, which must succeed, and return what it printed."""
     error, printed = run(script, *args)
     assert not error, error
     return printed
 
 
 def write_stage(data, tmp_path, out):
+    """Write the config of a small stage. Return train.py's arguments for it."""
     config = tmp_path / "stage.py"
     config.write_text(
         f"data = {data!r}\nout_dir = {str(out)!r}\n"
-        "n_layer, n_head, n_embd, head_dim, block_size = 2, 2, 32, 16, 64\ntokens_per_step, batch_size, max_steps = 512, 4, 12\n"
-        "learning_rate = 1e-2\nwarmup_tokens = 2048\nhorizon_tokens = 1e6\neval_interval, eval_tokens = 5, 2048\n"
-        "log_interval, compile, device = 1, False, 'cpu'\n"
+        "n_layer, n_head, n_embd, head_dim, block_size = 2, 2, 32, 16, 64\n"
+        "tokens_per_step, batch_size, max_steps = 512, 4, 12\n"
+        "learning_rate = 1e-2\nwarmup_tokens = 2048\nhorizon_tokens = 1e6\n"
+        "eval_interval, eval_tokens = 5, 2048\nlog_interval, compile, device = 1, False, 'cpu'\n"
     )
     return [config]
 
 
 def weights(folder):
+    """Return the tensors of a run's checkpoint, Adam's too, by name."""
     ckpt = load_checkpoint(f"{folder}/ckpt.pt")
     return ckpt["model"] | {f"{n}/{k}": v for n, s in ckpt["optimizer"].items() for k, v in s.items()}
 
 
 def same(a, b):
+    """Return whether two dicts of tensors are equal to the bit."""
     return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
 def metrics(folder, key):
+    """Return {step: what metrics.jsonl of a run says of key}."""
     with open(f"{folder}/metrics.jsonl") as f:
         return {m["step"]: m[key] for m in map(json.loads, f) if key in m}
 
 
 def torchrun(n, args, *options, popen=subprocess.run, script="train.py", **env):
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        f"--nproc_per_node={n}",
-        "--standalone",
-        *options,
-    ]
-    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"} | env
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    env["PYTHONPATH"] = HERE
-    return popen([*command, os.path.join(HERE, script), *map(str, args)], **pipes, env=env)
+    """Run a script in n processes, by torchrun. Return what popen does."""
+    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={n}", "--standalone"]
+    command += [*options, os.path.join(HERE, script), *map(str, args)]
+    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"} | env | {"PYTHONPATH": HERE}
+    return popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
 
 
 def near(a, b, tolerance=1e-5):
-    return a.keys() == b.keys() and all(
-        torch.allclose(a[k].double(), b[k].double(), atol=tolerance, rtol=1e-3) for k in a
-    )
+    """Return whether two dicts of tensors are equal within the tolerance."""
+    within = {"atol": tolerance, "rtol": 1e-3}
+    return a.keys() == b.keys() and all(torch.allclose(a[k].double(), b[k].double(), **within) for k in a)
 
 
 def peak_anonymous_memory(command):
-    """MB that a command had at most, pages of files not counted: the kernel takes these back when it needs
-    them."""
+    """Return the MB that a command had at most. Pages of files are not counted: the kernel takes them back
+    when it needs them."""
     peak = 0
     with subprocess.Popen([*map(str, command)], stdout=subprocess.DEVNULL) as p:
         while p.poll() is None:
@@ -173,21 +177,21 @@ def peak_anonymous_memory(command):
 
 
 def save_byte_bpe(path, lines, pre, special=("<|endoftext|>",), **options):
-    """A tokenizer.json of byte-level BPE, as Llama 3's and SmolLM's."""
+    """Write a tokenizer.json of byte-level BPE, as Llama 3's and SmolLM's. Return the tokenizer."""
     tokenizers = pytest.importorskip("tokenizers")
     tok = tokenizers.Tokenizer(tokenizers.models.BPE())
     tok.pre_tokenizer, tok.decoder = pre, tokenizers.decoders.ByteLevel()
     tok.normalizer = options.get("normalizer")
+    alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
     trainer = tokenizers.trainers.BpeTrainer(
-        vocab_size=300, special_tokens=list(special), initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )  # fmt: skip
+        vocab_size=300, special_tokens=list(special), initial_alphabet=alphabet, show_progress=False
+    )
     tok.train_from_iterator(lines, trainer)
     tok.save(str(path))
     return tok
 
 
-ODD = [
+ODD = [  # documents that a careless tokenizer changes
     "  two spaces, then\ta tab\r\nand CRLF\r\n\r\nlast",
     "\n\nempty lines first\n\n\n  indented\n",
     "naïve café — “quotes” 日本語",
@@ -200,17 +204,17 @@ ODD = [
 
 
 def spell(ids, spelling, which):
+    """Return ids with those spelled in bytes for which which(id) holds."""
     offsets, spelled = spelling
     return [j for i in ids for j in (spelled[offsets[i] : offsets[i + 1]].tolist() if which(i) else [i])]
 
 
 def long_docs(n, seed=0):
-    """Documents of 1 to 1,500 words, of words of all ranks, in paragraphs, lines and none."""
+    """Return n documents of 1 to 1,500 words, of words of all ranks, in paragraphs, lines and none."""
     rng, out = random.Random(seed), []
     for i in range(n):
-        vocabulary = [
-            f"w{int(rng.paretovariate(0.6)) % 3000}" for _ in range(rng.choice([5, 150, 400, 1500]))
-        ]
+        length = rng.choice([5, 150, 400, 1500])
+        vocabulary = [f"w{int(rng.paretovariate(0.6)) % 3000}" for _ in range(length)]
         text = " ".join(word + rng.choice([""] * 9 + [".", ". Then", ", said Tom"]) for word in vocabulary)
         out.append(f"{i} " + text.replace(". ", rng.choice([". ", ".\n", ".\n\n", ".\r\n\r\n"])))
     return out
@@ -223,21 +227,16 @@ TEXT = "\n<|doc|>\n".join(make_docs(400)).encode()
 GOOD = b'{"text": "fine"}\n'
 
 
+NOT_UTF8 = b"one\n\n<|doc|>\ntwo\nthr\xffee\n<|doc|>\nfour\n<|doc|>\nfive"
+NO_TEXT = b'{"txt": "x"}\n[1]\n{"text": null}\n'
+SURROGATE = b'{"text": "\\ud800"}\n{"text": "\xff"}\n'
+
+
 BAD = [  # file name, contents, the message's pattern, documents left with --skip_bad
-    (
-        "a.txt",
-        b"one\n\n<|doc|>\ntwo\nthr\xffee\n<|doc|>\nfour\n<|doc|>\nfive",
-        r"a\.txt, line 5: not UTF-8",
-        3,
-    ),
+    ("a.txt", NOT_UTF8, r"a\.txt, line 5: not UTF-8", 3),
     ("a.jsonl", GOOD * 2 + b'\n{"text": \n' + GOOD, r"a\.jsonl, line 4: not JSON", 3),
-    (
-        "a.jsonl",
-        GOOD * 2 + b'{"txt": "x"}\n[1]\n{"text": null}\n',
-        r"a\.jsonl, line 3: no text in field text",
-        2,
-    ),
-    ("a.jsonl", GOOD * 2 + b'{"text": "\\ud800"}\n{"text": "\xff"}\n', r"a\.jsonl, line 3: not UTF-8", 2),
+    ("a.jsonl", GOOD * 2 + NO_TEXT, r"a\.jsonl, line 3: no text in field text", 2),
+    ("a.jsonl", GOOD * 2 + SURROGATE, r"a\.jsonl, line 3: not UTF-8", 2),
     ("a.txt.xz", lzma.compress(TEXT)[:-700], r"a\.txt\.xz: broken or cut short", None),
     ("a.txt.gz", gzip.compress(TEXT, mtime=0)[:-700], r"a\.txt\.gz: broken or cut short", None),
     ("a.txt.gz", b"not gzip", r"a\.txt\.gz: broken or cut short", 0),

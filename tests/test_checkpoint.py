@@ -19,9 +19,8 @@ from test_grow import tiny
 def test_sigterm_saves_and_exits_cleanly(stage, tmp_path):
     stage += ["--max_steps=100000", "--eval_interval=0", "--horizon_tokens=0"]
     command = [sys.executable, os.path.join(HERE, "train.py"), *map(str, stage)]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONUNBUFFERED": "1"}
-    ) as p:
+    env = os.environ | {"PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env) as p:
         while "step 3/" not in p.stdout.readline():
             assert p.poll() is None
         p.send_signal(signal.SIGTERM)
@@ -30,23 +29,23 @@ def test_sigterm_saves_and_exits_cleanly(stage, tmp_path):
     assert load_checkpoint(tmp_path / "a/ckpt.pt")["step"] >= 3
 
 
-@pytest.mark.parametrize("call", ["os.fsync", "os.replace"])
-def test_a_kill_in_the_middle_of_a_save_loses_nothing(tmp_path, call):
+@pytest.mark.parametrize(
+    "kill, left",
+    [
+        ("os.fsync = lambda *a: os.kill(os.getpid(), 9)", "ckpt.pt"),
+        ("os.replace = lambda *a: (replace(*a), os.kill(os.getpid(), 9))", "ckpt.prev.pt"),
+    ],
+    ids=["os.fsync", "os.replace"],
+)
+def test_a_kill_in_the_middle_of_a_save_loses_nothing(tmp_path, kill, left):
     """Killed with all written but nothing renamed, and between the renames."""
     path, keep = str(tmp_path / "ckpt.pt"), str(tmp_path / "ckpt.prev.pt")
     save_checkpoint(path, tiny())
-    kill = (
-        "lambda *a: os.kill(os.getpid(), 9)"
-        if call == "os.fsync"
-        else "lambda *a: (replace(*a), os.kill(os.getpid(), 9))"
-    )
-    code = f"import os, sys; sys.path.insert(0, {HERE!r}); import checkpoint; replace = os.replace; {call} = {kill}; "
-    done = subprocess.run(
-        [sys.executable, "-c", code + f"checkpoint.save_checkpoint({path!r}, {{'model': {{}}}}, {keep!r})"]
-    )
+    code = f"import os; import checkpoint; replace = os.replace; {kill}; "
+    code += f"checkpoint.save_checkpoint({path!r}, {{'model': {{}}}}, {keep!r})"
+    done = subprocess.run([sys.executable, "-c", code], cwd=HERE)
     assert done.returncode == -9
-    left = path if call == "os.fsync" else keep
-    assert same(load_checkpoint(left)["model"], tiny()["model"])
+    assert same(load_checkpoint(tmp_path / left)["model"], tiny()["model"])
 
 
 @pytest.mark.parametrize("n", [1, 2])
@@ -63,11 +62,8 @@ def test_a_full_disk_leaves_the_last_checkpoint(grown_run, tmp_path, n):
     assert done.returncode and "can't be written (File too large)" in done.stderr.replace("[Errno 27] ", "")
     command = [sys.executable, "grow.py", "--in", tmp_path / "b/ckpt.pt", "--double", "width"]
     done = subprocess.run(command, cwd=HERE, preexec_fn=small, capture_output=True, text=True)
-    assert (
-        done.returncode == 1
-        and "grown.pt.tmp1: can't be written" in done.stderr
-        and "Traceback" not in done.stderr
-    )
+    assert done.returncode == 1 and "grown.pt.tmp1: can't be written" in done.stderr
+    assert "Traceback" not in done.stderr
     assert same(before, weights(tmp_path / "b")) and "grown.pt" not in " ".join(os.listdir(tmp_path / "b"))
 
 
@@ -87,11 +83,11 @@ def test_damaged_and_hostile_files(data, tmp_path):
 
 
 def test_one_run_at_a_time_writes_into_a_folder(stage, tmp_path):
-    code = "import sys, time, checkpoint; held = checkpoint.lock(sys.argv[1]); print(1, flush=True); time.sleep(99)"
+    code = "import sys, time, checkpoint; held = checkpoint.lock(sys.argv[1]); "
+    code += "print(1, flush=True); time.sleep(99)"
     (tmp_path / "a").mkdir()
-    with subprocess.Popen(
-        [sys.executable, "-c", code, tmp_path / "a/.lock"], stdout=subprocess.PIPE, cwd=HERE
-    ) as other:
+    command = [sys.executable, "-c", code, tmp_path / "a/.lock"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=HERE) as other:
         other.stdout.readline()
         assert "a/.lock is locked: another process writes there" in run("train.py", *stage)[0]
         other.kill()
