@@ -143,9 +143,11 @@ def stock(cfg):
 
 
 def compile_model(model):
-    """In place, as train.py does it in one process: of model.py's Llama see compile() there, the others are
-    compiled whole."""
-    model.compile()
+    """Compile in place: model.py's Llama as train.py does in one process, the others whole."""
+    if isinstance(model, Llama):
+        model.compile_blocks()
+    else:
+        model.compile()
 
 
 def build(name, cfg, device, compile=False):

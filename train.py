@@ -613,9 +613,7 @@ def main() -> None:
     for block in model.layers:
         block.recompute = recompute
     if compile:
-        model.compile(
-            alone=not ddp and not recompute
-        )  # in place: torch.compile(model) would rename every parameter
+        model.compile_blocks(alone=not ddp and not recompute)  # torch.compile would rename every parameter
     if sharded:
         shard_model(model, kind, world, bf16)
     model.materialise(where)
