@@ -31,6 +31,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import BinaryIO
 
 import numpy as np
@@ -168,24 +169,32 @@ def check_setting(key: str, value: object, where: str) -> object:
     return value
 
 
+def read_config(path: str) -> dict:
+    """Return {setting: value} of a config file. Where it names the config of the stage before as _after, that
+    one's settings hold unless it gives others. Raise ValueError where a file can't be read."""
+    if not os.path.isfile(path):
+        raise ValueError(f"{path}: no such config file")
+    try:
+        values = runpy.run_path(path)
+    except Exception as e:
+        raise ValueError(f"{path}: {type(e).__name__}: {e}") from None
+    given = {}
+    if "_after" in values:
+        given = read_config(os.path.join(os.path.dirname(path), values["_after"]))
+    for key, value in values.items():
+        if key[0] != "_" and not isinstance(value, ModuleType):  # imports and _names are the file's own
+            given[key] = check_setting(key, value, path)
+    return given
+
+
 def configure(args: list[str]) -> dict:
-    """Read command-line arguments, config files and --key=value, and return {setting: value} of those that
-    they give; the later wins. Raise a ValueError that names the bad one."""
+    """Read command-line arguments, which are config files and --key=value. Return {setting: value} of those
+    that they give; the later wins. Raise a ValueError that names the bad one."""
     given, args = {}, list(args)
     while args:
         arg = args.pop(0)
         if not arg.startswith("--"):
-            if not os.path.isfile(arg):
-                raise ValueError(f"{arg}: no such config file")
-            try:
-                values = runpy.run_path(arg)
-            except Exception as e:
-                raise ValueError(f"{arg}: {type(e).__name__}: {e}") from None
-            for key, value in values.items():
-                if key[0] != "_" and type(value) is not type(
-                    os
-                ):  # imports and _private names are the file's own
-                    given[key] = check_setting(key, value, arg)
+            given |= read_config(arg)
             continue
         key, equals, text = arg[2:].partition("=")
         kind = type(DEFAULTS.get(key))
