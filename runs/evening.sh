@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# One GPU, one evening: grow 58M parameters to 106M, 168M and 271M by the ladder's first stages, and decay them
-# at their end. Then a sample, the curves, and a stock Llama.
+# One GPU, one evening: grow 58M parameters to 106M, 168M and 271M by the ladder's first stages, decayed at
+# their end. Then a sample, the curves, and a stock Llama.
 #   python prepare.py --input fineweb-edu --out data/babel  # or any text: 5.4G tokens are read
 #   bash runs/evening.sh                                    # settings of train.py may follow: --batch_size=16
 #   REHEARSE=1 bash runs/evening.sh                         # config/tiny?.py on data/demo, ten steps each
-# To expect on an H100 at 40 % MFU: 4.6 hours, 37 GB of its memory (10 with --recompute), 25 GB of disk. That is
-# arithmetic (ladder.py plan), not yet a measurement. Stopped, it goes on when it is started again.
+# To expect on an H100 at 40 % MFU: 4.6 hours, at most 37 GB of its memory (10 with --recompute), 25 GB of
+# disk. That is arithmetic (ladder.py plan), not yet a measurement. Stopped, it goes on when started again.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 [ -n "${PYTHON:-}" ] || PYTHON=$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python)

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Grow a real Llama: SmolLM2-135M-Instruct, from PyPI alone. Import it, look at it, grow it by each operator,
-# train on with the old frozen and not, export it, and let transformers read what came out. A table of the time
-# and memory of each step comes last.
+# train on with the old frozen and not, export it, and let transformers read what came out. A table of the
+# time and memory of each step comes last.
 # Needs Python 3.11+, a network, 8 GB of memory, 5 GB of disk, and 2 CPU cores for 15 minutes.
 #   bash runs/llama.sh
 #   SMALL=1 bash runs/llama.sh     # the same steps, with a tiny random Llama that transformers makes
@@ -37,8 +37,8 @@ look() {  # a checkpoint's greedy answer, and its bits per byte
   cat "$out/answer.txt"
   timed "sample.py --check, $1" sample.py --in "$2" --check --text "$out/probe.txt" --n 1 --tokens 16
 }
-# The same of the exported folder, by transformers, in windows of as many tokens as sample.py reads: block_size
-# or 4096. It fails where transformers' answer is another one.
+# The same of the exported folder, by transformers. It reads windows of as many tokens as sample.py does, which
+# is block_size, at most 4096. Fails where the answer is another one.
 there() {
   timed "transformers, $1" runs/tiny_llama.py read "$2" "$out/probe.txt" "$question" "$out/answer.txt" "$3"
 }
