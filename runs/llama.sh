@@ -37,8 +37,8 @@ look() {  # a checkpoint's greedy answer, and its bits per byte
   cat "$out/answer.txt"
   timed "sample.py --check, $1" sample.py --in "$2" --check --text "$out/probe.txt" --n 1 --tokens 16
 }
-# The same of the exported folder, by transformers. It reads windows of as many tokens as sample.py does, which
-# is block_size, at most 4096. Fails where the answer is another one.
+# The same of the exported folder, by transformers. Its windows are as long as sample.py's: block_size, 4096
+# tokens at most. Fails where the answer is another one.
 there() {
   timed "transformers, $1" runs/tiny_llama.py read "$2" "$out/probe.txt" "$question" "$out/answer.txt" "$3"
 }
