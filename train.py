@@ -591,7 +591,7 @@ def main() -> None:
 
     # the model: memory is taken when it is known which part of each parameter is this process's
     sharded = shard and ddp
-    # the CPU's switch, too: in bf16, 128 tokens take it 2.3 ms in plain products, and 5.2 in the fused one
+    # the CPU's switch, too: in bf16, 128 tokens take it 2.3 ms in plain products, and 5.2 ms in the fused one
     torch.backends.cuda.enable_flash_sdp(not (bf16 and kind == "cpu" and block_size <= 128))
     with torch.device("meta"):
         model = Llama(cfg)
@@ -630,8 +630,8 @@ def main() -> None:
 
     # what is about to happen: sizes, memory, the batch
     n = model.count_params()
-    size = f"{n['total']:,} parameters, {n['non_embedding']:,} without embedding and head"
-    say(f"{source or 'from scratch'}: {cfg.n_layer} x {cfg.n_embd}, {size}")
+    counted = f"{n['total']:,} parameters, {n['non_embedding']:,} without embedding and head"
+    say(f"{source or 'from scratch'}: {cfg.n_layer} x {cfg.n_embd}, {counted}")
     n_trained = sum(p.numel() for p in trained)
     gb = (4 * n["total"] + 12 * n_trained) / (world if sharded else 1) / 1e9
     say(f"memory: {gb:.2f} GB for weights, gradients and Adam's moments, a process; activations come on top")
@@ -701,10 +701,10 @@ def main() -> None:
             named = {f"bpb_{name}": stage_bpb for name, stage_bpb in by_stage.items()}
             log.record(step, ledger, val_loss=val_loss, bpb=bpb, **named)
             if sample_tokens and (master or sharded) and math.isfinite(val_loss):
-                sample = continuation(model, start_ids, sample_tokens, seed, where, autocast)
-                text = printable(tokenizer, token_bytes, sample)
-                say("\n".join(f"    {line}" for line in text.splitlines() if line.strip()))
-                log.record(step, ledger, sample=text)
+                sampled = continuation(model, start_ids, sample_tokens, seed, where, autocast)
+                sample = printable(tokenizer, token_bytes, sampled)
+                say("\n".join(f"    {line}" for line in sample.splitlines() if line.strip()))
+                log.record(step, ledger, sample=sample)
             lap = time.time()
         if step >= last_step:
             break
@@ -757,7 +757,7 @@ def main() -> None:
             if times > once:
                 say(f"step {step}: {text.path} has been read {times} times, and is dealt anew")
 
-        # logging
+        # log gradients and updates by generation, and the speed
         if log_interval and step % log_interval == 0 or step == last_step:
             loss = everywhere(loss, where).item() / world
             sums = squares(optimizer, len(cfg.generations))
@@ -769,6 +769,8 @@ def main() -> None:
             mfu = speed * flops_per_token / (peak * world) if peak else None
             left = (last_step - step) * busy / (step - first_step)
             logged = {"step": step, "busy": busy}
+
+            # a line for the reader, and one for metrics.jsonl
             done = f"step {step}/{last_step} {step / last_step:.0%}"
             fast = f"{speed:,.0f} tokens/s" + (f", MFU {mfu:.1%}" if mfu else "")
             each = " ".join(f"g{g} {lr[g]:.1e} moves {moved[g]:.1e}" for g in sorted(n["generations"]))
