@@ -1,7 +1,7 @@
 """
 What growable tensors cost in speed: the training step of one Llama in four arms, side by side.
 
-$ python bench.py                                                # all sizes for this device, the first four arms
+$ python bench.py                                                # the sizes for this device, four arms
 $ python bench.py --sizes 55M 1.3B --rounds 9 --json bench.json  # two sizes; every round's figures in a file
 $ python bench.py --sizes 125M --profile grown                   # and where the time of one arm goes
 $ python bench.py --sizes cpu --no-compile --rounds 3 --steps 2  # seconds, on a CPU
