@@ -1,6 +1,6 @@
 """
 Try what goes wrong while a model is trained and grown: kills, damaged and hostile files, full and read-only
-disks, two runs at once. Print the table of docs/reliability.md.
+disks, two runs at once. Print a table of what came of it.
 
 $ python runs/reliability.py                # all of it, with 100 kills
 $ python runs/reliability.py --kills 10
@@ -492,7 +492,7 @@ def full_disk(folder, config):
 
 
 def read_only(folder, config):
-    """Try a folder that can't be written, by its mode. A mode does not keep root out: root gets a disk that is
+    """Try a folder that can't be written, by its mode. A mode does not keep root out: root gets a disk,
     mounted read-only."""
     out = f"{folder}/ro"
     with disk(out, 2**24) if os.geteuid() == 0 else contextlib.nullcontext(os.mkdir(out)) as mounted:
@@ -519,7 +519,7 @@ def read_only(folder, config):
 
 
 def two_at_once(folder, config):
-    """Try a second run into the folder of one that trains, and grow.py twice into one file. The first run goes
+    """Try a second run into the folder of one that trains, and grow.py twice into one file. The first goes
     on as if nothing had been."""
     out, log = f"{folder}/two", f"{folder}/log"
     first = start("train.py", config, f"--out_dir={out}", log=log)
