@@ -74,7 +74,7 @@ def steps(ckpt, n, lr=1e-3, weight_decay=0.0, **compile):
     """The checkpoint after n AdamW steps at one rate for all, on always the same tokens, without clipping."""
     model = build(ckpt)
     if compile:
-        model.compile(**compile)
+        model.compile_blocks(**compile)
     optimizer = model.optimizer(weight_decay)
     load_state(model, optimizer, ckpt)
     for _ in range(n):
