@@ -1,7 +1,7 @@
 """
-Does growing by depth still pay where the control's batch, rate and decay are tuned? 6 layers of 64, 768 rows, the text and the
-budget of ../regime, whose best control comes from there (its line was trained at a4b2757, the others at the commit that
-log.md names). One thread of one core, beside other work.
+Does growing by depth still pay where the control's batch, rate and decay are tuned? Arms end at 6 layers of
+64 with 768 rows, on the text and the budget of ../regime. The best control comes from there: its line was
+trained at a4b2757, the others at the commit that log.md names, on one thread of one core, beside other work.
 """
 
 budget = 2.479e13
@@ -16,7 +16,7 @@ _decay = dict(branch="decay")
 
 
 def _grown(at):
-    """3 layers until a share of the FLOPs, then plain copies on top; one clock decays all."""
+    """Return 3 layers until a share of the FLOPs, then plain copies on top; one clock decays all."""
     return [dict(n_layer=3, until=at), dict(grow="--depth 6 --init stack", until=0.8), _decay]
 
 
