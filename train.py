@@ -172,7 +172,7 @@ def read_config(path: str) -> dict:
         raise ValueError(f"{path}: {type(e).__name__}: {e}") from None
     given = {}
     if "_after" in values:
-        given = read_config(os.path.join(os.path.dirname(path), values["_after"]))
+        given = read_config(os.path.join(os.path.dirname(path), str(values["_after"])))
     for key, value in values.items():
         if key[0] != "_" and not isinstance(value, ModuleType):  # imports and _names are the file's own
             given[key] = check_setting(key, value, path)
