@@ -61,45 +61,29 @@ def test_scores():
     assert known("—", 0.95) == math.inf
     assert prepare.by_structure("The cat sat. The dog ran.") == 3
     assert prepare.by_structure("The cat sat, and the dog, which was old, ran.") == 10 + 3 + 1
-    assert (
-        prepare.by_structure("A heading\n\nA line. Another!") == 5 / 3
-        and prepare.by_structure("—") == math.inf
-    )
+    assert prepare.by_structure("A heading\n\nA line. Another!") == 5 / 3
+    assert prepare.by_structure("—") == math.inf
 
 
 def test_right_stages(tmp_path, sp_model, wordlist):
+    mats = "The cat sat on the Mat. " * 9 + "Dog."
+    dogs = "a cat sat on the mat and a Dog sat on the cat.\n\nThe dog ran"
     right = {
-        "words5": [
-            "The cat sat on a cat.",
-            "a cat, Elephant, sat",
-            "The cat sat on the Mat. " * 9 + "Dog.",
-            "tHE CAT",
-        ],
-        "words10": [
-            "The dog ran.",
-            "It’s a mat",
-            "a cat sat on the mat and a Dog sat on the cat.\n\nThe dog ran",
-        ],
+        "words5": ["The cat sat on a cat.", "a cat, Elephant, sat", mats, "tHE CAT"],
+        "words10": ["The dog ran.", "It’s a mat", dogs],
         "all": ["An elephant.", "the cat sat HOME", "日本語", "...", "1 cat"],
     }
-    docs = sum(right.values(), [])
-    files, meta = run_prepare(
-        tmp_path / "o", write_docs(tmp_path / "in.txt", docs), sp_model, "--val", "0.2", *WORDS, wordlist
-    )
+    name = write_docs(tmp_path / "in.txt", sum(right.values(), []))
+    _, meta = run_prepare(tmp_path / "o", name, sp_model, "--val", "0.2", *WORDS, wordlist)
     tok = data_module.load_tokenizer(sp_model)
     for stage, texts in right.items():
         found = [split_docs(tmp_path / "o", f"{stage}.{side}", tok) for side in ("train", "val")]
         assert sorted(found[0] + found[1]) == sorted(texts)
-    assert [s["name"] for s in meta["stages"]] == list(right) and meta["stages"][0]["sample"] in right[
-        "words5"
-    ]
-    assert all(
-        s["documents"] == s["chunks"] == meta["splits"][f"{s['name']}.train"]["documents"]
-        for s in meta["stages"]
-    )
-    _, meta = run_prepare(
-        tmp_path / "s", tmp_path / "in.txt", sp_model, "--words", "3,6,all", "--by", "structure", "--report"
-    )
+    stages, splits = meta["stages"], meta["splits"]
+    assert [s["name"] for s in stages] == list(right) and stages[0]["sample"] in right["words5"]
+    assert all(s["documents"] == s["chunks"] == splits[f"{s['name']}.train"]["documents"] for s in stages)
+    structure = ("--words", "3,6,all", "--by", "structure", "--report")
+    _, meta = run_prepare(tmp_path / "s", name, sp_model, *structure)
     assert [s["name"] for s in meta["stages"]] == ["structure3", "structure6", "all"]
     assert "The dog ran." in split_docs(tmp_path / "s", "structure3.train", tok)
 
@@ -116,20 +100,16 @@ def test_stages_are_the_input(tmp_path, sp_model, docs, monkeypatch):
     assert names == ["words20", "words200", "all"] and files["val.bin"] == plain["val.bin"]
     if len(docs) == 1:  # in many pieces
         assert [s["documents"] for s in meta["stages"]] == [s["chunks"] > 0 for s in meta["stages"]]
-    own = {f"{n}.{end}.bin" for n in names for end in ("train", "val", "rows")} | {
-        "spelling.bin",
-        "words.txt",
-    }
-    assert set(files) == set(plain) - {"train.bin"} | own
+    own = {f"{n}.{end}.bin" for n in names for end in ("train", "val", "rows")}
+    assert set(files) == set(plain) - {"train.bin"} | own | {"spelling.bin", "words.txt"}
     again = ("--val", "0.1", "--words", "20,200,all", "--wordlist", str(tmp_path / "out" / "words.txt"))
     assert run_prepare(tmp_path / "again", name, sp_model, *again)[0] == files
     table = np.fromfile(tmp_path / "out" / "token_bytes.bin", "<u2")
     for side in ("train", "val"):
-        text = sorted(
-            "".join(split_docs(tmp_path / "plain", side, tok))
-        )  # the same characters, nothing lost or twice
+        # the same characters, nothing lost or twice
+        text = "".join(split_docs(tmp_path / "plain", side, tok))
         shards = [f"{n}.{side}" for n in names]
-        assert sorted("".join("".join(split_docs(tmp_path / "out", s, tok)) for s in shards)) == text
+        assert sorted("".join("".join(split_docs(tmp_path / "out", s, tok)) for s in shards)) == sorted(text)
         assert sum(meta["splits"][s]["bytes"] for s in shards) == plain_meta["splits"][side]["bytes"]
         for s in shards:
             ids = np.fromfile(tmp_path / "out" / f"{s}.bin", meta["dtype"])
@@ -138,18 +118,15 @@ def test_stages_are_the_input(tmp_path, sp_model, docs, monkeypatch):
             assert data_module.count_bytes(ids[1:], ids[:-1], table, meta["bos"], True) == split["bytes"]
             assert data_module.sha256(files[f"{s}.bin"]) == split["sha256"]
     rows = [np.fromfile(tmp_path / "out" / f"{n}.rows.bin", meta["dtype"]).tolist() for n in names]
-    assert sorted(rows[-1]) == list(range(tok.vocab_size)) and [len(r) for r in rows] == [
-        s["rows"] for s in meta["stages"]
-    ]
+    assert sorted(rows[-1]) == list(range(tok.vocab_size))
+    assert [len(r) for r in rows] == [s["rows"] for s in meta["stages"]]
     assert all(late[: len(early)] == early for early, late in itertools.pairwise(rows))
 
 
 def test_stages_with_workers_and_in_any_order(tmp_path, sp_model, monkeypatch):
     monkeypatch.setattr(prepare, "PIECE", 3000)
-    a, b = (
-        write_docs(tmp_path / "a.parquet", long_docs(60)),
-        write_docs(tmp_path / "b.txt.xz", long_docs(50, 1) + ODD),
-    )
+    a = write_docs(tmp_path / "a.parquet", long_docs(60))
+    b = write_docs(tmp_path / "b.txt.xz", long_docs(50, 1) + ODD)
     options = (sp_model, "--val", "0.1", "--words", "60,200,all")
     one, meta = run_prepare(tmp_path / "one", [a, b], *options)
     assert all(s["chunks"] > 5 for s in meta["stages"])
@@ -158,9 +135,8 @@ def test_stages_with_workers_and_in_any_order(tmp_path, sp_model, monkeypatch):
     assert other["stages"] == meta["stages"]
     tok = data_module.load_tokenizer(sp_model)
     for split in meta["splits"]:
-        assert sorted(split_docs(tmp_path / "one", split, tok)) == sorted(
-            split_docs(tmp_path / "ba", split, tok)
-        )
+        got = [sorted(split_docs(tmp_path / name, split, tok)) for name in ("one", "ba")]
+        assert got[0] == got[1]
 
 
 def test_rows():
@@ -168,9 +144,8 @@ def test_rows():
     counts = [rng.zipf(1.3, 1000).clip(0, 10**6) * (rng.random(1000) < share) for share in (0.3, 0.6, 1, 1)]
     got = prepare.choose_rows(counts, 0.9, first)
     for (rows, share), count in zip(got, np.cumsum(counts, 0)):
-        assert len(set(rows.tolist())) == len(rows) and share == pytest.approx(
-            count[rows].sum() / count.sum()
-        )
+        assert len(set(rows.tolist())) == len(rows)
+        assert share == pytest.approx(count[rows].sum() / count.sum())
         assert share >= 0.9 and (len(rows) % 128 == 0 or len(rows) == 1000)
     (one, _), (two, _), (three, _), (last, share) = got
     assert (one[:259] == first).all() and (two[: len(one)] == one).all() and (three[: len(two)] == two).all()
@@ -197,11 +172,8 @@ def test_bad_input_with_stages(tmp_path, sp_model, name, data, message, left):
 
 
 def test_other_errors_with_stages(tmp_path, sp_model, capsys):
-    good, bad, empty = (
-        write_docs(tmp_path / "a.txt", make_docs(9)),
-        tmp_path / "bad.list",
-        tmp_path / "empty.list",
-    )
+    good = write_docs(tmp_path / "a.txt", make_docs(9))
+    bad, empty = tmp_path / "bad.list", tmp_path / "empty.list"
     bad.write_bytes(b"\xff\n")
     empty.write_text("\n--\n")
     for message, options in [
@@ -212,13 +184,7 @@ def test_other_errors_with_stages(tmp_path, sp_model, capsys):
         with pytest.raises(SystemExit, match=message) as e:
             run_prepare(tmp_path / "o", good, sp_model, *options)
         assert "\n" not in e.value.code and not (tmp_path / "o").exists()
-    for options in (
-        ["--words", "all"],
-        ["--words", "5,3,all"],
-        ["--words", "5,10"],
-        ["--words", "x,all"],
-        ["--report"],
-    ):
+    for options in [*(["--words", limits] for limits in ("all", "5,3,all", "5,10", "x,all")), ["--report"]]:
         with pytest.raises(SystemExit):
             run_prepare(tmp_path / "o", good, sp_model, *options)
         assert "give " in capsys.readouterr().err
