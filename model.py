@@ -18,7 +18,6 @@ from dataclasses import dataclass, field, fields
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.utils.checkpoint import checkpoint
 
 # -----------------------------------------------------------------------------
@@ -601,9 +600,17 @@ def pick(
     return ids.gather(-1, torch.multinomial(p, 1, generator=rng))
 
 
+def is_shard(x: torch.Tensor) -> bool:
+    """Return whether this process has a part of a tensor only: a DTensor. The import of that class takes 1 s,
+    which every command would wait for."""
+    return hasattr(x, "to_local")
+
+
 def put(place: torch.Tensor, tensor: torch.Tensor) -> None:
     """Copy a whole tensor into a parameter or its state. This process may have a shard of it only."""
-    if isinstance(place, DTensor):
+    if is_shard(place):
+        from torch.distributed.tensor import distribute_tensor
+
         tensor = distribute_tensor(tensor, place.device_mesh, place.placements, src_data_rank=None).to_local()
         place = place.to_local()
     place.copy_(tensor)

@@ -36,9 +36,6 @@ from typing import BinaryIO
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
-from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from checkpoint import load_checkpoint, load_state, lock, optimizer_state, save_checkpoint, sha256
@@ -56,7 +53,7 @@ from data import (
     speller,
     spread,
 )
-from model import Config, Generation, Llama, this_device
+from model import Config, Generation, Llama, is_shard, this_device
 
 # -----------------------------------------------------------------------------
 # settings: their names, defaults and, by the defaults, their types
@@ -335,7 +332,7 @@ def squares(optimizer: torch.optim.Optimizer, n: int) -> torch.Tensor:
 
 def local(x: torch.Tensor) -> torch.Tensor:
     """Return this process's part of a tensor."""
-    return x.to_local() if isinstance(x, DTensor) else x
+    return x.to_local() if is_shard(x) else x
 
 
 # -----------------------------------------------------------------------------
@@ -1014,6 +1011,9 @@ def describe_clock(clock: Clock, end: int, told: bool) -> str:
 
 def shard_model(model: Llama, kind: str, world: int, bf16: bool) -> None:
     """Spread a model's parameters over all processes (FSDP2), block by block."""
+    from torch.distributed.device_mesh import init_device_mesh  # here, since they take 1 s
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
     mesh = init_device_mesh(kind, (world,))
     dtypes = dict(param_dtype=torch.bfloat16, reduce_dtype=torch.float32) if bf16 else {}
     mixed = MixedPrecisionPolicy(**dtypes, cast_forward_inputs=False)

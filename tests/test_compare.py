@@ -21,7 +21,7 @@ TINY = (
 )
 
 
-def test_a_trunk_is_trained_once_and_its_branches_decay_off_it(data, tmp_path):
+def test_a_trunk_is_trained_once_and_its_branches_decay_off_it(data, tmp_path, forks):
     (tmp_path / "arms.py").write_text(
         TINY.format(data=data) + "trunk = [dict(until=0.4, learning_rate=2e-3), dict(until=0.7)]\n"
         "small, decay = dict(until=0.4, n_layer=1), dict(branch='decay')\n"
@@ -103,7 +103,7 @@ def test_what_the_table_says_of_an_arm():
     assert "| 1.00 x | 1.00 | 1.00 |  | 20% | -1.5000 |" in text["scratch"]
 
 
-def test_compare(data, tmp_path):
+def test_compare(data, tmp_path, forks):
     arms = TINY.format(data=data) + (
         "common |= dict(eval_interval=10, log_interval=10)\n"
         "first = dict(n_layer=1, until=0.5)\n"

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import HERE, ok, peak_anonymous_memory, run, torchrun, write_stage
+from helpers import HERE, ok, peak_anonymous_memory, run, together, write_stage
 
 import grow
 from checkpoint import Lazy, build_model, load_checkpoint, materialise, save_checkpoint, write_checkpoint
@@ -265,7 +265,7 @@ def test_a_dry_run_says_what_the_growth_will(trained):
 
 def test_paths_are_read_as_they_are_meant(stage, tmp_path):
     a = tmp_path / "a"
-    assert torchrun(1, [*stage, "--shard", "--stop_at=2"]).returncode == 0
+    together(1, [*stage, "--shard", "--stop_at=2"])
     path = a / "ckpt.pt"
     files, before = sorted(os.listdir(path)), os.stat(path).st_mtime_ns
     assert "whole.pt" not in files

@@ -1,14 +1,13 @@
 """runs/ladder.py: what a ladder takes, runs of it, and its control."""
 
 import glob
-import os
 import re
 import subprocess
 import sys
 
 import pytest
 import torch
-from helpers import HERE, metrics, ok, run
+from helpers import HERE, Forked, metrics, ok, run
 from ladder import memory
 
 from checkpoint import load_checkpoint
@@ -109,27 +108,33 @@ def ladder(data, tmp_path):
     return paths
 
 
-def ladder_py(*args, **env):
-    """Run ladder.py in a process of its own."""
-    command = [sys.executable, f"{HERE}/runs/ladder.py", *map(str, args)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, env=os.environ | env)
+class Stage(Forked):
+    """What ladder.py starts: a script, or torchrun of one process."""
+
+    def __init__(self, command, cwd):
+        script = next(i for i, word in enumerate(command) if word.endswith(".py"))
+        super().__init__([sys.executable, *command[script:]], cwd)
+
+    def wait(self):
+        code = super().wait()
+        print(open(self.files[0].name).read())
+        return code
 
 
-def test_a_ladder_is_one_schedule_and_goes_on_where_it_stopped(ladder, tmp_path):
-    done = ladder_py("run", *ladder, "--stop_at=2")
-    assert done.returncode == 1 and "stopped before the end of" in done.stderr
-    done = ladder_py("run", *ladder)
-    assert done.returncode == 0 and f"the ladder is done: {tmp_path}/s1/ckpt.pt" in done.stdout, done.stderr
-    assert "resumed at step 2" in done.stdout
+def test_a_ladder_is_one_schedule_and_goes_on_where_it_stopped(ladder, tmp_path, monkeypatch):
+    monkeypatch.setattr(subprocess, "Popen", Stage)
+    assert "stopped before the end of" in run("runs/ladder.py", "run", *ladder, "--stop_at=2")[0]
+    printed = ok("runs/ladder.py", "run", *ladder)
+    assert f"the ladder is done: {tmp_path}/s1/ckpt.pt" in printed
+    assert "resumed at step 2" in printed
     ckpt = load_checkpoint(tmp_path / "s1/ckpt.pt")
     assert ckpt["ledger"]["tokens"] == 8 * 512 == ckpt["schedule"]["horizon"] and len(ckpt["lineage"]) == 1
     rates = [x[0] for folder in ("s0", "s1") for x in metrics(tmp_path / folder, "lr").values()]
     assert rates[4] == rates[5] == 1e-2 and rates[-1] < 0.5e-2  # they fall in the last fifth of the ladder
-    assert ladder_py("run", *ladder).stdout == done.stdout.splitlines()[-1] + "\n"  # nothing is left to do
+    assert ok("runs/ladder.py", "run", *ladder) == printed.splitlines()[-1] + "\n"  # nothing is left to do
 
     # the control: the same size and FLOPs, from scratch
-    done = ladder_py("control", tmp_path / "s1/ckpt.pt", "1e-3", "--out", tmp_path / "c")
-    assert done.returncode == 0, done.stderr
+    ok("runs/ladder.py", "control", tmp_path / "s1/ckpt.pt", "1e-3", "--out", tmp_path / "c")
     control = load_checkpoint(tmp_path / "c/ckpt.pt")
     assert control["ledger"]["flops"] == pytest.approx(ckpt["ledger"]["flops"], rel=0.2)
     assert not control["lineage"]

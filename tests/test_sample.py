@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import HERE, ODD, make_docs, metrics, ok, peak_anonymous_memory, run, save_byte_bpe, torchrun
+from helpers import HERE, ODD, make_docs, metrics, ok, peak_anonymous_memory, run, save_byte_bpe, together
 
 import data as data_module
 import export
@@ -613,29 +613,12 @@ def test_greedy_generation_is_that_of_the_full_forward():
 def test_tools_read_sharded_checkpoints(grown_run, tmp_path):
     stage, _ = grown_run
     b = tmp_path / "b"
-    assert (
-        torchrun(2, [*stage, f"--out_dir={b}", "--shard", "--stop_at=4", "--save_interval=2"]).returncode == 0
-    )
+    together(2, [*stage, f"--out_dir={b}", "--shard", "--stop_at=4", "--save_interval=2"])
     assert load_checkpoint(b / "ckpt.prev.pt")["step"] == 2 and load_checkpoint(b / "ckpt.pt")["step"] == 4
-    assert (
-        float(
-            re.search(r"max \|dlogit\| (\S+),", ok("grow.py", "--in", b / "ckpt.pt", "--double", "width"))[1]
-        )
-        < 1e-5
-    )
-    assert "ckpt.pt" in ok(
-        "sample.py",
-        "--in",
-        b / "ckpt.pt",
-        b / "grown.pt",
-        "--check",
-        "--n",
-        2,
-        "--tokens",
-        9,
-        "--device",
-        "cpu",
-    )
+    printed = ok("grow.py", "--in", b / "ckpt.pt", "--double", "width")
+    assert float(re.search(r"max \|dlogit\| (\S+),", printed)[1]) < 1e-5
+    options = ("--check", "--n", 2, "--tokens", 9, "--device", "cpu")
+    assert "ckpt.pt" in ok("sample.py", "--in", b / "ckpt.pt", b / "grown.pt", *options)
     ok("export.py", "--in", b / "ckpt.pt", "--out", tmp_path / "hf")
     flip = runpy.run_path(os.path.join(HERE, "runs/reliability.py"))["flip"]
     assert flip(str(b / "ckpt.pt"), 60)[0] > 30

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from helpers import HERE, metrics, near, ok, torchrun, weights
+from helpers import HERE, metrics, near, ok, together, torchrun, weights
 
 import train
 from checkpoint import build_model, load_checkpoint, load_state
@@ -241,9 +241,7 @@ def test_a_branch_of_the_folder_one_is_in_is_beside_it(stage, tmp_path, monkeypa
 ])  # fmt: skip
 def test_one_and_several_processes_agree(stage, tmp_path, n, options, batch):
     ok("train.py", *stage)
-    done = torchrun(n, [*stage, f"--out_dir={tmp_path / 'b'}", *options])
-    assert done.returncode == 0, done.stderr
-    assert batch in done.stdout
+    assert batch in together(n, [*stage, f"--out_dir={tmp_path / 'b'}", *options])
     for key in ("loss", "bpb"):
         one, two = metrics(tmp_path / "a", key), metrics(tmp_path / "b", key)
         assert one.keys() == two.keys() and max(abs(one[k] - two[k]) for k in one) < 1e-5 * n
@@ -260,8 +258,7 @@ def test_sharded_is_as_plain(grown_run, tmp_path, n, options):
     if "--freeze=[0]" in options:
         one = tmp_path / "one"
         ok("train.py", *stage, f"--out_dir={one}", "--freeze=[0]")
-    done = torchrun(n, [*stage, f"--out_dir={tmp_path / 'b'}", "--shard", *options])
-    assert done.returncode == 0, done.stderr
+    together(n, [*stage, f"--out_dir={tmp_path / 'b'}", "--shard", *options])
     for key in ("loss", "bpb", "norm"):
         a, b = metrics(one, key), metrics(tmp_path / "b", key)
         assert a.keys() == b.keys() and max(abs(a[k] - b[k]) for k in a) < 1e-4, (key, a, b)
@@ -305,8 +302,7 @@ def test_resume_on_another_number_of_processes(grown_run, tmp_path):
     runs = [(2, ["--shard"]), (4, ["--shard"]), (1, []), (2, []), (2, ["--shard"])]
     for i, (n, options) in enumerate(runs):
         resume = ["--resume"] if i else []
-        done = torchrun(n, [*stage, *options, *resume, f"--stop_at={2 * i + 2}"])
-        assert done.returncode == 0, done.stderr
+        together(n, [*stage, *options, *resume, f"--stop_at={2 * i + 2}"])
         assert os.path.isdir(tmp_path / "b/ckpt.pt") == bool(options)
     ok("train.py", *stage, "--resume")
     a, b = metrics(one, "loss"), metrics(tmp_path / "b", "loss")

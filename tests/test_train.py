@@ -15,7 +15,7 @@ import types
 import numpy as np
 import pytest
 import torch
-from helpers import HERE, metrics, ok, run, same, torchrun, weights
+from helpers import HERE, metrics, ok, run, same, together, weights
 
 import data as data_module
 import train
@@ -365,8 +365,7 @@ def test_bfloat16_trains_as_float32(grown_run, tmp_path):
     ok("train.py", *stage, f"--out_dir={tmp_path / 'c'}", "--stop_at=8")
     ok("train.py", *stage, f"--out_dir={tmp_path / 'c'}", "--resume")
     assert same(weights(tmp_path / "b"), weights(tmp_path / "c"))
-    done = torchrun(2, [*stage, f"--out_dir={tmp_path / 'd'}", "--shard"])
-    assert done.returncode == 0, done.stderr
+    together(2, [*stage, f"--out_dir={tmp_path / 'd'}", "--shard"])
     d = metrics(tmp_path / "d", "loss")
     assert b.keys() == d.keys() and max(abs(b[k] - d[k]) for k in b) < 0.02
 

@@ -5,7 +5,8 @@ trained at a4b2757, the others at the commit that log.md names, on one thread of
 """
 
 budget = 2.479e13
-seeds = [1337]
+seeds = [1337, 2]
+deciding = ["scratch 4e-3, decay 20 %", "3 -> 6 at 25 %"]  # with both seeds
 control = "scratch"
 common = dict(
     data="data/late", n_layer=6, n_head=4, n_embd=64, head_dim=16, ffn_dim=192, block_size=128,
@@ -23,7 +24,9 @@ def _grown(at):
 _trunk = [dict(until=0.6), dict(until=0.8)]
 arms = {
     "scratch 4e-3, decay 20 %": [*_trunk, _decay],
+    "3 -> 6 at 12 %": _grown(0.125),
     "3 -> 6 at 25 %": _grown(0.25),
     "3 -> 6 at 50 %": _grown(0.5),
     "scratch 2e-3, decay 20 %": [*(stage | dict(learning_rate=2e-3) for stage in _trunk), _decay],
+    "scratch 4e-3, decay 20 %, twice the budget": [dict(until=1.6), _decay | dict(until=2.0)],
 }
