@@ -13,6 +13,7 @@ $ python bench.py --sizes cpu --no-compile --rounds 3 --steps 2  # seconds, on a
 | plain        | the same Llama in torch's own modules, as in a nanoGPT; below
 | transformers | LlamaForCausalLM, where transformers is installed
 | bfloat16     | babel in bf16 autocast on a CPU, as train.py --dtype=bfloat16; only where --arms names it
+| torch_loss   | babel with the linear_cross_entropy of torch 2.13, in chunks; only where --arms names it
 
 All have as many parameters, read the same batch and go through one train_step: fused AdamW, on CUDA bf16
 autocast over fp32 weights. They take turns: in each round every arm makes a few steps, so that a drifting
@@ -55,9 +56,15 @@ SIZES = {  # the shape; sequences x tokens a step on a GPU of 80 GB
     "350M": (dict(n_layer=24, n_embd=1024, n_head=8, head_dim=128), 16, 1024),
     "1.3B": (dict(n_layer=24, n_embd=2048, n_head=16, head_dim=128), 4, 2048),
 }
-ARMS = ("babel", "grown", "plain", "transformers", "bfloat16")
+ARMS = ("babel", "grown", "plain", "transformers", "bfloat16", "torch_loss")
 # ratios of tokens/s
-RATIOS = (("grown", "babel"), ("babel", "plain"), ("babel", "transformers"), ("bfloat16", "babel"))
+RATIOS = (
+    ("grown", "babel"),
+    ("babel", "plain"),
+    ("babel", "transformers"),
+    ("bfloat16", "babel"),
+    ("torch_loss", "babel"),
+)
 
 # -----------------------------------------------------------------------------
 # the plain reference
@@ -150,7 +157,7 @@ def compile_model(model):
 
 def build(name, cfg, device, compile=False):
     """Return an arm: {'model', 'params', 'optimizer', 'loss': a function of x and y, 'autocast'}."""
-    if name in ("babel", "grown", "bfloat16"):
+    if name not in ("plain", "transformers"):
         model = (grown if name == "grown" else Llama)(cfg).to(device)
         optimizer = model.optimizer(weight_decay=0.1)
     else:
@@ -174,7 +181,11 @@ def build(name, cfg, device, compile=False):
     def shifted(x, y):  # transformers' loss of y; its own shift would drop a token
         return model(input_ids=x, labels=y, shift_labels=y).loss
 
-    loss = shifted if name == "transformers" else model
+    def torch_loss(x, y):  # Babel with torch's chunked loss in place of LinearCrossEntropy
+        h, w = model.trunk(x, model.cos[: x.size(1)], model.sin[: x.size(1)])
+        return F.linear_cross_entropy(h.flatten(0, 1), w, y.flatten(), options=nn.LinearCrossEntropyOptions())
+
+    loss = {"transformers": shifted, "torch_loss": torch_loss}.get(name, model)
     autocast = torch.autocast(device, torch.bfloat16, enabled=device == "cuda" or name == "bfloat16")
     return {"model": model, "params": params, "optimizer": optimizer, "loss": loss, "autocast": autocast}
 
@@ -360,6 +371,9 @@ def main():
     if "transformers" in names and not transformers:
         names.remove("transformers")
         print("transformers is not installed: its arm is left out", file=sys.stderr)
+    if "torch_loss" in names and not hasattr(F, "linear_cross_entropy"):
+        names.remove("torch_loss")
+        print("this torch has no linear_cross_entropy: torch_loss is left out", file=sys.stderr)
     if not names or args.profile and args.profile not in names:
         raise ValueError(f"--profile {args.profile}: no such arm is run" if names else "no arm is left")
     if cuda and "bfloat16" in names:
