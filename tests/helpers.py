@@ -22,6 +22,8 @@ import numpy as np
 import pytest
 import sentencepiece
 import torch
+import torch._dynamo  # which the first step would import
+import torch.distributed.run
 
 import prepare
 from checkpoint import load_checkpoint
@@ -35,7 +37,9 @@ gc.freeze = lambda: None
 
 # A process that imports torch once, and is forked for every script of Forked: 0.1 s each, not 4
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["train", "grow", "torch._dynamo", "torch.distributed.fsdp"])
+FORKS.set_forkserver_preload(
+    ["train", "grow", "torch._dynamo", "torch.distributed.fsdp", "torch.distributed.run"]
+)
 
 
 def make_docs(n, seed=0):
@@ -193,7 +197,8 @@ def write_stage(data, tmp_path, out):
         "n_layer, n_head, n_embd, head_dim, block_size = 2, 2, 32, 16, 64\n"
         "tokens_per_step, batch_size, max_steps = 512, 4, 12\n"
         "learning_rate = 1e-2\nwarmup_tokens = 2048\nhorizon_tokens = 1e6\n"
-        "eval_interval, eval_tokens = 5, 2048\nlog_interval, compile, device = 1, False, 'cpu'\n"
+        "eval_interval, eval_tokens, sample_tokens = 5, 2048, 0\n"
+        "log_interval, compile, device = 1, False, 'cpu'\n"
     )
     return [config]
 
@@ -215,11 +220,13 @@ def metrics(folder, key):
         return {m["step"]: m[key] for m in map(json.loads, f) if key in m}
 
 
-def torchrun(n, args, *options, popen=subprocess.run, script="train.py", **env):
-    """Run a script in n processes, by torchrun. Return what popen does."""
-    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={n}", "--standalone"]
-    command += [*options, os.path.join(HERE, script), *map(str, args)]
+def torchrun(n, args, *options, popen=None, script="train.py", **env):
+    """Run a script in n processes, by torchrun. Return what popen does, by default a CompletedProcess."""
+    command = [torch.distributed.run.__file__, f"--nproc_per_node={n}", "--standalone"]
+    command = [sys.executable, *command, *options, os.path.join(HERE, script), *map(str, args)]
     env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"} | env | {"PYTHONPATH": HERE}
+    if popen is None:
+        return forked(command, env=env)
     return popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
 
 

@@ -381,7 +381,8 @@ def test_an_evaluation_writes_a_sample_and_changes_no_number(stage, data, tmp_pa
         return generate(*args, **options)
 
     monkeypatch.setattr(Llama, "generate", also_compiled)
-    printed, samples = ok("train.py", *stage), metrics(tmp_path / "a", "sample")
+    written = [*stage, "--sample_tokens=64"]
+    printed, samples = ok("train.py", *written), metrics(tmp_path / "a", "sample")
     tok = data_module.load_tokenizer(f"{data}/tokenizer.model")
     start = tok.decode(np.fromfile(f"{data}/val.bin", tok.dtype)[:16])
     assert list(samples) == [0, 5, 10, 12] and len(set(samples.values())) == 4
@@ -389,12 +390,12 @@ def test_an_evaluation_writes_a_sample_and_changes_no_number(stage, data, tmp_pa
         assert text.startswith(start) and len(text) > len(start) + 16
         assert all(f"    {line}\n" in printed for line in text.splitlines() if line.strip())
     b, c = (f"--out_dir={tmp_path / x}" for x in "bc")
-    ok("train.py", *stage, b, "--sample_tokens=0")
+    ok("train.py", *stage, b)
     assert not metrics(tmp_path / "b", "sample")
     assert metrics(tmp_path / "a", "loss") == metrics(tmp_path / "b", "loss")
     assert same(weights(tmp_path / "a"), weights(tmp_path / "b"))
     # rows that are no tokens; a full cache
-    ok("train.py", *stage, c, "--vocab_size=1000", "--block_size=16", "--max_steps=1")
+    ok("train.py", *written, c, "--vocab_size=1000", "--block_size=16", "--max_steps=1")
     assert list(metrics(tmp_path / "c", "sample")) == [0, 1]
 
 
@@ -545,7 +546,7 @@ def test_wandb_gets_what_metrics_jsonl_gets(stage, tmp_path, monkeypatch):
     run = types.SimpleNamespace(log=log, finish=lambda: None)
     wandb = types.SimpleNamespace(init=lambda **settings: run, Settings=dict)
     monkeypatch.setitem(sys.modules, "wandb", wandb)
-    ok("train.py", *stage, "--wandb=True", "--max_steps=3")
+    ok("train.py", *stage, "--wandb=True", "--max_steps=3", "--sample_tokens=64")
     for line in map(json.loads, open(tmp_path / "a/metrics.jsonl")):
         got = logged[line["step"]]
         for key, value in line.items():
