@@ -24,6 +24,10 @@ def _grown(at):
 _trunk = [dict(until=0.6), dict(until=0.8)]
 arms = {
     "scratch 4e-3, decay 20 %": [*_trunk, _decay],
+    "scratch 8e-3, decay 20 %": [
+        *(stage | dict(learning_rate=8e-3, warmup_tokens=800_000) for stage in _trunk),
+        _decay,
+    ],
     "3 -> 6 at 25 %": _grown(0.25),
     "3 -> 6 at 50 %": _grown(0.5),
     "3 -> 6 at 65 %": [dict(n_layer=3, until=0.5), dict(until=0.65), *_grown(0.65)[1:]],
