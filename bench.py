@@ -1,8 +1,8 @@
 """
 What growable tensors cost in speed: the training step of one Llama in four arms, side by side.
 
-$ python bench.py                                                # every size for this device, every arm but bfloat16
-$ python bench.py --sizes 55M 1.3B --rounds 9 --json bench.json  # two of them, and the figures of every round in a file
+$ python bench.py                                                # the sizes for this device, four arms
+$ python bench.py --sizes 55M 1.3B --rounds 9 --json bench.json  # two sizes; every round's figures in a file
 $ python bench.py --sizes 125M --profile grown                   # and where the time of one arm goes
 $ python bench.py --sizes cpu --no-compile --rounds 3 --steps 2  # seconds, on a CPU
 
@@ -13,13 +13,14 @@ $ python bench.py --sizes cpu --no-compile --rounds 3 --steps 2  # seconds, on a
 | plain        | the same Llama in torch's own modules, as in a nanoGPT; below
 | transformers | LlamaForCausalLM, where transformers is installed
 | bfloat16     | babel in bf16 autocast on a CPU, as train.py --dtype=bfloat16; only where --arms names it
+| torch_loss   | babel with the linear_cross_entropy of torch 2.13, in chunks; only where --arms names it
 
 All have as many parameters, read the same batch and go through one train_step: fused AdamW, on CUDA bf16
 autocast over fp32 weights. They take turns: in each round every arm makes a few steps, so that a drifting
-clock drifts for all. Ratios are taken within a round. What is printed is the median over rounds, with the
-smallest and the largest. Neither compiling nor the first step of a turn is timed. Peak memory is that of a
-step with the arm alone on the device. MFU is tokens/s x Config.flops_per_token() / the device's dense bf16
-peak, for all arms alike.
+clock drifts for all. Ratios are taken within a round. The median over rounds is printed, with the smallest
+and the largest. Neither compiling nor the first two steps of a turn are timed. Peak memory is that of a step
+with the arm alone on the device. MFU is tokens/s x Config.flops_per_token() / the device's dense bf16 peak,
+for all arms alike.
 """
 
 import argparse
@@ -55,13 +56,15 @@ SIZES = {  # the shape; sequences x tokens a step on a GPU of 80 GB
     "350M": (dict(n_layer=24, n_embd=1024, n_head=8, head_dim=128), 16, 1024),
     "1.3B": (dict(n_layer=24, n_embd=2048, n_head=16, head_dim=128), 4, 2048),
 }
-ARMS = ("babel", "grown", "plain", "transformers", "bfloat16")
+ARMS = ("babel", "grown", "plain", "transformers", "bfloat16", "torch_loss")
+# ratios of tokens/s
 RATIOS = (
     ("grown", "babel"),
     ("babel", "plain"),
     ("babel", "transformers"),
     ("bfloat16", "babel"),
-)  # of tokens/s
+    ("torch_loss", "babel"),
+)
 
 # -----------------------------------------------------------------------------
 # the plain reference
@@ -90,7 +93,7 @@ class Block(nn.Module):
 
 
 def rope(x, cos, sin):
-    """Half-split. x (B, nh, T, hd); cos, sin (T, hd/2)."""
+    """Apply RoPE, half-split. x (B, nh, T, hd); cos, sin (T, hd/2)."""
     a, b = x.chunk(2, -1)
     return torch.cat([a * cos - b * sin, a * sin + b * cos], -1).to(x.dtype)
 
@@ -103,9 +106,8 @@ class Plain(nn.Module):
         self.norm = nn.RMSNorm(cfg.n_embd, cfg.norm_eps)
         self.head = nn.Linear(cfg.n_embd, cfg.vocab_size, bias=False)
         place = torch.arange(0, cfg.head_dim, 2, dtype=torch.float64) / cfg.head_dim
-        angle = torch.outer(
-            torch.arange(cfg.block_size, dtype=torch.float64), cfg.rope_theta**-place
-        )  # (block_size, hd/2)
+        at = torch.arange(cfg.block_size, dtype=torch.float64)
+        angle = torch.outer(at, cfg.rope_theta**-place)  # (block_size, hd/2)
         self.register_buffer("cos", angle.cos().to(self.wte.weight.dtype), persistent=False)
         self.register_buffer("sin", angle.sin().to(self.wte.weight.dtype), persistent=False)
 
@@ -122,9 +124,11 @@ class Plain(nn.Module):
 
 
 def grown(cfg):
-    """The model of cfg's shape that three growths make of one with half the width and half the layers."""
-    small = Config(n_layer=cfg.n_layer // 2, n_head=cfg.n_head // 2, n_embd=cfg.n_embd // 2, head_dim=cfg.head_dim,
-                   vocab_size=cfg.vocab_size, block_size=cfg.block_size)  # fmt: skip
+    """Return the model of cfg's shape that three growths make of one with half the width and half the
+    layers."""
+    half = {name: getattr(cfg, name) // 2 for name in ("n_layer", "n_head", "n_embd")}
+    same = {name: getattr(cfg, name) for name in ("head_dim", "vocab_size", "block_size")}
+    small = Config(**half, **same)
     model = Llama(small)
     model.init_weights(1337)
     ckpt = {"config": small.plain(), "model": model.state_dict(), "optimizer": {}, "ledger": {"tokens": 0}}
@@ -134,49 +138,60 @@ def grown(cfg):
 
 
 def stock(cfg):
-    """transformers' Llama. Compiled, its "sdpa" builds a T x T mask before torch 2.14, which rules flash
-    attention out. An attention that it knows no mask for gets none, and is causal: so this is the same sdpa,
-    by another name."""
+    """Return transformers' Llama, with its "sdpa" under another name.
+
+    Compiled, "sdpa" builds a T x T mask before torch 2.14, which rules flash attention out. An attention that
+    transformers knows no mask for gets none, and is causal."""
     transformers.AttentionInterface.register("sdpa_causal", sdpa_attention_forward)
     config = transformers.LlamaConfig(**llama_config(cfg, "float32", 1, 2), use_cache=False)
     return transformers.AutoModelForCausalLM.from_config(config, attn_implementation="sdpa_causal")
 
 
 def compile_model(model):
-    """In place, as train.py does it in one process: of model.py's Llama see compile() there, the others are
-    compiled whole."""
-    model.compile()
+    """Compile in place: model.py's Llama as train.py does in one process, the others whole."""
+    if isinstance(model, Llama):
+        model.compile_blocks()
+    else:
+        model.compile()
 
 
 def build(name, cfg, device, compile=False):
-    """An arm: {'model', 'params', 'optimizer', 'loss': a function of x and y, 'autocast'}."""
-    if name in ("babel", "grown", "bfloat16"):
+    """Return an arm: {'model', 'params', 'optimizer', 'loss': a function of x and y, 'autocast'}."""
+    if name not in ("plain", "transformers"):
         model = (grown if name == "grown" else Llama)(cfg).to(device)
         optimizer = model.optimizer(weight_decay=0.1)
     else:
         with torch.device(device):
             model = (Plain if name == "plain" else stock)(cfg)
-        groups = [{"params": [p for p in model.parameters() if (p.dim() > 1) == matrix], "weight_decay": 0.1 * matrix}
-                  for matrix in (True, False)]  # fmt: skip
+        groups = [{"params": [p for p in model.parameters() if p.dim() > 1], "weight_decay": 0.1}]
+        groups += [{"params": [p for p in model.parameters() if p.dim() == 1], "weight_decay": 0.0}]
         optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95), eps=1e-8, fused=True)
     for group in optimizer.param_groups:
         group["lr"] = 3e-4
     params = list(model.parameters())
     torch.manual_seed(1337)
     for p in params:  # newborn slabs too: a GPU multiplies zeros faster than numbers
-        nn.init.ones_(p) if p.dim() == 1 else nn.init.normal_(p, std=0.02)
+        if p.dim() == 1:
+            nn.init.ones_(p)
+        else:
+            nn.init.normal_(p, std=0.02)
     if compile:
         compile_model(model)
-    # with shift_labels transformers' loss is that of the other arms; its own shift drops a token
-    loss = (
-        (lambda x, y: model(input_ids=x, labels=y, shift_labels=y).loss) if name == "transformers" else model
-    )
+
+    def shifted(x, y):  # transformers' loss of y; its own shift would drop a token
+        return model(input_ids=x, labels=y, shift_labels=y).loss
+
+    def torch_loss(x, y):  # Babel with torch's chunked loss in place of LinearCrossEntropy
+        h, w = model.trunk(x, model.cos[: x.size(1)], model.sin[: x.size(1)])
+        return F.linear_cross_entropy(h.flatten(0, 1), w, y.flatten(), options=nn.LinearCrossEntropyOptions())
+
+    loss = {"transformers": shifted, "torch_loss": torch_loss}.get(name, model)
     autocast = torch.autocast(device, torch.bfloat16, enabled=device == "cuda" or name == "bfloat16")
     return {"model": model, "params": params, "optimizer": optimizer, "loss": loss, "autocast": autocast}
 
 
 def move(arm, device):
-    """In place, parameter by parameter: what is compiled stays compiled."""
+    """Move an arm in place, parameter by parameter: what is compiled stays compiled."""
     arm["model"].to(device)
     for state in arm["optimizer"].state.values():
         state.update({key: value.to(device) for key, value in state.items()})
@@ -189,7 +204,7 @@ def move(arm, device):
 
 
 def train_step(arm, x, y):
-    """One step, the same for every arm. Nothing in it waits for the device."""
+    """Make one step, the same for every arm, and return its loss. Nothing in it waits for the device."""
     with arm["autocast"]:
         loss = arm["loss"](x, y)
     loss.backward()
@@ -200,7 +215,7 @@ def train_step(arm, x, y):
 
 
 def run(arm, x, y, steps):
-    """-> (seconds a step, the device's work included, the last loss)"""
+    """Return (seconds a step, the device's work included; the last loss) of so many steps."""
     wait = torch.cuda.synchronize if x.is_cuda else lambda: None
     wait()
     start = time.perf_counter()
@@ -215,13 +230,15 @@ def spread(values):
 
 
 def measure(size, names, args):
-    """-> what --json holds of one size"""
-    (shape, batch, block_size), cuda = SIZES[size], args.device == "cuda"
-    batch, block_size = args.batch or (batch if cuda else 2), args.block_size or (block_size if cuda else 256)
+    """Return what --json holds of one size."""
+    cuda = args.device == "cuda"
+    shape, batch, block_size = SIZES[size]
+    if not cuda:
+        batch, block_size = 2, 256
+    batch, block_size = args.batch or batch, args.block_size or block_size
     cfg = Config(**shape, block_size=block_size)
-    x, y = torch.randint(
-        cfg.vocab_size, (2, batch, block_size), generator=torch.Generator().manual_seed(0)
-    ).to(args.device)
+    rng = torch.Generator().manual_seed(0)
+    x, y = torch.randint(cfg.vocab_size, (2, batch, block_size), generator=rng).to(args.device)
     torch._dynamo.reset()  # or the shapes of the size before would make those of this one dynamic
     gc.collect()  # a compiled model is a reference cycle: the arms of the size before are still there
     torch.cuda.empty_cache()
@@ -235,20 +252,23 @@ def measure(size, names, args):
             torch.cuda.reset_peak_memory_stats()
         run(arm, x, y, 2)
         counts = [p.numel() for p in arm["params"]]
-        generations = len(getattr(arm["model"], "cfg", cfg).generations)
-        out[name] = {"parameters": sum(counts), "tensors": len(counts), "generations": generations, "first_step_seconds": first,
-                     "peak_memory_bytes": torch.cuda.max_memory_allocated() if cuda else None}  # fmt: skip
-        assert out[name]["parameters"] == out[names[0]]["parameters"], (
-            f"{size}: {name} and {names[0]} differ in size"
-        )
+        out[name] = {
+            "parameters": sum(counts),
+            "tensors": len(counts),
+            "generations": len(getattr(arm["model"], "cfg", cfg).generations),
+            "first_step_seconds": first,
+            "peak_memory_bytes": torch.cuda.max_memory_allocated() if cuda else None,
+        }
+        as_many = out[name]["parameters"] == out[names[0]]["parameters"]
+        assert as_many, f"{size}: {name} and {names[0]} differ in size"
         print(f"{size} {name}: the first step took {first:.1f} s", file=sys.stderr)
         move(arm, "cpu")
 
-    # in turns. An arm that waits holds 12 bytes a parameter: where those of all are much for the device, it
-    # waits on the CPU
+    # in turns. An arm that waits holds 12 bytes a parameter. It waits on the CPU if all arms together would
+    # take more than half of the device's memory
     crowded = cuda and 12 * len(names) * sum(counts) > torch.cuda.mem_get_info()[1] / 2
     for i in range(args.rounds):
-        for name in names[:: 1 - i % 2 * 2]:  # there and back
+        for name in names[::-1] if i % 2 else names:  # there and back
             move(arms[name], args.device)
             run(arms[name], x, y, 2)
             time_a_step, out[name]["loss"] = run(arms[name], x, y, args.steps)
@@ -263,28 +283,31 @@ def measure(size, names, args):
             raise ValueError(f"{size} {name}: the loss is {arm['loss']}")
         arm["step_seconds"] = spread(seconds[name])
         arm["tokens_per_second"] = spread([batch * block_size / s for s in seconds[name]])
-        arm["mfu"] = (
-            arm["tokens_per_second"]["median"] * cfg.flops_per_token() / peak_flops if peak_flops else None
-        )
-        arm["compile_seconds"] = (
-            arm["first_step_seconds"] - arm["step_seconds"]["median"] if args.compile else None
-        )
-    ratios = {f"{a}/{b}": spread([theirs / own for own, theirs in zip(seconds[a], seconds[b])])
-              for a, b in RATIOS if a in out and b in out}  # fmt: skip
+        arm["mfu"] = arm["compile_seconds"] = None
+        if peak_flops:
+            arm["mfu"] = arm["tokens_per_second"]["median"] * cfg.flops_per_token() / peak_flops
+        if args.compile:
+            arm["compile_seconds"] = arm["first_step_seconds"] - arm["step_seconds"]["median"]
+    ratios = {}
+    for a, b in RATIOS:
+        if a in out and b in out:
+            ratios[f"{a}/{b}"] = spread([theirs / own for own, theirs in zip(seconds[a], seconds[b])])
+
+    # where the time goes
     if args.profile:
         move(arms[args.profile], args.device)
         with torch.profiler.profile() as profile:
             run(arms[args.profile], x, y, args.steps)
         by = "self_device_time_total" if cuda else "self_cpu_time_total"
-        print(
-            f"\n{size} {args.profile}, {args.steps} steps\n{profile.key_averages().table(sort_by=by, row_limit=25)}"
-        )
-    return {"config": cfg.plain(), "flops_per_token": cfg.flops_per_token(), "batch": batch, "block_size": block_size,
-            "arms": out, "tokens_per_second_ratios": ratios}  # fmt: skip
+        print(f"\n{size} {args.profile}, {args.steps} steps")
+        print(profile.key_averages().table(sort_by=by, row_limit=25))
+    result = {"config": cfg.plain(), "flops_per_token": cfg.flops_per_token()}
+    result |= {"batch": batch, "block_size": block_size}
+    return result | {"arms": out, "tokens_per_second_ratios": ratios}
 
 
 def report(size, result):
-    """Prints what --json holds of one size."""
+    """Print what --json holds of one size."""
 
     def show(s, form, unit=1):
         return f"{s['median'] / unit:{form}} ({s['min'] / unit:{form}} to {s['max'] / unit:{form}})"
@@ -293,15 +316,17 @@ def report(size, result):
         return "-" if value is None else form.format(value)
 
     cfg, arms = result["config"], result["arms"]
-    print(f"\n{size}: {cfg['n_layer']} x {cfg['n_embd']}, {next(iter(arms.values()))['parameters']:,} parameters, "
-          f"{result['batch']} x {result['block_size']} tokens a step")  # fmt: skip
+    n = next(iter(arms.values()))["parameters"]
+    tokens = f"{result['batch']} x {result['block_size']} tokens a step"
+    print(f"\n{size}: {cfg['n_layer']} x {cfg['n_embd']}, {n:,} parameters, {tokens}")
     line = "{:<14}{:>8}{:>30}{:>32}{:>8}{:>14}{:>10}"
     print(line.format("arm", "tensors", "ms a step", "tokens/s", "MFU", "peak memory", "compile"))
     for name, arm in arms.items():
         memory = arm["peak_memory_bytes"] and arm["peak_memory_bytes"] / 2**30
-        print(line.format(name, arm["tensors"], show(arm["step_seconds"], ".1f", 1e-3), show(arm["tokens_per_second"], ",.0f"),
-                          maybe(arm["mfu"], "{:.1%}"), maybe(memory, "{:.2f} GiB"),
-                          maybe(arm["compile_seconds"], "{:.1f} s")))  # fmt: skip
+        cells = [show(arm["step_seconds"], ".1f", 1e-3), show(arm["tokens_per_second"], ",.0f")]
+        cells += [maybe(arm["mfu"], "{:.1%}"), maybe(memory, "{:.2f} GiB")]
+        cells += [maybe(arm["compile_seconds"], "{:.1f} s")]
+        print(line.format(name, arm["tensors"], *cells))
     for name, ratio in result["tokens_per_second_ratios"].items():
         print(f"{name + ' in tokens/s':<36}{show(ratio, '.3f')}")
 
@@ -310,30 +335,19 @@ def report(size, result):
 
 
 def parse_args():
-    p = argparse.ArgumentParser(
-        description="The speed of a training step: grown, not grown, plain, transformers."
-    )
-    p.add_argument(
-        "--sizes",
-        nargs="+",
-        metavar="SIZE",
-        help=f"of {', '.join(SIZES)} (default: all for CUDA, two for a CPU)",
-    )
-    p.add_argument(
-        "--arms",
-        nargs="+",
-        metavar="ARM",
-        default=ARMS[:4],
-        help=f"of {', '.join(ARMS)} (default: the first four)",
-    )
+    what = "The speed of a training step: grown, not grown, plain, transformers."
+    p = argparse.ArgumentParser(description=what)
+    known = f"of {', '.join(SIZES)} (default: all for CUDA, two for a CPU)"
+    p.add_argument("--sizes", nargs="+", metavar="SIZE", help=known)
+    known = f"of {', '.join(ARMS)} (default: the first four)"
+    p.add_argument("--arms", nargs="+", metavar="ARM", default=ARMS[:4], help=known)
     p.add_argument("--rounds", type=int, default=5, help="turns of every arm (default: 5)")
     p.add_argument("--steps", type=int, default=10, help="timed steps a turn (default: 10)")
     p.add_argument("--batch", type=int, help="sequences a step (default: the size's; 2 on a CPU)")
     p.add_argument("--block_size", type=int, help="tokens a sequence (default: the size's; 256 on a CPU)")
     p.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True)
-    p.add_argument(
-        "--device", choices=("cuda", "cpu"), default="cuda" if torch.cuda.is_available() else "cpu"
-    )
+    found = "cuda" if torch.cuda.is_available() else "cpu"
+    p.add_argument("--device", choices=("cuda", "cpu"), default=found)
     p.add_argument("--profile", metavar="ARM", help="print where the time of this arm's steps goes, too")
     p.add_argument("--json", metavar="FILE", help="write all figures, those of every round too")
     return p.parse_args()
@@ -344,7 +358,7 @@ def main():
     cuda = args.device == "cuda"
     if cuda and not torch.cuda.is_available():
         raise ValueError("--device cuda: torch finds none")
-    sizes = args.sizes or list(SIZES)[1:] if cuda else args.sizes or list(SIZES)[:2]
+    sizes = args.sizes or (list(SIZES)[1:] if cuda else list(SIZES)[:2])
     for kind, given, known in (("size", sizes, SIZES), ("arm", args.arms, ARMS)):
         for name in given:
             if name not in known:
@@ -357,6 +371,9 @@ def main():
     if "transformers" in names and not transformers:
         names.remove("transformers")
         print("transformers is not installed: its arm is left out", file=sys.stderr)
+    if "torch_loss" in names and not hasattr(F, "linear_cross_entropy"):
+        names.remove("torch_loss")
+        print("this torch has no linear_cross_entropy: torch_loss is left out", file=sys.stderr)
     if not names or args.profile and args.profile not in names:
         raise ValueError(f"--profile {args.profile}: no such arm is run" if names else "no arm is left")
     if cuda and "bfloat16" in names:
@@ -366,19 +383,30 @@ def main():
     if args.compile:
         warnings.filterwarnings("ignore", "dynamo_pgo force disabled")
         torch._inductor.config.force_disable_caches = True  # or a second run would hardly compile
-        torch._dynamo.config.recompile_limit = (
-            64  # all arms compile the same code of nn.Module; beyond it they would not
-        )
-        torch.compile(lambda x: x @ x + 1)(
-            torch.ones(8, 8, device=args.device)
-        )  # what starts once is no arm's compile time
-    result = {"command": " ".join(["python", *sys.argv]), "date": time.strftime("%Y-%m-%d"), "torch": torch.__version__,
-              "device": this_device(args.device)[0], "threads": torch.get_num_threads(),
-              "python": platform.python_version(), "transformers": transformers and transformers.__version__,
-              "precision": "bf16 autocast" if cuda else "fp32", "compile": args.compile, "rounds": args.rounds,
-              "steps": args.steps, "sizes": {}}  # fmt: skip
-    print(f"{result['device']}, torch {torch.__version__}, {result['precision']}, {'' if args.compile else 'not '}compiled; "
-          f"{args.rounds} rounds of {args.steps} steps, median (min to max)")  # fmt: skip
+        # all arms compile the same code of nn.Module, and beyond the limit they would not
+        torch._dynamo.config.recompile_limit = 64
+        # what starts once is no arm's compile time
+        torch.compile(lambda x: x @ x + 1)(torch.ones(8, 8, device=args.device))
+
+    result = {
+        "command": " ".join(["python", *sys.argv]),
+        "date": time.strftime("%Y-%m-%d"),
+        "torch": torch.__version__,
+        "device": this_device(args.device)[0],
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "transformers": transformers and transformers.__version__,
+        "precision": "bf16 autocast" if cuda else "fp32",
+        "compile": args.compile,
+        "rounds": args.rounds,
+        "steps": args.steps,
+        "sizes": {},
+    }
+    how = "compiled" if args.compile else "not compiled"
+    print(
+        f"{result['device']}, torch {torch.__version__}, {result['precision']}, {how}; "
+        f"{args.rounds} rounds of {args.steps} steps, median (min to max)"
+    )
     for size in sizes:
         result["sizes"][size] = measure(size, names, args)
         report(size, result["sizes"][size])

@@ -31,12 +31,9 @@ from typing import BinaryIO
 import numpy as np
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
-from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.tensor import DTensor
 
 from data import one_line
-from model import Config, Llama, put
+from model import Config, Llama, is_shard, put
 
 OTHER = "use the one before, ckpt.prev.pt, or a copy"  # the remedy for a damaged checkpoint
 
@@ -83,11 +80,13 @@ def save_checkpoint(path: str, ckpt: dict, keep: str = "") -> None:
     aside, master = f"{path}.tmp", processes()[0] == 0
     if master:
         remove(aside)  # left by a save that was killed
-    if any(isinstance(x, DTensor) for x in ckpt["model"].values()):
+    if any(map(is_shard, ckpt["model"].values())):
+        import torch.distributed.checkpoint as dcp  # here, since it takes 1 s
+
         dist.barrier()
         try:
             dcp.save({key: ckpt[key] for key in ("model", "optimizer")}, checkpoint_id=aside)
-        except CheckpointException as e:
+        except dcp.CheckpointException as e:
             raise unwritten(aside, first(e)) from None
         ckpt = {key: x for key, x in ckpt.items() if key not in ("model", "optimizer")}
         ckpt |= {"metadata_sha256": sha256(f"{aside}/.metadata") if master else ""}
@@ -121,8 +120,8 @@ def unwritten(path: str, e: BaseException) -> OSError:
     return OSError(f"{path}: can't be written ({one_line(e)}); is the disk full?")
 
 
-def first(e: CheckpointException) -> BaseException:
-    """Return the first of the errors that torch.distributed.checkpoint gathered from all processes."""
+def first(e: BaseException) -> BaseException:
+    """Return the first of the errors that a CheckpointException has gathered from all processes."""
     error = next(iter(e.failures.values()))
     return error[0] if isinstance(error, tuple) else error
 
@@ -377,13 +376,15 @@ def as_lazy(tree: dict) -> dict:
 
 def read_folder(path: str, into: dict, **options: bool) -> None:
     """Read a folder's tensors into those of the nested dicts `into`."""
+    import torch.distributed.checkpoint as dcp
+
     try:
         dcp.load(into, checkpoint_id=path, **options)
-    except CheckpointException as e:
+    except dcp.CheckpointException as e:
         raise ValueError(f"{path}: damaged ({one_line(first(e))}); {OTHER}") from None
 
 
-def verify_folder(path: str, metadata: dcp.Metadata, metadata_sha256: str | None) -> None:
+def verify_folder(path: str, metadata: object, metadata_sha256: str | None) -> None:
     """Raise ValueError where a file of a folder is damaged. The files of torch.distributed.checkpoint hold
     what torch.save wrote, one shard of a tensor after another."""
     if metadata_sha256 not in (None, sha256(f"{path}/.metadata")):

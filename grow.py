@@ -3,8 +3,8 @@ Grows a checkpoint: a bigger model that computes what the smaller one did, with 
 alone is grown by plain copies of the layers (--init stack), which change the function, and learn faster. Of a
 finished model, one that was imported or whose rates have decayed, the function is kept, by --init copy.
 
-$ python grow.py --in out/stage0/ckpt.pt --double width          # n_embd, heads and ffn_dim: layers hold 4 x as much
-$ python grow.py --in out/stage0/ckpt.pt --params 2x --along width  # the width with the nearest to twice the parameters
+$ python grow.py --in out/stage0/ckpt.pt --double width             # n_embd, heads, ffn_dim: 4 x a layer
+$ python grow.py --in out/stage0/ckpt.pt --params 2x --along width  # the width nearest to 2 x the parameters
 $ python grow.py --in out/stage0/ckpt.pt --depth 16 --init copy --place interleave
 $ python grow.py --in out/stage0/ckpt.pt --width 768 --heads 8 --explain --dry_run
 $ python grow.py --in out/stage2/ckpt.pt --vocab words5000 --params 2x --along depth
@@ -15,9 +15,10 @@ The rule, for every operator: old slabs are untouched, and of each product of tw
 zero, so that the function stays and yet every new parameter gets a gradient. RULES says it tensor by tensor;
 --explain prints it for a checkpoint, slab by slab.
 
---init clone is another rule, HyperCloning's (arXiv 2409.12903), for widths of an integer factor k: all is tiled k times, and
-what reads a tiled input is divided by k, plus noise that cancels in the sum, or AdamW would keep the copies equal for ever.
-It rewrites what was learnt: one generation is left, with the schedule of the stage that trains it next.
+--init clone is another rule, HyperCloning's (arXiv 2409.12903), for widths of an integer factor k: all is
+tiled k times, and what reads a tiled input is divided by k. Noise is added that cancels in the sum: without
+it AdamW would keep the copies equal for ever. It rewrites what was learnt. One generation is left, with the
+schedule of the stage that trains it next.
 """
 
 import argparse
@@ -135,27 +136,25 @@ def working(what: str, path: str = "") -> Iterator[None]:
 
 
 def ffn_like(cfg: Config, n_embd: int) -> int:
-    """The ffn_dim that goes with n_embd: 8/3 n_embd where cfg has that, else in proportion."""
-    return (
-        ffn_width(n_embd) if cfg.ffn_dim == ffn_width(cfg.n_embd) else -(-cfg.ffn_dim * n_embd // cfg.n_embd)
-    )
+    """Return the ffn_dim that goes with n_embd: 8/3 n_embd where cfg has that, else in proportion."""
+    if cfg.ffn_dim == ffn_width(cfg.n_embd):
+        return ffn_width(n_embd)
+    return -(-cfg.ffn_dim * n_embd // cfg.n_embd)  # rounded up
 
 
 def heads_like(cfg: Config, n_head: int) -> dict[str, int]:
-    """n_head and the n_kv_head that keeps the group of query heads a kv head."""
+    """Return n_head and the n_kv_head that keeps the group of query heads a kv head."""
     if n_head * cfg.n_kv_head % cfg.n_head:
-        raise ValueError(
-            f"{n_head} heads: not a multiple of the group of {cfg.n_head // cfg.n_kv_head} query heads a kv head"
-        )
+        group = f"the group of {cfg.n_head // cfg.n_kv_head} query heads a kv head"
+        raise ValueError(f"{n_head} heads: not a multiple of {group}")
     return {"n_head": n_head, "n_kv_head": n_head * cfg.n_kv_head // cfg.n_head}
 
 
 def widen(cfg: Config, n_embd: int, n_head: int | None = None) -> dict[str, int]:
-    """The sizes at width n_embd: heads (unless given) and ffn_dim grow with it."""
+    """Return the sizes at width n_embd: heads (unless given) and ffn_dim grow with it."""
     if not n_head and cfg.n_head * n_embd % cfg.n_embd:
-        raise ValueError(
-            f"width {n_embd}: {cfg.n_head} heads can't grow in proportion from {cfg.n_embd}; give --heads"
-        )
+        heads = f"{cfg.n_head} heads can't grow in proportion from {cfg.n_embd}"
+        raise ValueError(f"width {n_embd}: {heads}; give --heads")
     heads = heads_like(cfg, n_head or cfg.n_head * n_embd // cfg.n_embd)
     return {"n_embd": n_embd, "ffn_dim": ffn_like(cfg, n_embd)} | heads
 
@@ -206,68 +205,66 @@ def not_stock(cfg: Config) -> str:
 
 
 def skeleton(cfg: Config) -> Llama:
-    """The model without memory for its parameters."""
+    """Return the model of cfg without memory for its parameters."""
     with torch.device("meta"):
         return Llama(cfg)
+
+
+def check_sizes(cfg: Config, new: dict[str, int], place: str, init: str) -> None:
+    """Raise ValueError where cfg can't grow to `new`, all its sizes, or with place or init."""
+    for name, size in new.items():
+        if size < getattr(cfg, name):
+            raise ValueError(f"{name} {getattr(cfg, name)} -> {size}: a model only grows")
+    grows = {name for name, size in new.items() if size > getattr(cfg, name)}
+    if not grows:
+        raise ValueError("nothing grows: these are the sizes it has")
+    if new["head_dim"] % cfg.head_dim:
+        sizes = f"head_dim {cfg.head_dim} -> {new['head_dim']}"
+        raise ValueError(f"{sizes}: only by integer multiples, so that RoPE stays standard")
+    if new["n_head"] * cfg.n_kv_head != new["n_kv_head"] * cfg.n_head:
+        sizes = f"{new['n_head']} heads and {new['n_kv_head']} kv heads"
+        raise ValueError(f"{sizes}: the group must stay {cfg.n_head // cfg.n_kv_head}")
+    if init == "stack" and grows - {"vocab_size"} != {"n_layer"}:
+        raise ValueError("--init stack copies whole layers: it grows depth, and depth alone")
+    if init == "eye":
+        if not {"n_embd", "n_head"} <= grows or grows & {"n_layer", "head_dim"}:
+            raise ValueError("--init eye grows n_embd and heads, together, and neither depth nor head_dim")
+        if (new["n_head"] - cfg.n_head) * cfg.head_dim > new["n_embd"] - cfg.n_embd:
+            needs = "as many new dimensions of n_embd as the new heads have"
+            raise ValueError(f"--init eye needs {needs}: more rows would stay zero")
+    if place == "interleave" and "n_layer" not in grows:
+        raise ValueError("--place interleave is for depth, which does not grow")
 
 
 def grown_config(
     cfg: Config, sizes: dict[str, int], place: str = "top", init: str = "random", birth: int = 0
 ) -> tuple[Config, list[tuple[int, bool]]]:
-    """-> (the grown Config, [(layer of cfg, is it new)] for each layer of it). A new layer's source is the
-    one it copies, if it copies. ValueError where the sizes don't fit or the init does not apply."""
+    """Return (the grown Config, [(layer of cfg, is it new)] for each layer of it). A new layer's source is
+    the one it copies, if it copies. Raise ValueError where the sizes don't fit or the init does not apply."""
     new = {name: getattr(cfg, name) for name in ("n_layer", *SIZES)}
     unknown = sizes.keys() - new.keys()
     if unknown:
         raise ValueError(f"can't grow {unknown.pop()}")
     new |= sizes
-    for name, size in new.items():
-        if size < getattr(cfg, name):
-            raise ValueError(f"{name} {getattr(cfg, name)} -> {size}: a model only grows")
-    if all(size == getattr(cfg, name) for name, size in new.items()):
-        raise ValueError("nothing grows: these are the sizes it has")
-    if new["head_dim"] % cfg.head_dim:
-        raise ValueError(
-            f"head_dim {cfg.head_dim} -> {new['head_dim']}: only by integer multiples, so that RoPE stays standard"
-        )
-    if new["n_head"] * cfg.n_kv_head != new["n_kv_head"] * cfg.n_head:
-        raise ValueError(
-            f"{new['n_head']} heads and {new['n_kv_head']} kv heads: the group must stay {cfg.n_head // cfg.n_kv_head}"
-        )
-    extra = new.pop("n_layer") - cfg.n_layer
-    wider = any(new[name] != getattr(cfg, name) for name in SIZES if name != "vocab_size")
-    if init == "stack" and (wider or not extra):
-        raise ValueError("--init stack copies whole layers: it grows depth, and depth alone")
-    if init == "eye" and (
-        extra or new["n_embd"] == cfg.n_embd or new["n_head"] == cfg.n_head or new["head_dim"] != cfg.head_dim
-    ):
-        raise ValueError("--init eye grows n_embd and heads, together, and neither depth nor head_dim")
-    if init == "eye" and (new["n_head"] - cfg.n_head) * cfg.head_dim > new["n_embd"] - cfg.n_embd:
-        raise ValueError(
-            "--init eye needs as many new dimensions of n_embd as the new heads have: more rows would stay zero"
-        )
-    if place == "interleave" and not extra:
-        raise ValueError("--place interleave is for depth, which does not grow")
+    check_sizes(cfg, new, place, init)
 
+    extra = new["n_layer"] - cfg.n_layer
     if place == "top":
         layers = [(i, False) for i in range(cfg.n_layer)] + [(i % cfg.n_layer, True) for i in range(extra)]
     else:  # spread evenly, each new layer above the one it would copy
         layers = []
         for i in range(cfg.n_layer):
             layers += [(i, False)] + [(i, True)] * ((i + 1) * extra // cfg.n_layer - i * extra // cfg.n_layer)
-    copied = init in ("copy", "stack")  # a copied norm was trained with its factor: it keeps it
-    grown = (
-        vars(cfg)
-        | new
-        | {
-            "n_layer": len(layers),
-            "generations": [*cfg.generations, Generation(**new, birth=birth)],
-            "layer_birth": [len(cfg.generations) if is_new else cfg.layer_birth[i] for i, is_new in layers],
-            "layer_born": [
-                new["n_embd"] if is_new and not copied else cfg.layer_born[i] for i, is_new in layers
-            ],
-        }
-    )
+
+    # a copied norm was trained with its factor: it keeps it
+    own_width = init not in ("copy", "stack")
+    n = len(cfg.generations)
+    grown = vars(cfg) | new
+    grown["generations"] = [*cfg.generations, Generation(**{name: new[name] for name in SIZES}, birth=birth)]
+    grown["layer_birth"] = [n if is_new else cfg.layer_birth[i] for i, is_new in layers]
+    grown["layer_born"] = [
+        new["n_embd"] if is_new and own_width else cfg.layer_born[i] for i, is_new in layers
+    ]
     return Config(**grown), layers
 
 
@@ -324,10 +321,8 @@ def explain_rules() -> Iterator[str]:
     yield "| growth | writes: zero at birth | reads: drawn, or copied | gain: 1 | row: mean of the old |"
     yield "|---|---|---|---|---|"
     for growth, axes in growths.items():
-        roles = {
-            role: [k for (k, axis), (r, _) in RULES.items() if axis in axes and r == role] for role in ROLES
-        }
-        columns = [", ".join(roles[role]) or "-" for role in ROLES]
+        rules = [(kind, role) for (kind, axis), (role, _) in RULES.items() if axis in axes]
+        columns = [", ".join(kind for kind, its in rules if its == role) or "-" for role in ROLES]
         yield f"| {growth} | " + " | ".join(columns) + " |"
 
 
@@ -408,9 +403,8 @@ def plan_growth(
     """Return what grow does, new slabs Lazy."""
     if init == "clone":
         if place != "top" or copy_state or rows is not None:
-            raise ValueError(
-                "--init clone goes without --place, --copy_state and --vocab: it tiles the model that there is"
-            )
+            without = "--place, --copy_state and --vocab"
+            raise ValueError(f"--init clone goes without {without}: it tiles the model that there is")
         return plan_clone(ckpt, seed, **sizes)
     old = Config(**ckpt["config"])
     if rows is not None:
@@ -447,9 +441,8 @@ def check_rows(cfg: Config, row_of: torch.Tensor | None, rows: np.ndarray) -> No
     if not cfg.n_tokens:
         raise ValueError(f"the vocabulary can't grow: the model has all {cfg.vocab_size} rows")
     if not np.array_equal(rows[: cfg.vocab_size], row_ids(row_of, cfg.vocab_size)):
-        raise ValueError(
-            "the new rows do not begin with the model's own: they are of another folder of prepare.py"
-        )
+        own = "the new rows do not begin with the model's own"
+        raise ValueError(f"{own}: they are of another folder of prepare.py")
 
 
 def sources(tensors: dict, layers: list[tuple[int, bool]]) -> list[tuple[str, str, bool]]:
@@ -487,15 +480,11 @@ def cloned_config(old: Config, sizes: dict[str, int]) -> tuple[Config, int]:
     """Return (the Config of --init clone, k). Raise ValueError where the sizes are not k times the old."""
     k = sizes.get("n_embd", 0) // old.n_embd
     wanted = {name: k * getattr(old, name) for name in TILED}
-    near = (
-        sizes | {"ffn_dim": wanted["ffn_dim"]}
-        if sizes.get("ffn_dim") == ffn_like(old, k * old.n_embd)
-        else sizes
-    )
-    if k < 2 or near != wanted:
-        raise ValueError(
-            "--init clone multiplies n_embd, heads and ffn_dim by an integer, and nothing else: --double width"
-        )
+    if sizes.get("ffn_dim") == ffn_like(old, k * old.n_embd):  # --width's, rounded up from 8/3 n_embd
+        sizes = sizes | {"ffn_dim": wanted["ffn_dim"]}
+    if k < 2 or sizes != wanted:
+        tiled = "n_embd, heads and ffn_dim by an integer"
+        raise ValueError(f"--init clone multiplies {tiled}, and nothing else: --double width")
     generations = [times(vars(g), k) for g in old.generations]
     generations[-1] |= {"learning_rate": None, "warmup": 0}  # train.py gives it the next stage's
     born_at = {"layer_born": [k * born for born in old.layer_born], "n_fused": len(generations)}
@@ -552,8 +541,8 @@ def tile(
 
 
 def ungrown(ckpt: dict) -> dict:
-    """What a checkpoint's model holds beside its growable tensors: the map of token ids to rows, if there is
-    one."""
+    """Return what a checkpoint's model holds beside its growable tensors: the map of token ids to rows, or
+    nothing."""
     return {name: w for name, w in ckpt["model"].items() if name == "row_of"}
 
 
@@ -567,16 +556,14 @@ def fused_state(name: str, plan: Plan, slab: str, state: dict) -> dict[str, dict
 
     def fill(out: torch.Tensor, key: str) -> None:
         zeros = known[0][key].new_zeros
-        out.copy_(
-            concatenate(plan, [s[key] if s else zeros(shape) for s, (_, _, shape) in zip(states, plan)])
-        )
+        slabs = [s[key] if s else zeros(shape) for s, (_, _, shape) in zip(states, plan)]
+        out.copy_(concatenate(plan, slabs))
 
     shape = tuple(concatenate(plan, [torch.empty(shape, device="meta") for _, _, shape in plan]).shape)
-    moments = {
-        key: Lazy(shape, known[0][key].dtype, functools.partial(fill, key=key))
-        for key in ("exp_avg", "exp_avg_sq")
-    }
-    return {slab: {"step": max(s["step"] for s in known).clone()} | moments}
+    moments = {"step": max(s["step"] for s in known).clone()}
+    for key in ("exp_avg", "exp_avg_sq"):
+        moments[key] = Lazy(shape, known[0][key].dtype, functools.partial(fill, key=key))
+    return {slab: moments}
 
 
 def condense(ckpt: dict, keep: int) -> tuple[dict, list[str]]:
@@ -632,18 +619,15 @@ def what_fusing_changes(fused: list[Generation], last: int, steps: set[int]) -> 
     """Return what is not exact about fusing generations of which the last has the number `last`."""
     notes = []
     if not fused[-1].learning_rate and any(g.learning_rate for g in fused):
-        notes.append(
-            f"generation {last} was never trained, and what is fused with it follows its schedule, as if all were new"
-        )
+        follows = "what is fused with it follows its schedule, as if all were new"
+        notes.append(f"generation {last} was never trained, and {follows}")
     elif len({(g.learning_rate, g.warmup, g.warm_start if g.warmup else 0) for g in fused}) > 1:
-        notes.append(
-            f"the fused generations had schedules of their own: all follow generation {last}'s from now on"
-        )
+        follows = f"all follow generation {last}'s from now on"
+        notes.append(f"the fused generations had schedules of their own: {follows}")
     if len(steps) > 1:
-        notes.append(
-            f"their Adam step counts differ ({min(steps)} to {max(steps)}): the largest is kept, which shifts the bias "
-            "corrections (by nothing, at beta2 = 0.95, after about 700 steps)"
-        )
+        shift = "shifts the bias corrections (by nothing, at beta2 = 0.95, after about 700 steps)"
+        counts = f"their Adam step counts differ ({min(steps)} to {max(steps)})"
+        notes.append(f"{counts}: the largest is kept, which {shift}")
     return notes
 
 
@@ -656,7 +640,7 @@ def fuse(out: torch.Tensor, weights: dict[str, torch.Tensor], name: str, plan: P
 
 
 def data_of(ckpt: dict) -> str:
-    """The folder that the checkpoint was trained on, '' for none."""
+    """Return the folder that the checkpoint was trained on, '' for none."""
     return ckpt.get("settings", {}).get("data", "")
 
 
@@ -725,8 +709,9 @@ def differences(a: dict, b: dict, tokens: torch.Tensor, n: int = 64) -> tuple[fl
 
 
 def alive(ckpt: dict, tokens: torch.Tensor, slabs: set[str]) -> dict[str, float]:
-    """{slab: share of its elements that two AdamW updates have moved or the backward after them would}. Of
-    wte only the rows of tokens read count, if there are any. Weight decay off: it moves the dead as well."""
+    """Return {slab: the share of its elements that two AdamW updates have moved, or the backward after them
+    would}. Of wte only the rows of tokens read count, if there are any. Weight decay is off: it moves the
+    dead as well."""
     model = build_model(ckpt)
     before = {name: p.detach().clone() for name, p in model.named_parameters() if name in slabs}
     optimizer = model.optimizer(weight_decay=0.0)
@@ -762,15 +747,16 @@ def count(n: float) -> str:
 
 
 def size_table(*ckpts: dict) -> list[str]:
-    """The table before and after, as lines. What is Unmade counts as made."""
+    """Return the table before and after, as lines. What is Lazy counts as made."""
     configs = [Config(**ckpt["config"]) for ckpt in ckpts]
     counts, columns = [skeleton(cfg).count_params() for cfg in configs], []
     generations = sorted({g for n in counts for g in n["generations"]})
     for ckpt, cfg, n in zip(ckpts, configs, counts):
+        kv = f", {cfg.n_kv_head} kv" if cfg.n_kv_head < cfg.n_head else ""
         tensors = [t for s in ckpt["optimizer"].values() for t in s.values()] + list(ckpt["model"].values())
         columns.append({
             "n_layer x n_embd": f"{cfg.n_layer} x {cfg.n_embd}",
-            "heads x head_dim": f"{cfg.n_head} x {cfg.head_dim}" + f", {cfg.n_kv_head} kv" * (cfg.n_kv_head < cfg.n_head),
+            "heads x head_dim": f"{cfg.n_head} x {cfg.head_dim}" + kv,
             "ffn_dim": str(cfg.ffn_dim),
             "rows": f"{cfg.vocab_size}" + (f" of {cfg.n_tokens}" if cfg.n_tokens else ""),
             "parameters": f"{n['total']:,}",
@@ -786,60 +772,53 @@ def size_table(*ckpts: dict) -> list[str]:
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    p = argparse.ArgumentParser(
-        description="Grow a checkpoint: a bigger model that computes what the smaller one did."
-    )
-    p.add_argument(
-        "--in", dest="input", required=True, metavar="CKPT", help="the checkpoint to grow; never overwritten"
-    )
-    p.add_argument("--out", metavar="CKPT", help="where to write (default: grown.pt beside the input)")
-    p.add_argument(
-        "--double", choices=("width", "depth", "ffn", "head_dim"), help="width: n_embd, heads and ffn_dim"
-    )
-    p.add_argument(
+    p = argparse.ArgumentParser(description="Grow a checkpoint: a bigger model that computes what it did.")
+    add = p.add_argument
+    add("--in", dest="input", required=True, metavar="CKPT", help="the checkpoint to grow; never overwritten")
+    add("--out", metavar="CKPT", help="where to write (default: grown.pt beside the input)")
+    # how large
+    axes = ("width", "depth", "ffn", "head_dim")
+    add("--double", choices=axes, help="width: n_embd, heads and ffn_dim")
+    add(
         "--params",
         metavar="N",
         help="non-embedding parameters to come near to: 2x, 1.5x, 110e6; with --along",
     )
-    p.add_argument("--along", choices=("width", "depth"))
-    p.add_argument(
-        "--multiple",
-        type=int,
-        default=0,
-        help="with --params: widths are multiples of this (default: one kv head)",
-    )
-    p.add_argument("--width", type=int, help="n_embd; heads and ffn_dim go with it unless given")
-    p.add_argument("--depth", type=int, help="n_layer")
-    p.add_argument("--heads", type=int, help="n_head; n_kv_head goes with it")
-    p.add_argument("--ffn", type=int, help="ffn_dim")
-    p.add_argument("--head_dim", type=int, help="an integer multiple of the old one")
-    p.add_argument(
+    add("--along", choices=("width", "depth"))
+    add("--multiple", type=int, default=0, help="of widths, with --params (default: one kv head)")
+    add("--width", type=int, help="n_embd; heads and ffn_dim go with it unless given")
+    add("--depth", type=int, help="n_layer")
+    add("--heads", type=int, help="n_head; n_kv_head goes with it")
+    add("--ffn", type=int, help="ffn_dim")
+    add("--head_dim", type=int, help="an integer multiple of the old one")
+    add(
         "--vocab",
         metavar="STAGE",
         help="rows for the tokens of a stage of prepare.py --words (words5000, all)",
     )
-    p.add_argument("--init", choices=INITS, help="how the new starts (default: random; for depth alone "
-                   "stack, not exact, or copy if the model is finished: imported, or decayed)")  # fmt: skip
-    p.add_argument(
-        "--place", choices=("top", "interleave"), default="top", help="where new layers go (default: top)"
+    # how it starts
+    by_default = (
+        "random; depth alone: stack, not exact, or copy if the model is finished: imported, or decayed"
     )
-    p.add_argument("--copy_state", action="store_true", help="copied layers copy Adam's state too")
-    p.add_argument("--fresh_optimizer", action="store_true", help="drop Adam's state")
-    p.add_argument(
+    add("--init", choices=INITS, help=f"how the new starts (default: {by_default})")
+    add("--place", choices=("top", "interleave"), default="top", help="where new layers go (default: top)")
+    add("--copy_state", action="store_true", help="copied layers copy Adam's state too")
+    add("--fresh_optimizer", action="store_true", help="drop Adam's state")
+    add(
         "--condense",
         type=int,
         metavar="K",
-        help="fuse the oldest generations so that K remain, after the growth",
+        help="fuse the oldest generations so that K remain, after growing",
     )
-    p.add_argument("--seed", type=int, default=1337)
-    p.add_argument("--text", metavar="FILE", help="check on the first 512 tokens of a text file (default: on "
-                   "validation text of the checkpoint's data, or on random tokens)")  # fmt: skip
-    p.add_argument("--tolerance", type=float, default=3e-5, help="of a growth that keeps the function: the "
-                   "largest |dlogit| may be this times the largest |logit| before, or times 1 where that is "
-                   "below 1 (default: 3e-5; rounding gives up to 8e-6)")  # fmt: skip
-    p.add_argument("--explain", action="store_true", help="list every new slab, and whether it is alive")
-    p.add_argument("--dry_run", action="store_true", help="write nothing but a temporary file in $TMPDIR")
-    p.add_argument("--force", action="store_true", help="overwrite an existing output")
+    add("--seed", type=int, default=1337)
+    # the check
+    probe = "validation text of the checkpoint's data, or random tokens"
+    add("--text", metavar="FILE", help=f"check on the first 512 tokens of a text file (default: {probe})")
+    bound = "the largest |dlogit|, over the largest |logit| before, or 1 where that is below 1"
+    add("--tolerance", type=float, default=3e-5, help=f"{bound} (default: 3e-5; rounding gives up to 8e-6)")
+    add("--explain", action="store_true", help="list every new slab, and whether it is alive")
+    add("--dry_run", action="store_true", help="write nothing but a temporary file in $TMPDIR")
+    add("--force", action="store_true", help="overwrite an existing output")
     args = p.parse_args(argv)
     for name in ("width", "depth", "heads", "ffn", "head_dim", "condense"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
@@ -908,7 +887,7 @@ def is_sharded(folder: str) -> bool:
 
 
 def asked_sizes(cfg: Config, args: argparse.Namespace) -> dict[str, int]:
-    """The sizes that the command line asks for, {} if none."""
+    """Return the sizes that the command line asks for, {} if none."""
     explicit = any((args.width, args.depth, args.heads, args.ffn, args.head_dim))
     if bool(args.double) + bool(args.params) + explicit > 1:
         raise ValueError("give one of --double, --params, or explicit sizes")
@@ -965,7 +944,11 @@ def next_command(cfg: Config, data: str, out: str) -> str:
     else."""
     old = ",".join(str(g) for g in range(cfg.n_fused - 1, len(cfg.generations) - 1))
     folder = os.path.splitext(out)[0]
-    return f"python train.py --data={data or 'DATA'} --init_from={out} --out_dir={folder} --freeze=[{old}]"
+    # a rate to start with: what a finished model knows does not survive the default of a start from scratch
+    return (
+        f"python train.py --data={data or 'DATA'} --init_from={out} --out_dir={folder} --freeze=[{old}] "
+        "--learning_rate=1e-4"
+    )
 
 
 @dataclass
@@ -1014,10 +997,9 @@ def make(
         new, born = plan_growth(new, *how, **growth.sizes)
     condensed, notes = plan_condensing(new, args.condense) if args.condense else (new, [])
     print("\n".join(size_table(ckpt, condensed)))
-    if not_stock(Config(**condensed["config"])):
-        print(
-            f"warning: export.py will not make a stock Llama of it: {not_stock(Config(**condensed['config']))}"
-        )
+    odd = not_stock(Config(**condensed["config"]))
+    if odd:
+        print(f"warning: export.py will not make a stock Llama of it: {odd}")
 
     if args.dry_run:  # which has no use for Adam's state
         new = new | {"optimizer": {}}
@@ -1042,9 +1024,8 @@ def check(ckpt: dict, new: dict, growth: Growth, args: argparse.Namespace, probe
     tokens, what, n_bytes = probe
     with timed("check"), working("checking"):
         dlogit, largest, *losses = differences(ckpt, new, tokens)
-    print(
-        f"check on {tokens.numel()} {what}: max |dlogit| {dlogit:.1e}, loss {losses[0]:.4f} -> {losses[1]:.4f}"
-    )
+    lost = f"loss {losses[0]:.4f} -> {losses[1]:.4f}"
+    print(f"check on {tokens.numel()} {what}: max |dlogit| {dlogit:.1e}, {lost}")
     if n_bytes:
         bpb = [loss * tokens[:, 1:].numel() / n_bytes / math.log(2) for loss in losses]
         print(f"bits per byte of {args.text}: {bpb[0]:.4f} -> {bpb[1]:.4f}")
@@ -1061,15 +1042,13 @@ def check(ckpt: dict, new: dict, growth: Growth, args: argparse.Namespace, probe
         if growth.init != "stack":
             of = f"{allowed:.1e}, {args.tolerance:g} x {max(1.0, largest):.3g}"
             raise ValueError(f"max |dlogit| {dlogit:.1e} is above the tolerance of {of}: nothing written")
-        print(
-            "plain copies of layers (--init stack) do not keep the function; --init random and --init copy do"
-        )
+        print("plain copies of layers (--init stack) do not keep the function; --init random and copy do")
     return dlogit
 
 
 def read_input(source: str, dry_run: bool, at_end: contextlib.ExitStack) -> tuple[dict, str]:
-    """Return (the checkpoint at source, the sha256 of its one file). A dry run makes that file of a sharded checkpoint in
-    $TMPDIR."""
+    """Return (the checkpoint at source, the sha256 of its one file). A dry run makes that file of a sharded
+    checkpoint in $TMPDIR."""
     loaded = source
     if dry_run and os.path.isdir(source) and not os.path.exists(f"{source}/whole.pt"):
         loaded = at_end.enter_context(tempfile.TemporaryDirectory(prefix="grow-"))

@@ -18,7 +18,6 @@ from dataclasses import dataclass, field, fields
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.utils.checkpoint import checkpoint
 
 # -----------------------------------------------------------------------------
@@ -36,21 +35,17 @@ class Generation:
     ffn_dim: int
     vocab_size: int
     birth: int = 0  # tokens the model had read when this generation was born
-    learning_rate: float | None = (
-        None  # the peak; None until train.py trains the generation for the first time
-    )
-    warmup: int = 0  # tokens in which the rate climbs to the peak,
-    warm_start: int = (
-        0  # from so many tokens on the ledger on: birth, or where a later stage warms it up again,
-    )
-    warm_share: float = 0.0  # and from this share of it
+    learning_rate: float | None = None  # the peak; None until train.py first trains the generation
+    warmup: int = 0  # tokens in which the rate climbs to the peak
+    warm_start: int = 0  # where it climbs from, in tokens: birth, or where a later stage warms it up again
+    warm_share: float = 0.0  # the share of the peak it climbs from
 
     @property
     def pairs(self) -> int:  # RoPE turns a head's dimensions in pairs
         return self.head_dim // 2
 
 
-Plan = list[tuple[int, int | None, tuple[int, ...]]]  # what Config.slabs gives
+Plan = list[tuple[int, int | None, tuple[int, ...]]]  # what Config.slabs returns
 
 
 @dataclass
@@ -66,16 +61,12 @@ class Config:
     vocab_size: int = 32000  # rows of the embedding and the head
     n_tokens: int = 0  # 0: row i is token i. Else the tokenizer's ids, of which vocab_size have a row
     block_size: int = 1024  # tokens a sequence in training
-    context: int = (
-        0  # the longest context the model is meant for, in tokens; 0, or below block_size: block_size
-    )
+    context: int = 0  # the longest the model is meant for, in tokens; at least block_size
     rope_theta: float = 10000.0
     rope_scaling: dict = field(default_factory=dict)  # {}: none. Else Llama 3.1's, with the keys of SCALING
     norm_eps: float = 1e-5
     tied: bool = False  # the output head is the embedding
-    generations: list = field(
-        default_factory=list
-    )  # of Generation, oldest first; the last has the sizes above
+    generations: list = field(default_factory=list)  # of Generation, oldest first; the last has these sizes
     layer_birth: list = field(default_factory=list)  # for every layer, the generation it was born in
     layer_born: list = field(default_factory=list)  # for every layer, the n_embd its norms were born with
     n_fused: int = 1  # so many of the oldest generations are kept as one slab (grow.py --condense)
@@ -85,36 +76,35 @@ class Config:
         self.ffn_dim = self.ffn_dim or ffn_width(self.n_embd)
         self.context = max(self.context, self.block_size)
         for f in fields(self):
-            if (
-                f.type in (int, float)
-                and f.name not in ("n_tokens", "context")
-                and not getattr(self, f.name) > 0
-            ):
-                raise ValueError(f"{f.name} = {getattr(self, f.name)}: must be positive")
+            value = getattr(self, f.name)
+            if f.type in (int, float) and f.name not in ("n_tokens", "context") and not value > 0:
+                raise ValueError(f"{f.name} = {value}: must be positive")
         if self.n_head % self.n_kv_head:
             raise ValueError(f"n_head = {self.n_head} is not a multiple of n_kv_head = {self.n_kv_head}")
         if self.head_dim % 2:
             raise ValueError(f"head_dim = {self.head_dim} is odd: RoPE turns pairs")
+
+        # without a history, all was born now
         self.generations = [g if isinstance(g, Generation) else Generation(**g) for g in self.generations]
         if not self.generations:
             self.generations = [Generation(**{name: getattr(self, name) for name in SIZES})]
         self.layer_birth = self.layer_birth or [0] * self.n_layer
         self.layer_born = self.layer_born or [self.n_embd] * self.n_layer
         if any(getattr(self, name) != getattr(self.generations[-1], name) for name in SIZES):
-            raise ValueError(
-                "the sizes and those of the last generation differ: sizes change by grow.py only"
-            )
+            differ = "the sizes and those of the last generation differ"
+            raise ValueError(f"{differ}: sizes change by grow.py only")
         if not len(self.layer_birth) == len(self.layer_born) == self.n_layer:
             raise ValueError(f"n_layer = {self.n_layer}, but {len(self.layer_birth)} layers have a birth")
 
     def shape(self, kind: str, generation: int = -1) -> tuple[int, ...]:
-        """The shape that the tensor `kind` of SHAPES has from a generation on."""
+        """Return the shape that the tensor `kind` of SHAPES has from a generation on."""
         g = self.generations[generation]
         return tuple(axis if isinstance(axis, int) else getattr(g, axis) for axis in SHAPES[kind])
 
     def slabs(self, kind: str, birth: int = 0) -> Plan:
-        """[(generation, axis, shape)] of the slabs of a tensor born in generation `birth`; the base has axis
-        None. An axis that does not grow adds none."""
+        """Return [(generation, axis, shape)] of the slabs of a tensor born in generation `birth`.
+
+        The base has axis None. An axis that does not grow adds no slab."""
         first = max(birth, self.n_fused - 1)
         shape = list(self.shape(kind, first))
         slabs = [(first, None, tuple(shape))]
@@ -126,32 +116,35 @@ class Config:
         return slabs
 
     def plain(self) -> dict:
-        """The plain values that a checkpoint stores; Config(**plain) is the inverse."""
+        """Return the plain values that a checkpoint stores. Config(**plain) is the inverse."""
         return vars(self) | {"generations": [vars(g) for g in self.generations]}
 
     def flops_per_token(self) -> int:
-        """Training FLOPs a token: forward and a backward of twice that, every matrix product, the full T x T
-        attention at T = block_size, the head; nothing recomputed. As torch.utils.flop_counter counts."""
+        """Return the training FLOPs a token: forward, and a backward of twice that.
+
+        Every matrix product counts, the head's too, and the full T x T attention at T = block_size. What is
+        recomputed does not. torch.utils.flop_counter counts the same."""
         layer = self.n_embd * (2 * self.head_dim * (self.n_head + self.n_kv_head) + 3 * self.ffn_dim)
         attention = 2 * self.block_size * self.n_head * self.head_dim  # q k^T and its product with v
         return 3 * 2 * (self.n_layer * (layer + attention) + self.vocab_size * self.n_embd)
 
 
 def ffn_width(n_embd: int) -> int:
-    """Llama's feed-forward width: 8/3 n_embd rounded up to a multiple of 128 (4096 -> 11008)."""
+    """Return Llama's feed-forward width: 8/3 n_embd, rounded up to a multiple of 128 (4096 -> 11008)."""
     return 128 * -(-8 * n_embd // 384)
 
 
 def this_device(kind: str) -> tuple[str, float | None]:
-    """-> (the name of the GPU, or of the CPU and its cores; its dense bf16 FLOP/s, None where DEVICES does
-    not say)"""
+    """Return (the name of the GPU, or of the CPU and its cores; its dense bf16 FLOP/s, or None where DEVICES
+    does not say)."""
     if kind == "cuda":
         name = torch.cuda.get_device_name()
         return name, next((flops for gpu, (flops, _) in DEVICES.items() if gpu in name), None)
     name = platform.machine()
     if os.path.exists("/proc/cpuinfo"):
         with open("/proc/cpuinfo") as f:
-            name = next((line.split(": ")[1].strip() for line in f if line.startswith("model name")), name)
+            names = [line.split(": ")[1].strip() for line in f if line.startswith("model name")]
+        name = names[0] if names else name
     return f"{name}, {os.cpu_count()} cores", None
 
 
@@ -163,7 +156,8 @@ DEVICES = {  # dense bf16 FLOP/s, bytes of memory
     "L4": (121e12, 24e9),
     "4090": (165e12, 24e9),
 }
-SIZES = ("n_head", "n_kv_head", "n_embd", "head_dim", "ffn_dim", "vocab_size")  # what a generation may change
+# what a generation may change
+SIZES = ("n_head", "n_kv_head", "n_embd", "head_dim", "ffn_dim", "vocab_size")
 
 # The natural shape of every tensor: in it, each growth is a concatenation along one axis. q and k keep RoPE's
 # two halves (the 2) apart, so that a head that gets more pairs stays half-split.
@@ -182,24 +176,23 @@ SHAPES = {
 
 
 def init_std(kind: str, cfg: Config) -> float:
-    """The standard deviation that `kind` is drawn with at its birth; norm gains are 1.
+    """Return the standard deviation that `kind` is drawn with at its birth; norm gains are 1.
 
-    | tensor                       | distribution                        | why
-    |------------------------------|-------------------------------------|----
-    | wte, q, k, v, gate, up, head | N(0, 0.02)                          | Llama's and GPT-2's
-    | o, down                      | N(0, 0.02 / sqrt(2 n_layer))        | 2 n_layer writers add up in the residual
-    | norm                         | 1                                   |
-    New slabs of a growth: grow.py's table says which of them are zero instead.
+    | tensor                       | distribution                 | why
+    |------------------------------|------------------------------|----
+    | wte, q, k, v, gate, up, head | N(0, 0.02)                   | Llama's and GPT-2's
+    | o, down                      | N(0, 0.02 / sqrt(2 n_layer)) | 2 n_layer writers add up in the residual
+    | norm                         | 1                            |
+    grow.py's table says which new slabs of a growth are zero instead.
     """
     return 0.02 / math.sqrt(2 * cfg.n_layer) if kind in ("o", "down") else 0.02
 
 
 def rope_places(cfg: Config) -> list[int]:
-    """For every stored pair, its place among the head_dim/2 frequencies theta^(-2 place / head_dim).
+    """Return for every stored pair its place among the head_dim/2 frequencies theta^(-2 place / head_dim).
 
-    Growing a head from D to kD puts old pair i at place k i, where it keeps its frequency; the new pairs,
-    stored behind the old ones, take the places between. The result is a standard RoPE model, in another
-    order.
+    Growing a head from D to kD puts old pair i at place k i, where it keeps its frequency. The new pairs are
+    stored behind the old ones, and take the places between. The result is a standard RoPE in another order.
     """
     places = list(range(cfg.generations[0].pairs))
     for g in cfg.generations[1:]:
@@ -214,12 +207,12 @@ SCALING = ("factor", "low_freq_factor", "high_freq_factor", "original_max_positi
 
 
 def rope_frequencies(cfg: Config) -> torch.Tensor:
-    """For every stored pair, the angle in radians that it turns by from a token to the next, in float64.
+    """Return for every stored pair the angle in radians by which it turns from a token to the next, in
+    float64.
 
-    With rope_scaling, as Llama 3.1 (transformers' modeling_rope_utils): what turns fewer than low_freq_factor
-    times in the original context turns `factor` times slower, what turns more than high_freq_factor times
-    stays, linear in between. A function of the frequency alone, so that a growth of head_dim changes
-    nothing."""
+    rope_scaling is Llama 3.1's (transformers' modeling_rope_utils). What turns fewer than low_freq_factor
+    times in the original context turns `factor` times slower. What turns more than high_freq_factor times
+    stays. Between them it is linear. All depends on the frequency alone: growing head_dim changes nothing."""
     place = torch.tensor(rope_places(cfg), dtype=torch.float64, device="cpu")
     frequency = cfg.rope_theta ** (-2 * place / cfg.head_dim)
     if not cfg.rope_scaling:
@@ -234,19 +227,19 @@ def rope_frequencies(cfg: Config) -> torch.Tensor:
 
 
 class Growable(nn.ParameterList):
-    """A base slab, then slabs concatenated each along its own axis."""
+    """A base slab, then further slabs, each concatenated along its own axis."""
 
     def __init__(self, cfg: Config, kind: str, birth: int = 0) -> None:
         self.kind, self.plan = kind, cfg.slabs(kind, birth)
         super().__init__(nn.Parameter(torch.empty(shape)) for _, _, shape in self.plan)
 
     def full(self) -> torch.Tensor:
-        """The whole tensor, of shape SHAPES[kind]."""
+        """Return the whole tensor, of shape SHAPES[kind]."""
         return concatenate(self.plan, list(self))
 
 
 def concatenate(plan: Plan, slabs: list[torch.Tensor]) -> torch.Tensor:
-    """The slabs of Config.slabs' plan, or the first few of them, as one tensor."""
+    """Return the slabs of Config.slabs' plan, or the first few of them, as one tensor."""
     w = slabs[0]
     for (_, axis, _), slab in zip(plan[1:], slabs[1:]):
         w = torch.cat([w, slab], axis)
@@ -254,9 +247,10 @@ def concatenate(plan: Plan, slabs: list[torch.Tensor]) -> torch.Tensor:
 
 
 class RMSNorm(nn.Module):
-    """RMSNorm that zero-padding its input does not change. From n_embd = born to n_embd = d the mean square
-    of a zero-padded input falls by born/d: the factor sqrt(born/d) and an eps that shrinks with it make up
-    for that."""
+    """An RMSNorm that zero-padding of its input does not change.
+
+    Padded from n_embd = born to n_embd = d, the input's mean square falls by born/d. The factor sqrt(born/d)
+    makes up for that, and so does an eps that shrinks with it."""
 
     def __init__(self, cfg: Config, birth: int, born: int) -> None:
         super().__init__()
@@ -275,9 +269,7 @@ class Attention(nn.Module):
         self.norm = RMSNorm(cfg, birth, cfg.layer_born[layer])
         self.q, self.k, self.v, self.o = (Growable(cfg, kind, birth) for kind in "qkvo")
         self.layer, self.head_dim, self.gqa = layer, cfg.head_dim, cfg.n_kv_head < cfg.n_head
-        self.scale = (
-            cfg.generations[0].head_dim ** -0.5
-        )  # stays when head_dim grows, or the scores would change
+        self.scale = cfg.generations[0].head_dim ** -0.5  # when head_dim grows it stays, and so do the scores
 
     def forward(
         self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, cache: "KVCache | None" = None
@@ -302,7 +294,7 @@ class Attention(nn.Module):
 
 
 def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """RoPE, half-split: the pair of dimension i is i + hd/2. x (B, nh, T, hd); cos, sin (T, hd/2)."""
+    """Apply RoPE, half-split: the pair of dimension i is i + hd/2. x (B, nh, T, hd); cos, sin (T, hd/2)."""
     a, b = x.chunk(2, -1)
     return torch.cat([a * cos - b * sin, b * cos + a * sin], -1).to(x.dtype)
 
@@ -325,7 +317,7 @@ class Block(nn.Module):
         super().__init__()
         self.attn = Attention(cfg, layer)
         self.mlp = MLP(cfg, layer)
-        self.recompute = False  # keep no activations for the backward pass but x: compute them again there
+        self.recompute = False  # keep x alone for the backward pass, and compute the activations again there
 
     def forward(
         self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, cache: "KVCache | None" = None
@@ -345,12 +337,12 @@ CHUNK = 2**26  # logits; 2,048 tokens at 32,000 rows
 
 
 class LinearCrossEntropy(torch.autograd.Function):
-    """Mean cross-entropy, in nats, of the logits x w^T against targets. x (N, C), w (vocab, C), targets (N,)
-    rows.
+    """The mean cross-entropy, in nats, of the logits x w^T against targets. x (N, C), w (vocab, C), targets
+    (N,) rows.
 
     The logits exist CHUNK at a time: all of them, in fp32, would be 4 GB for 32k tokens. Their gradient is
-    made where they are, on the way forward, so nothing is computed twice: as fast as plain cross-entropy
-    (docs/speed.md)."""
+    made on the way forward, where they are. So nothing is computed twice, and it is as fast as plain
+    cross-entropy (docs/speed.md)."""
 
     @staticmethod
     def forward(
@@ -360,9 +352,8 @@ class LinearCrossEntropy(torch.autograd.Function):
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
         exact = torch.promote_types(dtype, torch.float32)
         a, b = x.to(dtype), w.to(dtype)
-        n = 1 << max(
-            0, (CHUNK // len(w)).bit_length() - 1
-        )  # a power of two: chunks of one shape, compiled once
+        # tokens a chunk, a power of two: chunks of one shape are compiled once
+        n = 1 << max(0, (CHUNK // len(w)).bit_length() - 1)
         dx = torch.empty_like(a) if need[0] else None
         dw = torch.zeros_like(w, dtype=exact) if need[1] else None
         total = x.new_zeros((), dtype=exact)
@@ -381,16 +372,17 @@ class LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, g: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        dx, dw = (
+        scaled = [
             d if d is None else (d * (g / ctx.n)).to(dtype) for d, dtype in zip(ctx.saved_tensors, ctx.dtypes)
-        )
-        return dx, dw, None, None
+        ]
+        return *scaled, None, None
 
 
 def softmax_loss(logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """logits (n, vocab), overwritten, targets (n,) -> (the sum of the cross-entropies, its gradient in
-    logits' dtype)"""
-    z, at = logits.to(torch.promote_types(logits.dtype, torch.float32)), targets[:, None]
+    """Return (the sum of the cross-entropies, its gradient in the logits' dtype) of logits (n, vocab), which
+    are overwritten, and targets (n,)."""
+    z = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    at = targets[:, None]
     lse = z.logsumexp(-1, keepdim=True)
     loss = (lse - z.gather(-1, at)).sum()
     if torch.compiler.is_compiling():  # fused: nothing is stored but the result
@@ -403,14 +395,15 @@ def softmax_loss(logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Ten
 
 
 class KVCache:
-    """Keys and values of the tokens read so far, for generation. At most cfg.context tokens; memory for at
-    most about twice those read."""
+    """The keys and values of the tokens read so far, at most cfg.context, for generation.
+
+    It has memory for at most about twice as many."""
 
     def __init__(self, cfg: Config) -> None:
         self.cfg, self.length, self.kv = cfg, 0, {}
 
     def extend(self, layer: int, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Appends one layer's k and v (B, n_kv_head, T, hd); returns all of that layer's so far."""
+        """Append one layer's k and v (B, n_kv_head, T, hd). Return all of that layer's so far."""
         B, nkv, T, hd = k.shape
         kv, end = self.kv.get(layer), self.length + T
         if kv is None or end > kv.size(3):  # doubled, so that a token is copied once on average
@@ -434,8 +427,8 @@ class Llama(nn.Module):
         self.norm = RMSNorm(cfg, 0, cfg.generations[0].n_embd)
         self.head = None if cfg.tied else Growable(cfg, "head")
         self.softmax_loss = softmax_loss
-        # (n_tokens,): a token's row, -1 for none. Buffers are made for good also where parameters are on the
-        # meta device
+        # (n_tokens,): a token's row, -1 for none. Buffers are made on the CPU, and so also where the
+        # parameters are on the meta device
         row_of = torch.full((cfg.n_tokens,), -1, device="cpu") if cfg.n_tokens else None
         self.register_buffer("row_of", row_of)
         angle = torch.outer(torch.arange(cfg.context, device="cpu"), rope_frequencies(cfg))
@@ -450,9 +443,11 @@ class Llama(nn.Module):
         cache: KVCache | None = None,
         last: bool = False,
     ) -> torch.Tensor:
-        """idx (B, T) token ids -> logits (B, T, vocab_size) of the rows, or with targets (B, T), token ids,
-        their mean loss in nats. Only tokens with a row. With a cache, idx continues what the cache holds.
-        With `last`, the logits are those of the last token alone, (B, 1, vocab_size)."""
+        """Return the logits (B, T, vocab_size) of the rows after idx (B, T), token ids. Given targets (B, T),
+        token ids, return their mean loss in nats instead. All tokens must have a row.
+
+        With a cache, idx continues what the cache holds. With `last`, the logits are those of the last token
+        alone, (B, 1, vocab_size). Raise ValueError if the context is exceeded."""
         start = 0 if cache is None else cache.length
         T = idx.size(1)
         if start + T > self.cfg.context:
@@ -467,7 +462,7 @@ class Llama(nn.Module):
     def trunk(
         self, idx: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, cache: KVCache | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """-> (what the head multiplies, (B, T, C); the head's weight, (vocab_size, C))"""
+        """Return (what the head multiplies, (B, T, C); the head's weight, (vocab_size, C))."""
         x = F.embedding(self.rows(idx), self.wte.full())  # (B, T, C)
         if torch.is_autocast_enabled(x.device.type):
             x = x.float()  # the residual stays fp32, also where the parameters are gathered as bf16
@@ -475,11 +470,11 @@ class Llama(nn.Module):
             x = block(x, cos, sin, cache)
         return self.norm(x), (self.wte if self.head is None else self.head).full()
 
-    def compile(self, alone: bool = True) -> None:
-        """Compiles what is worth it, in place: the part of the loss that is not a matrix product, and of one
-        process of its own up to 12 layers in one piece, 3 % faster than block by block; else the blocks, of
-        which those of one structure share their code, so that it starts as fast at 32 layers as at 2, and
-        which DDP and FSDP2 can take one by one."""
+    def compile_blocks(self, alone: bool = True) -> None:
+        """Compile the blocks, and what of the loss is no matrix product, in place.
+
+        Blocks of one structure share their code: 32 layers start as fast as 2. DDP and FSDP2 take them one by
+        one. A process that is alone compiles up to 12 layers in one piece, which is 3 % faster."""
         torch._dynamo.config.recompile_limit = 64  # blocks differ by the generation they were born in
         if alone and self.cfg.n_layer <= 12:
             self.trunk = torch.compile(self.trunk)
@@ -489,20 +484,20 @@ class Llama(nn.Module):
         self.softmax_loss = torch.compile(softmax_loss)
 
     def rows(self, ids: torch.Tensor) -> torch.Tensor:
-        """Token ids -> their rows."""
+        """Return the rows of token ids."""
         return ids if self.row_of is None else self.row_of[ids]
 
     def token_ids(self) -> torch.Tensor:
-        """(vocab_size,) the token id of every row."""
+        """Return (vocab_size,) the token id of every row."""
         return row_ids(self.row_of, self.cfg.vocab_size)
 
     def growables(self) -> dict[str, Growable]:
-        """{name: Growable} of every tensor."""
+        """Return {name: Growable} of every tensor."""
         return {name: m for name, m in self.named_modules() if isinstance(m, Growable)}
 
     @torch.no_grad()
     def init_weights(self, seed: int) -> None:
-        """Draws every parameter from init_std's table. The same seed, the same weights on any device."""
+        """Draw every parameter by init_std's table. A seed gives the same weights on any device."""
         rng = torch.Generator().manual_seed(seed)
         for tensor in self.growables().values():
             for p in tensor:
@@ -512,37 +507,38 @@ class Llama(nn.Module):
                     put(p, torch.randn(p.shape, generator=rng) * init_std(tensor.kind, self.cfg))
 
     def materialise(self, device: str | torch.device) -> None:
-        """Gives a model that was made on the meta device memory, uninitialised, for its parameters."""
+        """Take memory, uninitialised, for the parameters of a model that was made on the meta device."""
         buffers = {name: b.clone() for name, b in self.named_buffers()}
         self.to_empty(device=device)
         for name, b in self.named_buffers():
             b.copy_(buffers[name])
 
     def count_params(self) -> dict:
-        """{'total', 'non_embedding' (neither embedding nor head), 'generations': {generation: parameters}}"""
+        """Return {'total', 'non_embedding' (neither embedding nor head), 'generations': {generation: n}}, in
+        parameters."""
         n = {"total": 0, "non_embedding": 0, "generations": {}}
         for tensor in self.growables().values():
             for g, _, shape in tensor.plan:
                 size = math.prod(shape)
                 n["total"] += size
-                n["non_embedding"] += size * (tensor.kind not in ("wte", "head"))
+                if tensor.kind not in ("wte", "head"):
+                    n["non_embedding"] += size
                 n["generations"][g] = n["generations"].get(g, 0) + size
         return n
 
     def optimizer(
         self, weight_decay: float, betas: tuple[float, float] = (0.9, 0.95), eps: float = 1e-8
     ) -> torch.optim.AdamW:
-        """AdamW with two groups a generation, its matrices (decayed) and its norm gains (not). Every group
-        has 'generation'; its rate is set at every step. Fused where torch has it."""
+        """Return AdamW with two groups a generation: its matrices, which decay, and its norm gains, which do
+        not. Every group has 'generation', and its rate is set at every step. Fused where torch has it."""
         groups = {}
         for tensor in self.growables().values():
             for (g, _, shape), p in zip(tensor.plan, tensor):
-                group = {"params": [], "generation": g, "weight_decay": weight_decay * (len(shape) > 1)}
+                decay = weight_decay if len(shape) > 1 else 0.0
+                group = {"params": [], "generation": g, "weight_decay": decay}
                 groups.setdefault((g, len(shape) > 1), group)["params"].append(p)
-        grouped = [id(p) for group in groups.values() for p in group["params"]]
-        assert sorted(grouped) == sorted(id(p) for p in self.parameters()), (
-            "a parameter is not in exactly one group"
-        )
+        grouped = sorted(id(p) for group in groups.values() for p in group["params"])
+        assert grouped == sorted(map(id, self.parameters())), "a parameter is not in exactly one group"
         fused = next(self.parameters()).device.type in ("cpu", "cuda")
         return torch.optim.AdamW(groups.values(), lr=0.0, betas=betas, eps=eps, fused=fused)
 
@@ -557,14 +553,13 @@ class Llama(nn.Module):
         rng: torch.Generator | None = None,
         stop: Iterable[int] = (),
     ) -> Iterator[torch.Tensor]:
-        """Yield n_new times a column (B, 1) of sampled ids, continuing idx (B, T). temperature 0 is greedy;
-        top_k = 0 and top_p = 1 keep the whole distribution. End when every row has yielded one of the ids
-        `stop`. Beyond the context the older half of it is dropped, and the newer half read again. Raise a
-        ValueError where the logits are not finite."""
-        done, token_ids = (
-            torch.zeros(len(idx), 1, dtype=torch.bool, device=idx.device),
-            self.token_ids().to(idx.device),
-        )
+        """Yield n_new times a column (B, 1) of sampled ids, continuing idx (B, T). End when every row has
+        yielded one of the ids `stop`. Raise ValueError if the logits are not finite.
+
+        temperature = 0 is greedy; top_k = 0 and top_p = 1 keep the whole distribution. Beyond the context its
+        older half is dropped, and its newer half read again."""
+        done = torch.zeros(len(idx), 1, dtype=torch.bool, device=idx.device)
+        token_ids = self.token_ids().to(idx.device)
         stop = torch.tensor(list(stop), dtype=torch.long, device=idx.device)
         new, cache = idx, None
         for _ in range(n_new):
@@ -586,15 +581,15 @@ class Llama(nn.Module):
 
 
 def row_ids(row_of: torch.Tensor | None, vocab_size: int) -> torch.Tensor:
-    """(vocab_size,) the token id of every row, from the map of ids to rows, or None where row i is token
-    i."""
+    """Return (vocab_size,) the token id of every row. row_of: the row of every id, -1 for none; or None where
+    row i is token i."""
     return torch.arange(vocab_size) if row_of is None else row_of.argsort()[-vocab_size:]
 
 
 def pick(
     logits: torch.Tensor, temperature: float, top_k: int, top_p: float, rng: torch.Generator | None = None
 ) -> torch.Tensor:
-    """logits (B, vocab) -> ids (B, 1)"""
+    """Return one sampled id (B, 1) of each row of logits (B, vocab)."""
     if temperature < 1e-6:  # the quotient would overflow
         return logits.argmax(-1, keepdim=True)
     logits, ids = (logits / temperature).sort(-1, descending=True)
@@ -605,10 +600,17 @@ def pick(
     return ids.gather(-1, torch.multinomial(p, 1, generator=rng))
 
 
+def is_shard(x: torch.Tensor) -> bool:
+    """Return whether this process has a part of a tensor only: a DTensor. The import of that class takes 1 s,
+    which every command would wait for."""
+    return hasattr(x, "to_local")
+
+
 def put(place: torch.Tensor, tensor: torch.Tensor) -> None:
-    """Copies a whole tensor into a parameter or a state of one, of which this process may have but a
-    shard."""
-    if isinstance(place, DTensor):
+    """Copy a whole tensor into a parameter or its state. This process may have a shard of it only."""
+    if is_shard(place):
+        from torch.distributed.tensor import distribute_tensor
+
         tensor = distribute_tensor(tensor, place.device_mesh, place.placements, src_data_rank=None).to_local()
         place = place.to_local()
     place.copy_(tensor)

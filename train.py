@@ -1,16 +1,15 @@
 """
-Trains one stage: from scratch, from a grown checkpoint, or on from where it stopped.
+Train one stage: from scratch, from a grown checkpoint, or on from where it stopped.
 
 $ python train.py config/tiny0.py                                   # one process
 $ torchrun --nproc_per_node=8 train.py config/stage0.py             # eight GPUs
 $ python train.py config/tiny0.py --max_steps=500 --seed=2          # any setting below, in a file or here
 $ python train.py config/tiny0.py --resume                          # go on after a stop
+$ python train.py config/tiny0.py --branch=decay                    # decay a copy to zero; the trunk stays
 $ torchrun --nproc_per_node=8 --max-restarts=9 train.py config/stage8.py --shard    # too big for one GPU
-$ python train.py config/tiny0.py --branch=decay                    # decay a copy to zero, to report; the trunk stays
 """
 
 import ast
-import contextlib
 import dataclasses
 import difflib
 import functools
@@ -31,14 +30,12 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import BinaryIO
 
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
-from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from checkpoint import load_checkpoint, load_state, lock, optimizer_state, save_checkpoint, sha256
@@ -56,7 +53,7 @@ from data import (
     speller,
     spread,
 )
-from model import Config, Generation, Llama, this_device
+from model import Config, Generation, Llama, is_shard, this_device
 
 # -----------------------------------------------------------------------------
 # settings: their names, defaults and, by the defaults, their types
@@ -68,18 +65,15 @@ branch_tokens = 0  # length of the branch; 0: a tenth of the tokens read so far
 stop_at = 0  # save and exit after so many steps, as on SIGTERM; 0: never
 # data
 data = "data/babel"  # a folder that prepare.py wrote
-check_data = True  # at a start, but not when resuming, hash all training tokens that are read: 1 s a GB
-data_mix = (
-    "natural"  # in a folder with stages: by their tokens; or {stage: share}; or a stage: that one, and review
-)
+check_data = True  # verify the sha256 of the training files when a run starts (1 s/GB); not on --resume
+data_mix = "natural"  # stages of text by their tokens; or {stage: share}; or a stage: that one, and review
 review = 0.2  # with data_mix a stage's name: the share of the stages before it, so that nothing is forgotten
-rows = ""  # from scratch: the stage whose tokens the model has rows for; grow.py --vocab adds more. '': all tokens
+rows = ""  # from scratch: the stage whose tokens get rows, '': all tokens. grow.py --vocab adds more
 tokens_per_step = 65536  # over all processes; accumulation is derived from it
 batch_size = 16  # at most so many sequences a forward and process
 max_steps = 1000  # of this stage
 seed = 1337  # of the initial weights and of the order of the data
-# model: for a start from scratch; with init_from the checkpoint's sizes hold, and what is given here must
-# agree
+# model, at a start from scratch; with init_from the checkpoint's sizes hold, and what is given must agree
 n_layer = 8
 n_head = 4
 n_kv_head = 0  # 0: n_head
@@ -101,15 +95,11 @@ grad_clip = 1.0  # 0: off
 freeze = []  # generations that are not trained
 # schedule, in tokens
 schedule = "wsd"  # warmup-stable-decay, or 'cosine'
-warmup_tokens = (
-    0  # of what is new, and of what was decayed before; 0: 100 steps, at most a tenth of the stage
-)
+warmup_tokens = 0  # of what is new or was decayed before; 0: 100 steps, at most a tenth of the stage
 horizon_tokens = 0  # on the ledger, where all rates end: the ladder's last token. 0: with this stage
 decay_share = 0.2  # wsd: the last part of the way to the horizon, in which all rates fall
 floor = 0.0  # the share of the peak at which the rates end
-policy = (
-    "own"  # 'own': a peak a generation; 'shared': one peak for all. See rates(). Equal so far: runs/results
-)
+policy = "own"  # 'own': a peak a generation; 'shared': one for all. See peaks(). Equal so far: runs/results
 new_rate = 1.3  # shared: the youngest generation's rate, as a multiple of the others'
 # evaluation, logging, saving
 eval_interval = 250  # steps; 0: at the end only
@@ -138,14 +128,15 @@ CHOICES = {
     "dtype": ("", "float32", "bfloat16"),
 }
 # numbers that must be above 0, and those that lie between 0 and 1; all others are 0 or more
-ABOVE_ZERO = """tokens_per_step batch_size max_steps n_layer n_head n_embd head_dim block_size rope_theta norm_eps
-    learning_rate adam_eps new_rate eval_tokens""".split()
+ABOVE_ZERO = """tokens_per_step batch_size max_steps n_layer n_head n_embd head_dim block_size rope_theta
+    norm_eps learning_rate adam_eps new_rate eval_tokens""".split()
 SHARES = ("review", "beta1", "beta2", "decay_share", "floor")
 
 
 def check_setting(key: str, value: object, where: str) -> object:
-    """Return the value of a setting, in the setting's type. Raise ValueError if it can't be one; `where` it
-    was given begins the message."""
+    """Return the value of a setting, in the setting's type. Raise ValueError if it can't be one.
+
+    where: the place it was given in, which begins the message."""
     if key not in DEFAULTS:
         near = difflib.get_close_matches(key, DEFAULTS, 1)
         hint = f"; did you mean {near[0]}?" if near else ""
@@ -158,34 +149,41 @@ def check_setting(key: str, value: object, where: str) -> object:
     if value not in CHOICES.get(key, (value,)):
         raise ValueError(f"{where}: {key} = {value!r}, expected one of {CHOICES[key]}")
     if kind in (int, float):
-        low, high = (
-            ("above 0" if key in ABOVE_ZERO else "0 or more"),
-            (", and at most 1" if key in SHARES else ""),
-        )
-        fits = math.isfinite(value) and value >= 0 and not (key in ABOVE_ZERO and value == 0)
-        if not fits or key in SHARES and value > 1:
-            raise ValueError(f"{where}: {key} = {value}, expected {low}{high}")
+        expected = "above 0" if key in ABOVE_ZERO else "0 or more"
+        if key in SHARES:
+            expected += ", and at most 1"
+        low = value < 0 or value == 0 and key in ABOVE_ZERO
+        if low or not math.isfinite(value) or key in SHARES and value > 1:
+            raise ValueError(f"{where}: {key} = {value}, expected {expected}")
     return value
 
 
+def read_config(path: str) -> dict:
+    """Return {setting: value} of a config file. Where it names the config of the stage before as _after, that
+    one's settings hold unless it gives others. Raise ValueError where a file can't be read."""
+    if not os.path.isfile(path):
+        raise ValueError(f"{path}: no such config file")
+    try:
+        values = runpy.run_path(path)
+    except Exception as e:
+        raise ValueError(f"{path}: {type(e).__name__}: {e}") from None
+    given = {}
+    if "_after" in values:
+        given = read_config(os.path.join(os.path.dirname(path), str(values["_after"])))
+    for key, value in values.items():
+        if key[0] != "_" and not isinstance(value, ModuleType):  # imports and _names are the file's own
+            given[key] = check_setting(key, value, path)
+    return given
+
+
 def configure(args: list[str]) -> dict:
-    """Read command-line arguments, config files and --key=value, and return {setting: value} of those that
-    they give; the later wins. Raise a ValueError that names the bad one."""
+    """Read command-line arguments, which are config files and --key=value. Return {setting: value} of those
+    that they give; the later wins. Raise a ValueError that names the bad one."""
     given, args = {}, list(args)
     while args:
         arg = args.pop(0)
         if not arg.startswith("--"):
-            if not os.path.isfile(arg):
-                raise ValueError(f"{arg}: no such config file")
-            try:
-                values = runpy.run_path(arg)
-            except Exception as e:
-                raise ValueError(f"{arg}: {type(e).__name__}: {e}") from None
-            for key, value in values.items():
-                if key[0] != "_" and type(value) is not type(
-                    os
-                ):  # imports and _private names are the file's own
-                    given[key] = check_setting(key, value, arg)
+            given |= read_config(arg)
             continue
         key, equals, text = arg[2:].partition("=")
         kind = type(DEFAULTS.get(key))
@@ -205,9 +203,10 @@ def configure(args: list[str]) -> dict:
 
 @dataclass
 class Clock:
-    """When the rates of all generations fall, in tokens on the ledger. With shape 'wsd' they fall from
-    decay_from on, with 'cosine' from the end of their warmup, or that of the clock's start; at the horizon
-    they are floor x peak."""
+    """When the rates of all generations fall, in tokens on the ledger. At the horizon they are floor x peak.
+
+    With shape 'wsd' they fall from decay_from on. With 'cosine' they fall from the end of a warmup on that
+    begins at a generation's birth or at the clock's start, whichever is later."""
 
     start: int
     decay_from: int
@@ -219,10 +218,12 @@ class Clock:
 def stage_clock(was: Clock | None, now: int, end: int, told: int, like: Clock, share: float) -> Clock:
     """Return the clock of a stage that stands at `now` and ends at `end` tokens.
 
-    told: where the whole ladder ends, 0 if nobody said so. Then all stages are on one clock, from token 0 to
-    there; else a stage has one of its own. was: that of a stage which is resumed. like: has shape and floor.
-    share: of the way to the horizon, the last part, in which the rates fall."""
-    start, horizon = was.start if was else 0 if told else now, told or end
+    was: the stage's clock, if it is resumed. told: where the whole ladder ends, or 0. If told, all stages are
+    on one clock, from token 0 to there; else a stage has one of its own. like: has the shape and the floor.
+    share: the last part of the way to the horizon, in which the rates fall."""
+    start, horizon = (0 if told else now), told or end
+    if was:
+        start = was.start
     decay_from = round(horizon - share * (horizon - start))
     if was and decay_from < now <= was.decay_from:  # it became shorter: begin to fall now, and don't jump
         decay_from = now
@@ -230,14 +231,16 @@ def stage_clock(was: Clock | None, now: int, end: int, told: int, like: Clock, s
 
 
 def warmed(g: Generation, tokens: float) -> float:
-    """The share of its peak up to which a generation is warmed up at `tokens` on the ledger."""
+    """Return the share of its peak that a generation is warmed up to at `tokens` on the ledger."""
     if tokens >= g.warm_start + g.warmup:
         return 1.0
     return g.warm_share + (1 - g.warm_share) * max(0.0, tokens - g.warm_start) / g.warmup
 
 
 def fall(clock: Clock, begin: float, tokens: float) -> float:
-    """The share of its peak that the clock leaves to a generation; begin: where its cosine begins."""
+    """Return the share of its peak that the clock leaves to a generation at `tokens` on the ledger.
+
+    begin: the tokens at which its cosine begins."""
     if clock.shape == "cosine":
         x = (tokens - begin) / max(1, clock.horizon - begin)
         return clock.floor + (1 - clock.floor) * (1 + math.cos(math.pi * min(1.0, max(0.0, x)))) / 2
@@ -249,8 +252,8 @@ def peaks(generations: list[Generation], policy: str, new_rate: float, n_fused: 
     """Return the peak rate of every generation.
 
     own: a generation has the peak that it was born with, but never more than the youngest. shared: all have
-    the youngest's, and the youngest itself new_rate times that (SPARKLING, arXiv 2602.02472), unless it is
-    fused with the older ones: of n_fused generations, the parameters follow the last."""
+    the youngest's, and the youngest has new_rate times that (SPARKLING, arXiv 2602.02472). The multiple is
+    left out if the youngest is fused with older ones: n_fused generations are one, at the last one's rate."""
     young = generations[-1].learning_rate
     if policy == "own":
         return [min(g.learning_rate, young) for g in generations]
@@ -266,8 +269,9 @@ def rates(
     new_rate: float = 1.3,
     n_fused: int = 1,
 ) -> list[float]:
-    """Return the learning rate of every generation at `tokens` on the ledger: its peak (see peaks), times how
-    far it is warmed up since its birth, times what the clock leaves, on which all fall together."""
+    """Return the learning rate of every generation at `tokens` on the ledger.
+
+    It is the generation's peak (see peaks), times how far it is warmed up, times what the clock leaves."""
     out = []
     for g, peak in zip(generations, peaks(generations, policy, new_rate, n_fused)):
         oldest = g if policy == "own" else generations[0]
@@ -279,8 +283,9 @@ def rates(
 def begin_stage(
     generations: list[Generation], now: int, peak: float, new_peak: bool, warmup: int
 ) -> list[Generation]:
-    """Give the generations that were never trained their birth, peak and warmup, and return them. Where there
-    is none, the youngest takes the peak if that is new_peak."""
+    """Give the generations that were never trained their birth, peak and warmup, and return them.
+
+    Where there are none, a peak that is new (new_peak) goes to the youngest."""
     fresh = [g for g in generations if g.learning_rate is None]
     for g in fresh:
         g.birth = g.warm_start = now
@@ -293,9 +298,10 @@ def begin_stage(
 def warm_again(
     old: list[Generation], last: list[float], due: list[float], at: float, now: int, warmup: int
 ) -> None:
-    """Let the rates of old generations climb over `warmup` tokens from `now` on where they would jump: where
-    the last rate, which was set at `at` tokens, lies below the one that is due there by the clock of the
-    stage that begins."""
+    """Let the rates of old generations climb over `warmup` tokens from `now` on where they would jump.
+
+    last: the rates that were set last, at `at` tokens. due: those due there by the clock of the stage that
+    begins. A rate would jump where the last lies below the one that is due."""
     for g, was, rate in zip(old, last, due):
         if was < 0.99 * rate:
             share = was / rate * warmed(g, at)
@@ -304,9 +310,11 @@ def warm_again(
 
 @torch.no_grad()
 def squares(optimizer: torch.optim.Optimizer, n: int) -> torch.Tensor:
-    """Return (3, n): for each of n generations the sum of squares of its gradient, that of the update that
-    the step just taken made to its parameters, decay included, and their number; of sharded ones, of this
-    process's part. The update is read off Adam's state: no copy of the parameters is needed."""
+    """Return (3, n) for n generations: the sum of squares of the gradient, the sum of squares of the update
+    that the step just taken made, decay included, and the number of parameters.
+
+    Of sharded parameters, this process's part counts. The update is read off Adam's state: no copy of the
+    parameters is needed."""
     gradient, update, size = totals = torch.zeros(3, n, dtype=torch.float64)
     for group in optimizer.param_groups:
         (b1, b2), lr, g = group["betas"], group["lr"], group["generation"]
@@ -323,8 +331,8 @@ def squares(optimizer: torch.optim.Optimizer, n: int) -> torch.Tensor:
 
 
 def local(x: torch.Tensor) -> torch.Tensor:
-    """This process's part of a tensor."""
-    return x.to_local() if isinstance(x, DTensor) else x
+    """Return this process's part of a tensor."""
+    return x.to_local() if is_shard(x) else x
 
 
 # -----------------------------------------------------------------------------
@@ -332,7 +340,9 @@ def local(x: torch.Tensor) -> torch.Tensor:
 
 
 def everywhere(x: torch.Tensor, where: str) -> torch.Tensor:
-    """Return the sum of a tensor over all processes, on the CPU. where: this process's device."""
+    """Return the sum of a tensor over all processes, on the CPU.
+
+    where: this process's device."""
     if dist.is_initialized():
         x = x.to(where)
         dist.all_reduce(x)
@@ -340,13 +350,14 @@ def everywhere(x: torch.Tensor, where: str) -> torch.Tensor:
 
 
 class Reader:
-    """This process's micro-batches of a mixture, one made ahead by a thread. The processes read, at each
-    step, the sequences from `number` on, world * per_process of them."""
+    """This process's micro-batches of a mixture, one made ahead by a thread.
+
+    At each step the processes read micro * accumulation * world sequences, from `number` on."""
 
     def __init__(
         self, mixture: Mixture, spelled: Callable, sizes: tuple[int, int], ranks: tuple[int, int], pin: bool
     ):
-        """sizes: (sequences a micro-batch, micro-batches a step); ranks: (this process, how many there
+        """sizes: (sequences a micro-batch, micro-batches a step). ranks: (this process, how many there
         are)."""
         self.mixture, self.spelled, self.pin = mixture, spelled, pin
         (self.micro, self.accumulation), (self.rank, self.world) = sizes, ranks
@@ -377,21 +388,22 @@ def evaluate(
     batch_size: int,
     ranks: tuple[int, int],
     where: str,
-    autocast: contextlib.AbstractContextManager,
+    autocast: torch.autocast,
     bytes_of: Callable[[np.ndarray, np.ndarray], int],
 ) -> tuple[float, float]:
-    """Return (loss in nats a token, bits per byte) of a text's token ids, read in windows of the model's
-    block_size, of which the last may be shorter. bytes_of(targets, inputs) counts the bytes that targets
-    stand for."""
+    """Return (loss in nats a token, bits per byte) of a text's token ids.
+
+    They are read in windows of the model's block_size, the last of which may be shorter. bytes_of(targets,
+    inputs) counts the bytes that targets stand for."""
     block_size, (rank, world) = model.cfg.block_size, ranks
     total = torch.zeros(3, dtype=torch.float64)  # nats, tokens, bytes
     n_full = (len(ids) - 1) // block_size
     batches = [range(i, min(i + batch_size, n_full)) for i in range(0, n_full, batch_size)]
     if (len(ids) - 1) % block_size:
         batches.append(range(n_full, n_full + 1))
-    for i in range(
-        rank, -(-len(batches) // world) * world, world
-    ):  # the same number for all: sharded, it must be
+
+    # all processes read as many batches, since sharded they must; what is read twice counts once
+    for i in range(rank, -(-len(batches) // world) * world, world):
         windows = batches[i % len(batches)]
         part = np.stack([ids[j * block_size : (j + 1) * block_size + 1] for j in windows]).astype(np.int64)
         x, y = part[:, :-1], part[:, 1:]  # (windows, T) each
@@ -406,21 +418,14 @@ def evaluate(
 
 
 def continuation(
-    model: Llama,
-    start: np.ndarray,
-    n_new: int,
-    seed: int,
-    where: str,
-    autocast: contextlib.AbstractContextManager,
+    model: Llama, start: np.ndarray, n_new: int, seed: int, where: str, autocast: torch.autocast
 ) -> list[int]:
-    """Return the ids `start` and how the model goes on, by the same draws every time. A token is a forward of
-    its own, which assembles and reads all weights; sharded, all processes gather them, so all call it."""
+    """Return the ids `start` and n_new that the model adds, by the same draws every time.
+
+    A token is a forward of its own. Sharded, all processes must call it, since they gather all weights."""
     idx = torch.from_numpy(start.astype(np.int64))[None].to(where)  # (1, T)
     rng = torch.Generator(where).manual_seed(seed)
-    with (
-        autocast,
-        torch.compiler.set_stance("force_eager"),
-    ):  # compiled, it would be compiled for every length again
+    with autocast, torch.compiler.set_stance("force_eager"):  # else it would be compiled for every length
         return torch.cat([idx, *model.generate(idx, n_new, temperature=0.8, rng=rng)], 1)[0].tolist()
 
 
@@ -432,13 +437,8 @@ class Log:
 
     def record(self, step: int, ledger: dict, **values: object) -> None:
         """Write one line: the step, where the ledger stands, and the values."""
-        stand = {
-            "step": step,
-            "tokens": ledger["tokens"],
-            "flops": ledger["flops"],
-            "seconds": round(ledger["seconds"], 3),
-        }
-        values = stand | values
+        stand = {"step": step} | {key: ledger[key] for key in ("tokens", "flops")}
+        values = stand | {"seconds": round(ledger["seconds"], 3)} | values
         self.file.write(json.dumps(values) + "\n")
         self.file.flush()
         if self.run:
@@ -447,8 +447,8 @@ class Log:
 
 
 def on_signals() -> list[int]:
-    """Return a list that SIGTERM and SIGINT add to, so that the step is finished and all processes stop
-    together. A second one kills."""
+    """Return a list that SIGTERM and SIGINT add their number to. The loop reads it after a step, so that all
+    processes stop together. A second signal kills."""
     came = []
 
     def note(number: int, _: object) -> None:
@@ -464,6 +464,7 @@ def on_signals() -> list[int]:
 
 
 def main() -> None:
+    """Train the stage that the command line describes."""
     given = configure(sys.argv[1:])
     globals().update(given)
 
@@ -478,13 +479,12 @@ def main() -> None:
     autocast = torch.autocast(kind, torch.bfloat16, enabled=bf16)
     say = show if master else lambda *a, **k: None
 
-    # where to start: one run at a time writes into the folder, and goes on only where it is told to
+    # where to start: one run at a time writes into the folder, whose lock is held until this process ends. It
+    # goes on only where it is told to
     globals()["out_dir"] = tidy(out_dir)
     folder = f"{out_dir}-{branch}" if branch else out_dir
     trunk = init_from or (last_checkpoint(out_dir) if branch else "")
-    held, globals()["resume"], source = claim_for_all(
-        folder, trunk, resume, ranks
-    )  # held: until this process ends
+    held, globals()["resume"], source = claim_for_all(folder, trunk, resume, ranks)
     ckpt = load_checkpoint(source, whole=False) if source else None
     if ckpt and "block_size" not in given:
         globals()["block_size"] = min(ckpt["config"]["block_size"], PAGE)
@@ -501,15 +501,14 @@ def main() -> None:
         if split == "val" or eval_stages and split.endswith(".val") and s["tokens"] > 1
     }
     for text, least in [(text, PAGE + 1) for text in shards] + [(val_sets["val"], 2)]:
-        if len(text.tokens) < least:
-            raise ValueError(
-                f"{text.path}: too little text: {len(text.tokens)} tokens, and {least} are needed"
-            )
+        n_tokens = len(text.tokens)
+        if n_tokens < least:
+            raise ValueError(f"{text.path}: too little text: {n_tokens} tokens, and {least} are needed")
     for text in [*val_sets.values(), *(shards if check_data and not resume else [])][rank::world]:
         text.verify()
     token_bytes, its_tokenizer = read_token_bytes(data, meta), read_tokenizer(data, meta)
 
-    # the model's config: the checkpoint's, or that of the settings
+    # the model's config and the ledger: the checkpoint's, or those of a start from scratch
     shape = {f.name: globals()[f.name] for f in dataclasses.fields(Config) if f.name in DEFAULTS}
     if ckpt:
         check_sizes({key: given[key] for key in given.keys() & shape.keys()}, ckpt["config"], source)
@@ -519,14 +518,13 @@ def main() -> None:
         cfg = Config(**ckpt["config"] | {"block_size": block_size})
         ledger, step = dict(ckpt["ledger"]), ckpt["step"] if resume else 0
     else:
-        if 0 < vocab_size < meta["vocab_size"]:
-            raise ValueError(
-                f"vocab_size = {vocab_size}, but the tokenizer of {data} has {meta['vocab_size']}"
-            )
-        shape["vocab_size"] = vocab_size or meta["vocab_size"]
+        n_tokens = meta["vocab_size"]
+        if 0 < vocab_size < n_tokens:
+            raise ValueError(f"vocab_size = {vocab_size}, but the tokenizer of {data} has {n_tokens}")
+        shape["vocab_size"] = vocab_size or n_tokens
         if rows:
             ids = read_stage_rows(data, rows, f"rows = {rows!r}")
-            shape |= {"vocab_size": len(ids), "n_tokens": meta["vocab_size"]}
+            shape |= {"vocab_size": len(ids), "n_tokens": n_tokens}
         cfg = Config(**shape)
         ledger, step = {"tokens": 0, "flops": 0, "seconds": 0.0, "dealt": 0, "read": {}}, 0
     train = Mixture(shards, list(shares.values()), ledger["read"], ledger["dealt"])
@@ -535,21 +533,17 @@ def main() -> None:
     # the batch: tokens a step -> sequences a process -> accumulation
     per_process, rest = divmod(tokens_per_step, block_size * world)
     if rest or not per_process:
-        raise ValueError(
-            f"tokens_per_step = {tokens_per_step} is no multiple of block_size {block_size} x {world} processes"
-        )
+        least = f"block_size {block_size} x {world} processes"
+        raise ValueError(f"tokens_per_step = {tokens_per_step} is no multiple of {least}")
     micro = max(b for b in range(1, min(batch_size, per_process) + 1) if per_process % b == 0)
     accumulation = per_process // micro
 
     # the rates: of a branch, which decays those that its trunk had
-    was, before, now, notes = (
-        ckpt and ckpt["schedule"],
-        ckpt["settings"] if ckpt else {},
-        ledger["tokens"],
-        [],
-    )
+    was = ckpt and ckpt["schedule"]
+    before = ckpt["settings"] if ckpt else {}
+    old_clock = Clock(**{f.name: was[f.name] for f in dataclasses.fields(Clock)}) if was else None
     how = dict(policy=policy, new_rate=new_rate, n_fused=cfg.n_fused)
-    told, off, old_clock = 0, None, as_clock(was) if was else None
+    now, notes, told, off = ledger["tokens"], [], 0, None
     if branch:
         off = ckpt["branch"] if resume else branch_off(ckpt, source, branch_tokens)
         last_step = step + max(0, -(-(off["tokens"] + off["length"] - now) // tokens_per_step))
@@ -562,63 +556,51 @@ def main() -> None:
         told = horizon_tokens or (earlier if earlier >= end else 0)
         if told and floor == 0 and end > told + tokens_per_step:
             raise ValueError(
-                f"horizon_tokens = {told}: the rates end there, and the stage at {end}: raise it, lower max_steps, or "
-                "leave it out: then they end with the stage"
+                f"horizon_tokens = {told}: the rates end there, and the stage at {end}: raise it, "
+                "lower max_steps, or leave it out: then they end with the stage"
             )
         if earlier and not told:
-            notes.append(
-                f"the ladder's end, {earlier:,} tokens, is past: this stage has a schedule of its own"
-            )
+            past = f"the ladder's end, {earlier:,} tokens, is past"
+            notes.append(f"{past}: this stage has a schedule of its own")
         globals()["horizon_tokens"] = told  # for the stages after this one
 
         # a stage that is resumed as it was keeps its schedule to the bit
-        changed = [
-            key for key in ("decay_share", "schedule", "floor") if resume and before[key] != globals()[key]
-        ]
-        if resume and was["horizon"] == (told or end) and not changed:
+        kept = ("decay_share", "schedule", "floor")
+        if resume and was["horizon"] == (told or end) and all(before[k] == globals()[k] for k in kept):
             clock = old_clock
         else:
             like = Clock(0, 0, 0, schedule, floor)
             clock = stage_clock(old_clock if resume else None, now, end, told, like, decay_share)
 
         # what is new gets its peak, and what was decayed climbs back to its own
-        for key in {"learning_rate", "warmup_tokens"} & given.keys() if resume else ():
-            if given[key] != before[key]:
-                raise ValueError(
-                    f"{key} = {given[key]}, but this stage began with {before[key]} and keeps it"
-                )
+        for key in {"learning_rate", "warmup_tokens"} & given.keys():
+            if resume and given[key] != before[key]:
+                began = f"this stage began with {before[key]} and keeps it"
+                raise ValueError(f"{key} = {given[key]}, but {began}")
         warmup = warmup_tokens or min(100 * tokens_per_step, (end - now) // 10)
         new_peak = "learning_rate" in given and not resume
         fresh = begin_stage(cfg.generations, now, learning_rate, new_peak, warmup)
         if was and (old_clock != clock or new_peak or ckpt["branch"]):
+            old = cfg.generations[: len(cfg.generations) - len(fresh)]
             due = rates(cfg.generations, was["at"], clock, **how)
-            warm_again(
-                cfg.generations[: len(cfg.generations) - len(fresh)],
-                was["rates"],
-                due,
-                was["at"],
-                now,
-                warmup,
-            )
+            warm_again(old, was["rates"], due, was["at"], now, warmup)
         notes += warnings_of(cfg.generations, clock, now, end, freeze)
 
-    # the model and its optimizer: memory is taken when it is known which part of a parameter is this
-    # process's
+    # the model: memory is taken when it is known which part of each parameter is this process's
     sharded = shard and ddp
-    # the CPU's switch, too: there, in bf16, 128 tokens take 2.3 ms in plain products, and 5.2 in the fused
-    # one
+    # the CPU's switch, too: in bf16, 128 tokens take it 2.3 ms in plain products, and 5.2 ms in the fused one
     torch.backends.cuda.enable_flash_sdp(not (bf16 and kind == "cpu" and block_size <= 128))
     with torch.device("meta"):
         model = Llama(cfg)
     for block in model.layers:
         block.recompute = recompute
     if compile:
-        model.compile(
-            alone=not ddp and not recompute
-        )  # in place: torch.compile(model) would rename every parameter
+        model.compile_blocks(alone=not ddp and not recompute)  # torch.compile would rename every parameter
     if sharded:
         shard_model(model, kind, world, bf16)
     model.materialise(where)
+
+    # its state and its optimizer
     optimizer = model.optimizer(weight_decay, (beta1, beta2), adam_eps)
     if ckpt:
         load_state(model, optimizer, ckpt)
@@ -629,9 +611,7 @@ def main() -> None:
     trained = freeze_generations(optimizer, freeze)
     ddp_model = model
     if ddp and not sharded:  # gradients in DDP's own buckets: 4 bytes a parameter less
-        warnings.filterwarnings(
-            "ignore", "`broadcast_buffers` is deprecated"
-        )  # torch 2.11 lacks its successor
+        warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated")  # torch 2.11 has no other
         ddp_model = DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
 
     # text as the model reads it: tokens without a row are spelled
@@ -645,48 +625,39 @@ def main() -> None:
     )
     tokenizer = Tokenizer.from_dict(its_tokenizer) if sample_tokens else None
 
-    # what is about to happen
+    # what is about to happen: sizes, memory, the batch
     n = model.count_params()
-    say(
-        f"{source or 'from scratch'}: {cfg.n_layer} x {cfg.n_embd}, {n['total']:,} parameters, "
-        f"{n['non_embedding']:,} without embedding and head"
-    )
+    counted = f"{n['total']:,} parameters, {n['non_embedding']:,} without embedding and head"
+    say(f"{source or 'from scratch'}: {cfg.n_layer} x {cfg.n_embd}, {counted}")
     n_trained = sum(p.numel() for p in trained)
-    least = (4 * n["total"] + 12 * n_trained) / (world if sharded else 1)
-    say(
-        f"memory: {least / 1e9:.2f} GB for weights, gradients and Adam's moments, a process; activations come on top"
-    )
-    say(
-        f"{tokens_per_step:,} tokens a step = {world} processes x {accumulation} accumulated x {micro} sequences x {block_size}"
-    )
+    gb = (4 * n["total"] + 12 * n_trained) / (world if sharded else 1) / 1e9
+    say(f"memory: {gb:.2f} GB for weights, gradients and Adam's moments, a process; activations come on top")
+    factors = f"{world} processes x {accumulation} accumulated x {micro} sequences x {block_size}"
+    say(f"{tokens_per_step:,} tokens a step = {factors}")
+
+    # the rates
     for g in sorted(n["generations"]):
         peak = peaks(cfg.generations, **how)[g]
-        say(
-            f"generation {g}: {n['generations'][g]:,} parameters, "
-            + describe(cfg.generations[g], peak, now, g in freeze)
-        )
+        life = describe(cfg.generations[g], peak, now, g in freeze)
+        say(f"generation {g}: {n['generations'][g]:,} parameters, {life}")
     if branch:
         say(f"all rates fall from where they are to 0, from {off['tokens']:,} to {end:,} tokens")
     else:
         say(describe_clock(clock, end, bool(told)))
-    left_out = [
-        s["name"]
-        for s in meta.get("stages", [])
-        if 0 < s["tokens"] <= PAGE and f"{s['name']}.train" not in shares
-    ]
+
+    # the text, what a resumed run changes, and notes
+    small = [s["name"] for s in meta.get("stages", []) if 0 < s["tokens"] <= PAGE]
+    left_out = [name for name in small if f"{name}.train" not in shares]
     if left_out and data_mix == "natural":
         notes.append(f"too little text to be read: {', '.join(left_out)} (less than {PAGE + 1} tokens)")
     if model.row_of is not None:
-        say(
-            "spelled in byte tokens: " + ", ".join(f"{share:.2%} of {name}" for name, share in absent.items())
-        )
+        parts = ", ".join(f"{share:.2%} of {name}" for name, share in absent.items())
+        say(f"spelled in byte tokens: {parts}")
     if resume:
-        kept = {
-            k: v
-            for k, v in before.items()
-            if k in DEFAULTS.keys() - {"resume", "stop_at"} and v != globals()[k]
-        }
-        say(f"resumed at step {step}" + "".join(f"; {k} {v} -> {globals()[k]}" for k, v in kept.items()))
+        ours = DEFAULTS.keys() - {"resume", "stop_at"}
+        changed = {key: value for key, value in before.items() if key in ours and value != globals()[key]}
+        changes = "".join(f"; {key} {value} -> {globals()[key]}" for key, value in changed.items())
+        say(f"resumed at step {step}{changes}")
     for note in notes:
         say(f"note: {note}")
 
@@ -701,18 +672,17 @@ def main() -> None:
     stopping = on_signals()
     reader = Reader(train, spelled, (micro, accumulation), ranks, pin=kind == "cuda")
     _, peak = this_device(kind)
-    val_loss, bpb, epochs, lr, at = (
-        math.nan,
-        math.nan,
-        train.epochs(),
-        was and was["rates"],
-        was and was["at"],
-    )
+    val_loss = bpb = math.nan
+    lr, at = (was["rates"], was["at"]) if was else (None, None)
+    epochs = train.epochs()
     first_step, lap, busy = step, time.time(), 0.0
     logged = {"step": step, "busy": busy}
+
+    # a step makes no cycles; the collector would run in the middle of one, in each process at another time
     gc.collect()
     gc.freeze()
-    gc.disable()  # it would run in the middle of a step, at another time in every process; a step makes no cycles
+    gc.disable()
+
     while True:
         # evaluate, and write a sample
         if step >= last_step or eval_interval and step % eval_interval == 0:
@@ -722,23 +692,16 @@ def main() -> None:
                 for name, tokens in val_ids.items()
             }
             val_loss, bpb = results.pop("val")
-            by_stage = "".join(f", {name} {b:.4f}" for name, (_, b) in results.items())
-            say(f"step {step}: val loss {val_loss:.4f}, {bpb:.4f} bits per byte{by_stage}")
-            log.record(
-                step,
-                ledger,
-                val_loss=val_loss,
-                bpb=bpb,
-                **{f"bpb_{name}": b for name, (_, b) in results.items()},
-            )
+            by_stage = {name: stage_bpb for name, (_, stage_bpb) in results.items()}
+            listed = "".join(f", {name} {stage_bpb:.4f}" for name, stage_bpb in by_stage.items())
+            say(f"step {step}: val loss {val_loss:.4f}, {bpb:.4f} bits per byte{listed}")
+            named = {f"bpb_{name}": stage_bpb for name, stage_bpb in by_stage.items()}
+            log.record(step, ledger, val_loss=val_loss, bpb=bpb, **named)
             if sample_tokens and (master or sharded) and math.isfinite(val_loss):
-                text = printable(
-                    tokenizer,
-                    token_bytes,
-                    continuation(model, start_ids, sample_tokens, seed, where, autocast),
-                )
-                say("\n".join(f"    {line}" for line in text.splitlines() if line.strip()))
-                log.record(step, ledger, sample=text)
+                sampled = continuation(model, start_ids, sample_tokens, seed, where, autocast)
+                sample = printable(tokenizer, token_bytes, sampled)
+                say("\n".join(f"    {line}" for line in sample.splitlines() if line.strip()))
+                log.record(step, ledger, sample=sample)
             lap = time.time()
         if step >= last_step:
             break
@@ -752,8 +715,8 @@ def main() -> None:
         for group in optimizer.param_groups:
             group["lr"] = lr[group["generation"]]
 
-        # forward and backward
-        optimizer.zero_grad()  # not model.zero_grad(): after an evaluation, FSDP2 still has the gathered parameters
+        # forward and backward. Not model.zero_grad(): after an evaluation, FSDP2 still has what it gathered
+        optimizer.zero_grad()
         loss = torch.zeros((), device=where)
         for m in range(accumulation):
             batch, last = reader.next().to(where, non_blocking=True), m == accumulation - 1
@@ -770,12 +733,10 @@ def main() -> None:
         norm = torch.nn.utils.clip_grad_norm_(trained, grad_clip or math.inf)
         norm = norm.full_tensor() if sharded else norm
         if not math.isfinite(norm):  # the only wait for the GPU
-            good = [
-                c for c in (f"{folder}/ckpt.pt", f"{folder}/ckpt.prev.pt", source) if c and os.path.exists(c)
-            ]
+            saved = [path for path in (last_checkpoint(folder), source) if path and os.path.exists(path)]
             raise ValueError(
-                f"step {step}: loss {loss.item():.4g}, gradient norm {norm.item():.4g}, rates {lr}; nothing saved; "
-                f"last good checkpoint: {good[0] if good else 'none'}"
+                f"step {step}: loss {loss.item():.4g}, gradient norm {norm.item():.4g}, rates {lr}; "
+                f"nothing saved; last good checkpoint: {saved[0] if saved else 'none'}"
             )
         optimizer.step()
 
@@ -793,7 +754,7 @@ def main() -> None:
             if times > once:
                 say(f"step {step}: {text.path} has been read {times} times, and is dealt anew")
 
-        # logging
+        # log gradients and updates by generation, and the speed
         if log_interval and step % log_interval == 0 or step == last_step:
             loss = everywhere(loss, where).item() / world
             sums = squares(optimizer, len(cfg.generations))
@@ -805,14 +766,13 @@ def main() -> None:
             mfu = speed * flops_per_token / (peak * world) if peak else None
             left = (last_step - step) * busy / (step - first_step)
             logged = {"step": step, "busy": busy}
-            by_generation = " ".join(
-                f"g{g} {lr[g]:.1e} moves {moved[g]:.1e}" for g in sorted(n["generations"])
-            )
-            say(
-                f"step {step}/{last_step} {step / last_step:.0%} | loss {loss:.4f} | {left / 60:.0f} min left | "
-                f"{speed:,.0f} tokens/s{f', MFU {mfu:.1%}' if mfu else ''} | norm {norm:.2f} | {by_generation}",
-                progress=True,
-            )
+
+            # a line for the reader, and one for metrics.jsonl
+            done = f"step {step}/{last_step} {step / last_step:.0%}"
+            fast = f"{speed:,.0f} tokens/s" + (f", MFU {mfu:.1%}" if mfu else "")
+            each = " ".join(f"g{g} {lr[g]:.1e} moves {moved[g]:.1e}" for g in sorted(n["generations"]))
+            line = f"{done} | loss {loss:.4f} | {left / 60:.0f} min left | {fast} | norm {norm:.2f} | {each}"
+            say(line, progress=True)
             values = dict(loss=loss, norm=norm.item(), lr=lr, grad_norm=norms, update_rms=moved)
             log.record(step, ledger, **values, tokens_per_second=speed, mfu=mfu)
 
@@ -823,15 +783,12 @@ def main() -> None:
             ledger["dealt"] = train.next
             ledger["read"].update(train.read())
             if master or sharded:
-                state = {key: ckpt[key] for key in ("lineage", "tokenizer", "origin") if ckpt and key in ckpt}
-                state = {"lineage": [], "tokenizer": its_tokenizer} | state
+                state = {"lineage": [], "tokenizer": its_tokenizer}
+                state |= {key: ckpt[key] for key in ("lineage", "tokenizer", "origin") if key in (ckpt or {})}
                 state |= {"config": cfg.plain(), "model": model.state_dict()}
                 state |= {"optimizer": optimizer_state(model, optimizer), "ledger": ledger, "step": step}
-                state |= {
-                    "settings": settings,
-                    "branch": off,
-                    "schedule": vars(clock) | {"rates": lr, "at": at},
-                }
+                state |= {"settings": settings, "branch": off}
+                state |= {"schedule": vars(clock) | {"rates": lr, "at": at}}
                 save_checkpoint(f"{folder}/ckpt.pt", state, keep=f"{folder}/ckpt.prev.pt")
             if ddp:
                 dist.barrier()
@@ -859,9 +816,8 @@ def main() -> None:
     if run:
         run.finish()
     if ddp:
-        time.sleep(
-            0.2
-        )  # gloo's thread wants the GIL for the last tensors; what comes next waits for it with the GIL
+        # gloo's thread wants the GIL for the last tensors, and destroying waits for the thread with the GIL
+        time.sleep(0.2)
         dist.destroy_process_group()
 
 
@@ -870,8 +826,8 @@ def main() -> None:
 
 
 def find_device(asked: str) -> tuple[str, str]:
-    """Return (the kind of device, this process's own), and make it torch's. Raise ValueError where it is not
-    there."""
+    """Return (the kind of device, this process's own), and make it torch's. Raise ValueError if there is none
+    of the kind."""
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     kind = asked or next(kind for kind, is_there in there.items() if is_there)
     if not there[kind]:
@@ -887,8 +843,9 @@ def find_device(asked: str) -> tuple[str, str]:
 
 def join(ranks: tuple[int, int], backend: str) -> None:
     """Join the process group of all processes that torchrun started."""
-    (rank, world), store = ranks, next(dist.rendezvous("env://"))[0]
-    # its own names in the store: torch 2.13 would find the dead processes' addresses, and wait for them
+    rank, world = ranks
+    store = next(dist.rendezvous("env://"))[0]
+    # names of its own in the store: else torch 2.13 finds dead processes' addresses, and waits for them
     addresses = dist.PrefixStore(agree_on_attempt(store, rank, world), store)
     dist.init_process_group(backend, store=addresses, rank=rank, world_size=world)
 
@@ -898,7 +855,8 @@ def agree_on_attempt(store: dist.Store, rank: int, world: int) -> str:
 
     torchrun gives none: each node's agent counts its own restarts, and the store keeps what dead processes
     wrote. So rank 0 draws the name, and the others ask for it with a word that is as new. Rank 0 answers
-    until all have heard the name. Until it begins, the others listen for that of a rank 0 started again."""
+    until all have heard the name, and then says that it begins. Until then the others read the answer again
+    and again: a rank 0 that was started again gives another."""
     word = uuid.uuid4().hex
     if rank == 0:
         deaf = range(1, world)
@@ -920,15 +878,17 @@ def agree_on_attempt(store: dist.Store, rank: int, world: int) -> str:
 
 
 def agent() -> str:
-    """Return what identifies the torchrun process that started this one: the folder that it drew for its
-    logs, which a restart keeps and no other launch has. Return "" where there is none."""
+    """Return what identifies the torchrun process that started this one, "" if none did.
+
+    It is the folder that torchrun drew for its logs: a restart keeps it, and no other launch has it."""
     path = os.environ.get("TORCHELASTIC_ERROR_FILE", "") if "RANK" in os.environ else ""
     match = re.fullmatch(r"(.+)/attempt_\d+/\d+/error\.json", path)
     return match[1] if match else ""
 
 
 def tidy(folder: str) -> str:
-    """Return the folder's path so that a name can be added to it: b for b/ and b/., its name for a dot."""
+    """Return a folder's path as one that a suffix can be added to: b for b/ and b/., the folder's for a
+    dot."""
     path = Path(folder)
     return str(path.resolve() if path.name in ("", "..") else path)
 
@@ -941,11 +901,11 @@ def last_checkpoint(folder: str) -> str:
 
 def claim(folder: str, trunk: str, resume: bool, launch: list[str]) -> tuple[BinaryIO, bool, str]:
     """Lock the folder. Return (the lock, whether its run is resumed, the checkpoint to begin with, or "").
+    Raise ValueError if another process has the lock, or another launch left a checkpoint and no --resume is
+    given.
 
     .lock names the agents of torchrun that train there. If one of them started this process too, the run is
-    this launch's own and goes on by itself. trunk: the checkpoint that a run begins with if not resumed.
-    Raise ValueError if another process has the lock, or if there is a checkpoint of another launch and no
-    --resume."""
+    this launch's own and goes on by itself. trunk: the checkpoint that a run begins with if not resumed."""
     os.makedirs(folder, exist_ok=True)
     held = lock(f"{folder}/.lock")
     last = last_checkpoint(folder)
@@ -965,14 +925,16 @@ def claim(folder: str, trunk: str, resume: bool, launch: list[str]) -> tuple[Bin
 
 
 def claim_for_all(folder: str, trunk: str, resume: bool, ranks: tuple[int, int]) -> tuple:
-    """Return what claim returns to rank 0, in all processes, or raise its error in all; the lock is rank 0's.
+    """Return in all processes what claim returns to rank 0, or raise its error in all. Only rank 0 holds the
+    lock.
 
     Rank 0 decides, since on another node the folder may look older."""
-    (rank, world), launch, found = ranks, [agent()], [None]
+    rank, world = ranks
+    launch = [agent()]
     if dist.is_initialized():
         launch = [None] * world
         dist.all_gather_object(launch, agent())
-    held = None
+    held, found = None, [None]
     if rank == 0:
         try:
             held, *found[0] = claim(folder, trunk, resume, sorted(set(launch) - {""}))
@@ -986,29 +948,23 @@ def claim_for_all(folder: str, trunk: str, resume: bool, ranks: tuple[int, int])
 
 
 def check_sizes(asked: dict, has: dict, source: str) -> None:
-    """Raise ValueError where sizes were asked for that the checkpoint's config has not."""
+    """Raise ValueError if sizes were asked for that the checkpoint's config does not have."""
     has = has | {"vocab_size": has["n_tokens"] or has["vocab_size"]}
     for key, value in asked.items():
         if key != "block_size" and value and value != has[key]:
             raise ValueError(f"{key} = {value}, but {source} has {has[key]}: grow.py changes sizes")
 
 
-def as_clock(schedule: dict) -> Clock:
-    """Return the Clock of a checkpoint's schedule."""
-    return Clock(**{f.name: schedule[f.name] for f in dataclasses.fields(Clock)})
-
-
 def branch_off(ckpt: dict, source: str, length: int) -> dict:
-    """Return {'tokens', 'length', 'rates'}: where a branch begins, how long it is, and the rates that it
-    decays. Raise ValueError where there is nothing to decay."""
+    """Return {'tokens', 'length', 'rates'} of a branch: the tokens it begins at, how many it reads, and the
+    rates that it decays. Raise ValueError if there is nothing to decay."""
     tokens, was = ckpt["ledger"]["tokens"], ckpt["schedule"]
     length = length or tokens // 10
     if not was or len(was["rates"]) < len(ckpt["config"]["generations"]):
         raise ValueError(f"{source}: part of it was never trained: train it, then branch off")
     if ckpt["branch"] or was["floor"] == 0 and tokens >= was["horizon"]:
-        raise ValueError(
-            f"{source}: its rates have ended, so that nothing is left to decay: branch off earlier"
-        )
+        ended = f"{source}: its rates have ended, so that nothing is left to decay"
+        raise ValueError(f"{ended}: branch off earlier")
     return {"tokens": tokens, "length": length, "rates": was["rates"]}
 
 
@@ -1016,54 +972,58 @@ def warnings_of(
     generations: list[Generation], clock: Clock, now: int, end: int, freeze: list[int]
 ) -> list[str]:
     """Return what a user should know of the rates before a stage from `now` to `end` tokens begins."""
-    notes, peak_ends = [], min(end, clock.decay_from if clock.shape == "wsd" else clock.horizon)
+    notes = []
+    peak_ends = min(end, clock.decay_from if clock.shape == "wsd" else clock.horizon)
     for i, g in enumerate(generations):
-        if i not in freeze and now < g.warm_start + g.warmup > peak_ends:
+        warm = g.warm_start + g.warmup
+        if i not in freeze and now < warm > peak_ends:
             notes.append(
-                f"generation {i} never reaches its peak: its warmup ends at {g.warm_start + g.warmup:,} tokens, and "
-                f"the rates fall, or the stage ends, from {peak_ends:,} on; see warmup_tokens"
+                f"generation {i} never reaches its peak: its warmup ends at {warm:,} tokens, and the rates "
+                f"fall, or the stage ends, from {peak_ends:,} on; see warmup_tokens"
             )
     if clock.horizon < end:
-        notes.append(
-            f"from {clock.horizon:,} tokens on, all rates are {clock.floor:.0%} of their peaks, the floor"
-        )
+        share = f"{clock.floor:.0%} of their peaks, the floor"
+        notes.append(f"from {clock.horizon:,} tokens on, all rates are {share}")
     return notes
 
 
 def describe(g: Generation, peak: float, now: int, frozen: bool) -> str:
-    """Say when a generation was born, and what its rates will be."""
+    """Return when a generation was born, and what its rates will be, in words."""
     text = f"born at {g.birth:,} tokens, peak rate {peak:.2e}"
     if frozen:
         return text + ", frozen"
-    if g.warm_start + g.warmup <= now:
+    warm = g.warm_start + g.warmup
+    if warm <= now:
         return text
     again = f" again, from {g.warm_share:.0%}" if g.warm_start > g.birth else ""
-    return text + f", warmed up{again} until {g.warm_start + g.warmup:,}"
+    return text + f", warmed up{again} until {warm:,}"
 
 
 def describe_clock(clock: Clock, end: int, told: bool) -> str:
-    """Say when all rates fall."""
+    """Return when all rates fall, in words."""
     how = "along a cosine" if clock.shape == "cosine" else f"from {clock.decay_from:,} tokens on"
     to = f"to {clock.floor:.0%} of their peaks" if clock.floor else "to 0"
-    what = "the end of this stage"
-    if told:
-        what = "the ladder's end" + (f"; this stage ends at {end:,}" if end < clock.horizon else "")
+    what = "the ladder's end" if told else "the end of this stage"
+    if told and end < clock.horizon:
+        what += f"; this stage ends at {end:,}"
     return f"rates fall {how}, {to} at {clock.horizon:,}, {what}"
 
 
 def shard_model(model: Llama, kind: str, world: int, bf16: bool) -> None:
     """Spread a model's parameters over all processes (FSDP2), block by block."""
-    mesh, low = init_device_mesh(kind, (world,)), torch.bfloat16 if bf16 else None
-    mixed = MixedPrecisionPolicy(
-        param_dtype=low, reduce_dtype=low and torch.float32, cast_forward_inputs=False
-    )
+    from torch.distributed.device_mesh import init_device_mesh  # here, since they take 1 s
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+    mesh = init_device_mesh(kind, (world,))
+    dtypes = dict(param_dtype=torch.bfloat16, reduce_dtype=torch.float32) if bf16 else {}
+    mixed = MixedPrecisionPolicy(**dtypes, cast_forward_inputs=False)
     for module in [*model.layers, model]:
         fully_shard(module, mesh=mesh, mp_policy=mixed)
 
 
 def freeze_generations(optimizer: torch.optim.Optimizer, freeze: list[int]) -> list[torch.nn.Parameter]:
-    """Take the gradients from the parameters of generations, and return those that are trained. Raise
-    ValueError where there is no such generation, or nothing is left."""
+    """Freeze the parameters of generations, and return those that are trained. Raise ValueError if there is
+    no such generation, or if nothing is left."""
     unknown = set(freeze) - {group["generation"] for group in optimizer.param_groups}
     if unknown:
         raise ValueError(f"freeze = {freeze}: no generation {unknown.pop()}")
@@ -1078,16 +1038,16 @@ def freeze_generations(optimizer: torch.optim.Optimizer, freeze: list[int]) -> l
 
 
 def printable(tokenizer: Tokenizer, token_bytes: np.ndarray, ids: list[int]) -> str:
-    """Return the text of ids, of those that stand for text; a space for each control character."""
+    """Return the text of those ids that stand for text, with a space for each control character."""
     text = tokenizer.decode(i for i in ids if i < len(token_bytes) and token_bytes[i])
     return "".join(c if c.isprintable() or c == "\n" else " " for c in text)
 
 
 def peak_memory(kind: str) -> float:
-    """Return the most bytes that this process had: of the GPU's memory, or of its own."""
+    """Return the most bytes that this process had: of the GPU's memory, or else of the machine's."""
     if kind == "cuda":
         return torch.cuda.max_memory_allocated()
-    unit = 1024 if sys.platform == "linux" else 1
+    unit = 1024 if sys.platform == "linux" else 1  # of ru_maxrss, in bytes
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
@@ -1095,11 +1055,11 @@ progress_line = ""  # what a terminal shows at its bottom
 
 
 def show(line: str, progress: bool = False) -> None:
-    """Print a line. On a terminal, one of progress takes the place of the one before, and all others go above
+    """Print a line. On a terminal, a line of progress takes the place of the one before, and others go above
     it."""
     global progress_line
     encoding = sys.stdout.encoding or "utf-8"
-    line = line.encode(encoding, "replace").decode(encoding)  # of a model's text, it may lack characters
+    line = line.encode(encoding, "replace").decode(encoding)  # a model may write what it has no bytes for
     if not sys.stdout.isatty():
         return print(line)
     if progress:
@@ -1109,26 +1069,26 @@ def show(line: str, progress: bool = False) -> None:
 
 
 def end_progress() -> None:
-    """Leave the line of progress: what comes next, an error too, begins a new one."""
+    """End the line of progress, so that what comes next, an error too, begins a new one."""
     global progress_line
     print(end="\n" if progress_line else "")
     progress_line = ""
 
 
 def read_token_bytes(folder: str, meta: dict) -> np.ndarray:
-    """Return (vocab_size,) how many bytes of text each token stands for. Raise ValueError where the file is
+    """Return (vocab_size,) how many bytes of text each token stands for. Raise ValueError if the file is
     damaged."""
-    token_bytes = np.fromfile(f"{folder}/token_bytes.bin", np.uint16)
-    if len(token_bytes) != meta["vocab_size"]:
-        raise ValueError(
-            f"{folder}/token_bytes.bin: {len(token_bytes)} entries for {meta['vocab_size']} tokens; prepare it again"
-        )
+    path = f"{folder}/token_bytes.bin"
+    token_bytes = np.fromfile(path, np.uint16)
+    n, n_tokens = len(token_bytes), meta["vocab_size"]
+    if n != n_tokens:
+        raise ValueError(f"{path}: {n} entries for {n_tokens} tokens; prepare it again")
     return token_bytes
 
 
 def read_tokenizer(folder: str, meta: dict) -> dict:
     """Return the tokenizer as a checkpoint carries it: meta's entry and, unless it is tiktoken's, the model
-    file's bytes. Raise ValueError where the file is not the one that the text was prepared with."""
+    file's bytes. Raise ValueError if the file is not the one that the text was prepared with."""
     tokenizer = dict(meta["tokenizer"])
     if tokenizer["kind"] in MODEL_FILES:
         path = f"{folder}/{MODEL_FILES[tokenizer['kind']]}"
@@ -1152,14 +1112,11 @@ def keep_metrics(path: str, step: int) -> None:
 
 
 def start_wandb(project: str, name: str, settings: dict) -> object:
-    """Return a wandb run, or None, and say so in a line, where wandb can't start; the training goes on
-    without it."""
+    """Return a wandb run. Where wandb can't start, say so in a line and return None: training goes on."""
     try:
         import wandb
 
-        patience = wandb.Settings(
-            init_timeout=20, login_timeout=20
-        )  # seconds; its own 90 and more hold up the training
+        patience = wandb.Settings(init_timeout=20, login_timeout=20)  # seconds; 90 and more by default
         return wandb.init(project=project, name=name, config=settings, settings=patience)
     except Exception as e:
         print(f"wandb: {str(e).splitlines()[0]}; going on without it (WANDB_MODE=offline logs to disk)")

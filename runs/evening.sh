@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# One GPU, one evening: 58M parameters, grown to 106M, 168M and 271M by the ladder's first stages, decayed at their end; then
-# a sample, the curves, and a stock Llama.
-#   python prepare.py --input fineweb-edu --out data/babel    # or any text: 5.4G tokens are read, or less text more than once
-#   bash runs/evening.sh                                      # settings for train.py may follow: --batch_size=16
-#   REHEARSE=1 bash runs/evening.sh                           # the same steps with config/tiny?.py, ten steps each, on data/demo
-# To expect on an H100 at 40 % MFU: 4.6 hours, at most 37 GB of its memory (10 with --recompute), 25 GB of disk. That is
-# arithmetic (ladder.py plan), not yet a measurement. Stopped, it goes on when it is started again.
+# One GPU, one evening: grow 58M parameters to 106M, 168M and 271M by the ladder's first stages, decayed at
+# their end. Then a sample, the curves, and a stock Llama.
+#   python prepare.py --input fineweb-edu --out data/babel  # or any text: 5.4G tokens are read
+#   bash runs/evening.sh                                    # settings of train.py may follow: --batch_size=16
+#   REHEARSE=1 bash runs/evening.sh                         # config/tiny?.py on data/demo, ten steps each
+# To expect on an H100 at 40 % MFU: 4.6 hours, at most 37 GB of its memory (10 with --recompute), 25 GB of
+# disk. That is arithmetic (ladder.py plan), not yet a measurement. Stopped, it goes on when started again.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 [ -n "${PYTHON:-}" ] || PYTHON=$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python)
@@ -14,7 +14,8 @@ if [ -n "${REHEARSE:-}" ]; then
   stages=(config/tiny0.py config/tiny1.py config/tiny2.py) last=out/tiny2
   set -- --max_steps=10 "$@"
 else
-  "$PYTHON" -c 'import torch; torch.cuda.is_available() or exit("evening.sh: no GPU; REHEARSE=1 bash runs/evening.sh runs on a CPU")'
+  no_gpu="evening.sh: no GPU; REHEARSE=1 bash runs/evening.sh runs on a CPU"
+  "$PYTHON" -c "import torch; torch.cuda.is_available() or exit('$no_gpu')"
   "$PYTHON" runs/ladder.py plan "${stages[@]}" --gpu h100 --count 1
 fi
 "$PYTHON" runs/ladder.py run "${stages[@]}" --nproc 1 "$@"

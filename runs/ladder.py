@@ -1,18 +1,17 @@
 """
-The ladder: train a stage, grow it as the next stage's config says (_grow), train that. And what belongs to
-it.
+Train a stage, grow it as the next stage's config says (_grow), train that: the ladder. Plan it, and check it.
 
-$ python runs/ladder.py run config/stage?.py                      # stop it at any time; started again, it goes on
-$ python runs/ladder.py run config/tiny?.py --data=data/mine      # settings of train.py for all stages
+$ python runs/ladder.py run config/stage?.py                  # stop it at any time; started again, it goes on
+$ python runs/ladder.py run config/tiny?.py --data=data/mine  # settings of train.py for all stages
 $ python runs/ladder.py plan config/stage?.py --gpu h200 --count 8    # FLOPs, memory, hours; trains nothing
-$ python runs/ladder.py control out/stage8/ckpt.pt 3e-4           # did growing pay? The same size from scratch
+$ python runs/ladder.py control out/stage8/ckpt.pt 3e-4       # did growing pay? The same size from scratch
+
+The rates of all stages end together, with the last stage. --nproc: processes a training (default: one a GPU).
 
 A control trains the size of a grown checkpoint from scratch, on the FLOPs that all of its stages took
-together, decayed to zero at their end, on the same data, evaluated on the same text. Give it at least three
-learning rates, and compare the best: a control that is not tuned proves nothing. Compare it against a ladder
-that is decayed as well.
-
---nproc: processes a training (default: one a GPU). Rates of all stages end together, with the last of them.
+together, decayed to zero at their end. It has the same data, and is evaluated on the same text. Give it at
+least three learning rates, and compare the best: a control that is not tuned proves nothing. Compare it
+against a ladder that is decayed as well.
 """
 
 import argparse
@@ -39,20 +38,20 @@ HERE = sys.path[0]  # the folder of train.py
 
 
 def read_stage(path: str, settings: dict) -> dict:
-    """Return the settings of a stage's config, with those of the command line. Raise ValueError where it
-    lacks one that a stage must say."""
+    """Return the settings of a stage's config, with those of the command line, and its _grow. Raise
+    ValueError if it lacks one that a stage must give."""
     given = configure([path]) | settings
-    missing = [
-        name for name in ("out_dir", "max_steps", "tokens_per_step", "learning_rate") if name not in given
-    ]
-    if missing:
-        raise ValueError(f"{path}: {missing[0]} is missing")
+    for name in ("out_dir", "max_steps", "tokens_per_step", "learning_rate"):
+        if name not in given:
+            raise ValueError(f"{path}: {name} is missing")
     return DEFAULTS | given | {"_grow": runpy.run_path(path).get("_grow", "")}
 
 
 def call(*command: object) -> None:
-    """Run a script of this folder's parent, and wait for it. SIGTERM and Ctrl-C are passed on, so that
-    train.py saves. Raise ValueError if it fails, SystemExit if it was stopped."""
+    """Run a script of this folder's parent, and wait for it. Raise ValueError if it fails, SystemExit if it
+    was stopped.
+
+    SIGTERM and Ctrl-C are passed on, so that train.py saves."""
     child = subprocess.Popen([sys.executable, *map(str, command)], cwd=HERE)
     stopped = []
 
@@ -77,8 +76,8 @@ def train(n_processes: int, *args: str) -> None:
 
 
 def finished(out_dir: str) -> bool:
-    """Whether a stage's checkpoint has read all of its stage: train.py leaves with 0 also where it was
-    stopped."""
+    """Return whether a checkpoint has all steps of its stage. train.py's exit status does not say: it is 0
+    also where train.py was stopped."""
     path = f"{out_dir}/ckpt.pt"
     if not os.path.exists(path):
         return False
@@ -109,12 +108,10 @@ def run(paths: list[str], options: list[str], n_processes: int) -> None:
 def control(path: str, rate: str, options: list[str], n_processes: int, out: str) -> None:
     """Train the size of a checkpoint from scratch, on its FLOPs."""
     ckpt = load_checkpoint(path, whole=False, verify=False)
-    own = (
-        "out_dir init_from resume branch branch_tokens stop_at freeze learning_rate horizon_tokens wandb_name"
-    )
-    known = {
-        k: v for k, v in (ckpt["settings"] | ckpt["config"]).items() if k in DEFAULTS and k not in own.split()
-    }
+    own = "out_dir init_from resume branch branch_tokens stop_at freeze".split()
+    own += "learning_rate horizon_tokens wandb_name".split()
+    known = ckpt["settings"] | ckpt["config"]
+    known = {key: value for key, value in known.items() if key in DEFAULTS and key not in own}
     step = Config(**ckpt["config"]).flops_per_token() * known["tokens_per_step"]
     known |= {"max_steps": round(ckpt["ledger"]["flops"] / step), "floor": 0.0}
     out = out or f"out/control-{rate}"
@@ -127,23 +124,26 @@ def control(path: str, rate: str, options: list[str], n_processes: int, out: str
 # -----------------------------------------------------------------------------
 # what a ladder takes
 
+# how well tokens that a small model reads count for the grown one: in ladders of width and depth, and at
+# most, in depth by plain copies (runs/results)
+ETA = (0.84, 1.13)
+
 
 def memory(cfg: Config, tokens: int, n_devices: int, sharded: bool, recompute: bool) -> float:
-    """Return the bytes that a device needs: parameters, gradients and two moments in fp32, weights cast to
-    bf16, and the activations of `tokens` tokens a forward, of one device, without torch.compile, which keeps
-    less.
+    """Return the bytes that a device needs with `tokens` tokens a forward: parameters, gradients and two
+    moments in fp32, weights cast to bf16, and activations.
 
-    The activations are what autograd saves under bf16 autocast (test_plan counts them); of the chunked loss,
-    a chunk."""
+    Activations are what autograd saves under bf16 autocast, of the chunked loss a chunk
+    (test_the_plan_of_a_ladder counts them). torch.compile keeps less."""
     n = skeleton(cfg).count_params()
     layer = (n["non_embedding"] - cfg.n_embd) // cfg.n_layer
     unit = max(layer, n["total"] - n["non_embedding"])  # what FSDP gathers at a time
     a_layer = tokens * (26 * cfg.n_embd + 10 * cfg.n_head * cfg.head_dim + 8 * cfg.ffn_dim)
     activations = a_layer + tokens * 4 * cfg.n_embd * cfg.n_layer if recompute else a_layer * cfg.n_layer
     loss = 10 * CHUNK + 4 * cfg.vocab_size * cfg.n_embd  # logits, their gradient; the head's
-    # sharded: two units of bf16 weights, this and the next, and the gradients of one before they are
-    # scattered
-    weights = 16 * n["total"] / n_devices + (2 * 2 + 4) * unit if sharded else 18 * n["total"]
+    weights = 18 * n["total"]
+    if sharded:  # bf16 weights of two units, this and the next; gradients of one, before they are scattered
+        weights = 16 * n["total"] / n_devices + (2 * 2 + 4) * unit
     return weights + activations + loss
 
 
@@ -158,15 +158,14 @@ def plan(paths: list[str], options: list[str], device: str, n_devices: int, mfu:
         raise ValueError(f"--mfu {mfu}: a share of the peak, above 0 and at most 1")
     peak, room = DEVICES[names[device.lower()]]
     stages = [read_stage(path, configure(options)) for path in paths]
-    print(
-        f"{n_devices} x {names[device.lower()]} of {room / 1e9:.0f} GB at {mfu:.0%} MFU. GB a device; *: recomputing"
-    )
+    devices = f"{n_devices} x {names[device.lower()]} of {room / 1e9:.0f} GB"
+    print(f"{devices} at {mfu:.0%} MFU. GB a device; *: recomputing")
     print(
         "grown: at this share of the FLOPs up to the stage's end; 10 to 25 % did best so far (runs/results)"
     )
     heads = "stage,layers x width,parameters,tokens,rate,FLOPs,grown,GB,*,sharded,*,hours"
     print(("{:<8}{:>14}{:>16}" + "{:>9}" * 9).format(*heads.split(",")))
-    tokens = flops = 0
+    tokens, flops, an_hour = 0, 0, n_devices * peak * mfu * 3600  # an_hour: FLOPs
     for path, s in zip(paths, stages):
         shape = {f.name: s[f.name] for f in fields(Config) if f.name in s}
         try:
@@ -177,20 +176,23 @@ def plan(paths: list[str], options: list[str], device: str, n_devices: int, mfu:
         this = n * cfg.flops_per_token()
         tokens, flops = tokens + n, flops + this
         forward = min(s["batch_size"] * s["block_size"], s["tokens_per_step"] // n_devices)
-        gb = [
-            memory(cfg, forward, n_devices, *how) / 1e9 for how in itertools.product((False, True), repeat=2)
-        ]
+        ways = itertools.product((False, True), repeat=2)  # sharded, recomputing
+        gb = "".join(f"{memory(cfg, forward, n_devices, *way) / 1e9:>9.0f}" for way in ways)
         name, shape = os.path.basename(path).removesuffix(".py"), f"{cfg.n_layer} x {cfg.n_embd}"
-        n_params, hours = skeleton(cfg).count_params()["total"], this / (n_devices * peak * mfu) / 3600
+        n_params = skeleton(cfg).count_params()["total"]
         print(
             f"{name:<8}{shape:>14}{n_params:>16,}{count(n):>9}{s['learning_rate']:>9.1e}{this:>9.2e}"
-            f"{1 - this / flops:>9.0%}" + "".join(f"{g:>9.0f}" for g in gb) + f"{hours:>9.1f}"
+            f"{1 - this / flops:>9.0%}{gb}{this / an_hour:>9.1f}"
         )
-    scratch, speed = tokens * cfg.flops_per_token(), n_devices * peak * mfu * 3600
-    print(f"all: {count(tokens)} tokens, {flops:.2e} FLOPs, {flops / speed:,.1f} hours")
+    print(f"all: {count(tokens)} tokens, {flops:.2e} FLOPs, {flops / an_hour:,.1f} hours")
+    scratch = tokens * cfg.flops_per_token()
+    took, r = f"{scratch:.2e} FLOPs, {scratch / an_hour:,.1f} hours", scratch / flops
+    print(f"the last stage from scratch on as many: {took}, {r:.2f} times")
+    low, high = (r * eta for eta in ETA)
     print(
-        f"the last stage from scratch on as many: {scratch:.2e} FLOPs, {scratch / speed:,.1f} hours, {scratch / flops:.2f} times"
+        f"worth = R x eta = {r:.2f} x {ETA[0]} to {ETA[1]}: {low:.1f} to {high:.1f} times the FLOPs saved, if"
     )
+    print("eta was measured at 0.3M to 1.3M parameters only (docs/evidence.md)")
 
 
 # -----------------------------------------------------------------------------
@@ -199,18 +201,15 @@ def plan(paths: list[str], options: list[str], device: str, n_devices: int, mfu:
 def main() -> None:
     p = argparse.ArgumentParser(description="Train, plan and check a ladder of stages.", allow_abbrev=False)
     p.add_argument("what", choices=("run", "plan", "control"))
-    p.add_argument(
-        "args", nargs="+", metavar="STAGE", help="config files, the first stage first; control: CKPT RATE"
-    )
-    p.add_argument(
-        "--nproc", type=int, default=torch.cuda.device_count() or 1, help="processes (default: one a GPU)"
-    )
+    files = "config files, the first stage first; control: CKPT RATE"
+    p.add_argument("args", nargs="+", metavar="STAGE", help=files)
+    n_gpus = torch.cuda.device_count()
+    p.add_argument("--nproc", type=int, default=n_gpus or 1, help="processes (default: one a GPU)")
     p.add_argument("--out", default="", help="with control: the folder (default: out/control-RATE)")
     p.add_argument("--gpu", default="h100", help="with plan (default: h100)")
     p.add_argument("--count", type=int, default=8, help="with plan: devices (default: 8)")
-    p.add_argument(
-        "--mfu", type=float, default=0.4, help="with plan: the share of peak FLOP/s reached (default: 0.4)"
-    )
+    share = "with plan: the share of peak FLOP/s reached (default: 0.4)"
+    p.add_argument("--mfu", type=float, default=0.4, help=share)
     args, options = p.parse_known_args()  # options: settings of train.py
     if args.what == "control":
         if len(args.args) != 2:

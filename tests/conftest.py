@@ -1,9 +1,10 @@
 """Fixtures that the tests of several rooms share."""
 
 import random
+import subprocess
 
 import pytest
-from helpers import make_docs, ok, train_tokenizer, write_stage
+from helpers import forked, make_docs, ok, train_tokenizer, write_stage
 
 
 @pytest.fixture(scope="session")
@@ -50,3 +51,9 @@ def grown_run(data, tmp_path_factory):
     stage = [*config, f"--init_from={tmp / 'g.pt'}", *sizes, "--learning_rate=5e-3"]
     ok("train.py", *stage, f"--out_dir={tmp / 'one'}")
     return stage, tmp / "one"
+
+
+@pytest.fixture
+def forks(monkeypatch):
+    """Let scripts fork what they start by subprocess.run."""
+    monkeypatch.setattr(subprocess, "run", forked)

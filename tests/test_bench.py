@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from helpers import ok, run
 
 import bench
@@ -15,12 +16,9 @@ from test_grow import TOKENS, default_dtype
 
 
 def plain_weights(model):
-    """The weights of model.py's model of one generation, by the names of bench.py's plain one."""
-    out = {
-        "wte.weight": model.wte.full(),
-        "norm.weight": model.norm.gain.full(),
-        "head.weight": model.head.full(),
-    }
+    """Return the weights of model.py's model of one generation, by the names of bench.py's plain one."""
+    out = {"wte.weight": model.wte.full(), "head.weight": model.head.full()}
+    out["norm.weight"] = model.norm.gain.full()
     for i, block in enumerate(model.layers):
         a, m, C = block.attn, block.mlp, model.cfg.n_embd
         out |= {
@@ -36,71 +34,62 @@ def plain_weights(model):
 
 
 def test_bench_arms_are_one_model():
-    """The same weights give the same loss and the same three steps in babel, plain and transformers; grown
-    has the shape."""
+    """The same weights give the same loss and the same three steps in babel, plain and transformers. grown
+    has the same shape."""
     sizes = dict(n_layer=2, n_head=4, n_embd=64, head_dim=16, vocab_size=97, block_size=24)
     with default_dtype(torch.float64):
         arms = {name: bench.build(name, Config(**sizes), "cpu") for name in bench.ARMS[:4]}
     babel, grown, plain, stock = (arm["model"] for arm in arms.values())
     x, y = TOKENS[:, :-1], TOKENS[:, 1:].contiguous()
 
-    assert (
-        len(grown.cfg.generations) == 4
-        and max(len(tensor.plan) for tensor in grown.growables().values()) == 5
-    )
+    # the shapes
+    assert len(grown.cfg.generations) == 4
+    assert max(len(tensor.plan) for tensor in grown.growables().values()) == 5
     full = [{name: tensor.full().shape for name, tensor in m.growables().items()} for m in (babel, grown)]
     assert full[0] == full[1] and babel(x).shape == grown(x).shape == plain(x).shape == stock(x).logits.shape
     assert len({sum(p.numel() for p in arm["model"].parameters()) for arm in arms.values()}) == 1
 
+    # the steps. The RoPE, norms and loss of transformers are fp32
     with torch.no_grad():
         plain.load_state_dict(plain_weights(babel))
         tensors = export.llama_tensors(babel.cfg, babel.state_dict())
         stock.double().load_state_dict({name: make() for name, (_, make) in tensors.items()})
         assert (plain(x) - babel(x)).abs().max() < 1e-12
-    losses = {
-        name: torch.stack([bench.train_step(arm, x, y) for _ in range(3)]) for name, arm in arms.items()
-    }
+    steps = {name: [bench.train_step(arm, x, y) for _ in range(3)] for name, arm in arms.items()}
+    losses = {name: torch.stack(loss) for name, loss in steps.items()}
     assert all(loss[0] > loss[1] > loss[2] for loss in losses.values())
     assert (losses["plain"] - losses["babel"]).abs().max() < 1e-12
-    assert (losses["transformers"] - losses["babel"]).abs().max() < 1e-4  # its RoPE, norms and loss are fp32
+    assert (losses["transformers"] - losses["babel"]).abs().max() < 1e-4
 
 
 def test_bench(tmp_path):
     tiny = ["--device=cpu", "--no-compile", "--batch=1", "--block_size=16", "--rounds=2", "--steps=1"]
-    printed = ok("bench.py", "--sizes", "cpu", "--arms", *bench.ARMS, "--json", tmp_path / "a.json", *tiny)
+    names = [name for name in bench.ARMS if name != "torch_loss" or hasattr(F, "linear_cross_entropy")]
+    printed = ok("bench.py", "--sizes", "cpu", "--arms", *names, "--json", tmp_path / "a.json", *tiny)
     assert "babel/plain in tokens/s" in printed
     out = json.loads((tmp_path / "a.json").read_text())
-    assert {
-        "date",
-        "device",
-        "torch",
-        "transformers",
-        "precision",
-        "compile",
-        "rounds",
-        "steps",
-        "sizes",
-    } <= out.keys()
+    keys = "date device torch transformers precision compile rounds steps sizes".split()
+    assert set(keys) <= out.keys()
     size = out["sizes"]["cpu"]
-    assert (
-        size["flops_per_token"] == Config(**size["config"]).flops_per_token()
-        and size["config"]["block_size"] == 16
-    )
-    assert list(size["arms"]) == list(bench.ARMS)
+    assert size["flops_per_token"] == Config(**size["config"]).flops_per_token()
+    assert size["config"]["block_size"] == 16
+    assert list(size["arms"]) == names
     for name, arm in size["arms"].items():
         assert arm["parameters"] == skeleton(Config(**size["config"])).count_params()["total"]
         assert arm["generations"] == (4 if name == "grown" else 1)
-        assert (
-            math.isfinite(arm["loss"])
-            and arm["mfu"] is arm["peak_memory_bytes"] is arm["compile_seconds"] is None
-        )
+        assert math.isfinite(arm["loss"])
+        assert arm["mfu"] is arm["peak_memory_bytes"] is arm["compile_seconds"] is None
         t, s = arm["tokens_per_second"], arm["step_seconds"]
         assert len(s["by_round"]) == 2 and 0 < t["min"] <= t["median"] <= t["max"] == 16 / s["min"]
     ratio, arms = size["tokens_per_second_ratios"], size["arms"]
     assert 0 < abs(arms["bfloat16"]["loss"] - arms["babel"]["loss"]) < 0.02
-    assert list(ratio) == ["grown/babel", "babel/plain", "babel/transformers", "bfloat16/babel"]
+    assert list(ratio) == [f"{a}/{b}" for a, b in bench.RATIOS if a in names]
+    if "torch_loss" in names:
+        assert arms["torch_loss"]["loss"] == pytest.approx(arms["babel"]["loss"], abs=1e-5)
     by_round = [arms[name]["tokens_per_second"]["by_round"] for name in ("grown", "babel")]
     assert ratio["grown/babel"]["by_round"] == pytest.approx([a / b for a, b in zip(*by_round)])
+
+    # where the time goes, and what is refused
     assert "aten::mm" in ok("bench.py", "--sizes", "cpu", "--arms", "plain", "--profile", "plain", *tiny)
     for args, message in [
         (["--sizes", "56M"], "no size is called 56M"),

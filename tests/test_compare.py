@@ -15,12 +15,13 @@ from checkpoint import load_checkpoint
 
 TINY = (
     "budget, seeds, control = 2.6e9, [1], 'scratch'\n"
-    "common = dict(data={data!r}, n_layer=2, n_head=2, n_embd=32, head_dim=16, block_size=64, tokens_per_step=512,\n"
-    "    batch_size=8, eval_interval=5, eval_tokens=512, compile=False, device='cpu', warmup_tokens=512, log_interval=1)\n"
+    "common = dict(data={data!r}, n_layer=2, n_head=2, n_embd=32, head_dim=16, block_size=64,\n"
+    "    tokens_per_step=512, batch_size=8, eval_interval=5, eval_tokens=512, compile=False, device='cpu',\n"
+    "    warmup_tokens=512, log_interval=1)\n"
 )
 
 
-def test_a_trunk_is_trained_once_and_its_branches_decay_off_it(data, tmp_path):
+def test_a_trunk_is_trained_once_and_its_branches_decay_off_it(data, tmp_path, forks):
     (tmp_path / "arms.py").write_text(
         TINY.format(data=data) + "trunk = [dict(until=0.4, learning_rate=2e-3), dict(until=0.7)]\n"
         "small, decay = dict(until=0.4, n_layer=1), dict(branch='decay')\n"
@@ -32,16 +33,13 @@ def test_a_trunk_is_trained_once_and_its_branches_decay_off_it(data, tmp_path):
     folders = [path.name for path in (tmp_path / "out").iterdir()]
     assert len(folders) == 7 and sum(name.endswith("-decay") for name in folders) == 3
     lines = list(map(json.loads, (tmp_path / "lines.jsonl").read_text().splitlines()))
-    arms = {
-        name: [line for line in lines if line["arm"] == name]
-        for name in ("scratch, early", "scratch, late", "grown")
-    }
+    names = ("scratch, early", "scratch, late", "grown")
+    arms = {name: [line for line in lines if line["arm"] == name] for name in names}
     for name, run_ in arms.items():
         assert abs(run_[-1]["flops"] / 2.6e9 - 1) < 0.05
+        # the branch goes on from the trunk
         first = next(i for i, line in enumerate(run_) if line["stage"] == run_[-1]["stage"])
-        assert (
-            run_[first]["step"] == 0 and run_[first]["bpb"] == run_[first - 1]["bpb"]
-        )  # it goes on from the trunk
+        assert run_[first]["step"] == 0 and run_[first]["bpb"] == run_[first - 1]["bpb"]
         for i, folder in enumerate(dict.fromkeys(line["folder"] for line in run_)):
             with open(tmp_path / "out" / folder / "metrics.jsonl") as f:
                 rates = [line["lr"][0] for line in map(json.loads, f) if "lr" in line]
@@ -52,28 +50,22 @@ def test_a_trunk_is_trained_once_and_its_branches_decay_off_it(data, tmp_path):
                 assert rates[i == 0 :] == [peak] * len(rates[i == 0 :])
             generations = load_checkpoint(tmp_path / "out" / folder / "ckpt.pt")["config"]["generations"]
             assert all(g["learning_rate"] == peak for g in generations)
-    early, late = (
-        load_checkpoint(tmp_path / "out" / arms[name][-1]["folder"] / "ckpt.pt") for name in list(arms)[:2]
-    )
+    folders = (arms[name][-1]["folder"] for name in names[:2])
+    early, late = (load_checkpoint(tmp_path / "out" / folder / "ckpt.pt") for folder in folders)
     assert early["ledger"]["dealt"] == late["ledger"]["dealt"]  # the same sequences
-    assert (
-        "| 0.7" not in printed and printed.count("| 0.5") == 1
-    )  # only 'grown' grew, when it had read half its tokens
+    # only 'grown' grew, when it had read half its tokens
+    assert "| 0.7" not in printed and printed.count("| 0.5") == 1
     (tmp_path / "arms.py").write_text(TINY.format(data=data) + "arms = {'scratch': [dict(branch='decay')]}\n")
     (tmp_path / "lines.jsonl").unlink()
     assert "'branch' is for the last stage" in run(*command)[0]
 
 
 def test_what_the_table_says_of_an_arm():
-    """A control, the control at half the budget, and an arm that grows at half the FLOPs from a model of half
-    the cost."""
+    """There are a control, the control at half the budget, and an arm that grows at half the FLOPs from a
+    model of half the cost."""
     room = runpy.run_path(os.path.join(HERE, "runs/compare.py"))
-    spec = {
-        "seeds": [1],
-        "budget": 100,
-        "control": "scratch",
-        "common": dict(learning_rate=1.0, decay_share=0.25),
-    }
+    spec = {"seeds": [1], "budget": 100, "control": "scratch"}
+    spec["common"] = dict(learning_rate=1.0, decay_share=0.25)
     spec["arms"] = {
         "scratch": [{}],
         "scratch, half": [dict(until=0.5)],
@@ -85,56 +77,35 @@ def test_what_the_table_says_of_an_arm():
         for stage, tokens, flops, bpb in points:
             grow = "--double depth" if arm == "grown" and stage else ""
             how = {"parameters": 50, "head": 0.4 if arm == "grown" and not stage else 0.2}
-            yield {
-                "arm": arm,
-                "seed": 1,
-                "stage": stage,
-                "grow": grow,
-                "tokens": tokens,
-                "flops": flops,
-                "bpb": bpb,
-            } | how
+            at = {"tokens": tokens, "flops": flops, "bpb": bpb}
+            yield {"arm": arm, "seed": 1, "stage": stage, "grow": grow} | at | how
 
+    # (stage, tokens, FLOPs, bits per byte)
+    start = (0, 0, 0, 8.0)
+    whole = [start, (0, 50, 50, 4.0), (0, 75, 75, 3.5), (0, 90, 90, 3.0), (0, 100, 100, 2.0)]
     everything = [
-        *lines(
-            "scratch",
-            (0, 0, 0, 8.0),
-            (0, 50, 50, 4.0),
-            (0, 75, 75, 3.5),
-            (0, 90, 90, 3.0),
-            (0, 100, 100, 2.0),
-        ),
-        *lines("scratch, half", (0, 0, 0, 8.0), (0, 50, 50, 4.0)),
-        *lines(
-            "scratch, another decay", (0, 0, 0, 8.0), (0, 60, 60, 3.8), (1, 60, 60, 3.8), (1, 100, 100, 2.5)
-        ),
-        *lines("grown", (0, 0, 0, 8.0), (0, 100, 50, 5.0), (1, 100, 50, 6.0), (1, 150, 100, 1.0)),
+        *lines("scratch", *whole),
+        *lines("scratch, half", *whole[:2]),
+        *lines("scratch, another decay", start, (0, 60, 60, 3.8), (1, 60, 60, 3.8), (1, 100, 100, 2.5)),
+        *lines("grown", start, (0, 100, 50, 5.0), (1, 100, 50, 6.0), (1, 150, 100, 1.0)),
     ]
-    rows = {row["arm"]: row for row in room["compare"](spec, everything)[0]}
+    compared, _ = room["compare"](spec, everything)
+    rows = {row["arm"]: row for row in compared}
     grown, control, other = (rows[name] for name in ("grown", "scratch", "scratch, another decay"))
-    assert grown["R"] == 1.5 and grown["worth"] == pytest.approx(
-        2
-    )  # the slope is -1, from the two of one regime
+    # the slope is -1, from the two of one regime
+    assert grown["R"] == 1.5 and grown["worth"] == pytest.approx(2)
     assert grown["growths"] == [100 / 150] and control["growths"] == other["growths"] == []
-    assert (
-        grown["a_parameter"] == 3
-        and grown["head"] == pytest.approx(0.3)
-        and control["head"] == pytest.approx(0.2)
-    )
+    assert grown["a_parameter"] == 3
+    assert (grown["head"], control["head"]) == pytest.approx((0.3, 0.2))
     assert (control["before"], other["before"], grown["before"]) == (3.5, 3.8, 6.0)
-    text = {
-        line.split(" | ")[0].strip("| *"): line
-        for line in room["table"](room["compare"](spec, everything)[0])
-    }
+    text = {line.split(" | ")[0].strip("| *"): line for line in room["table"](compared)}
     assert "| 2.00 x | 1.50 | 1.33 | 0.67 | 30% | -5.0000 |" in text["grown"]
     assert "| 1.00 x | 1.00 | 1.00 |  | 20% | -1.5000 |" in text["scratch"]
 
 
-def test_compare(data, tmp_path):
-    arms = (
-        f"budget, seeds, control = 2.6e9, [1], 'scratch'\n"
-        f"common = dict(data={data!r}, n_layer=2, n_head=2, n_embd=32, head_dim=16, block_size=64, tokens_per_step=512,\n"
-        "    batch_size=8, eval_interval=10, eval_tokens=512, compile=False, device='cpu', warmup_tokens=512)\n"
+def test_compare(data, tmp_path, forks):
+    arms = TINY.format(data=data) + (
+        "common |= dict(eval_interval=10, log_interval=10)\n"
         "first = dict(n_layer=1, until=0.5)\n"
         "arms = {'scratch': [{}], 'random': [first, dict(grow='--double depth --init random')],\n"
         "    'stack': [first, dict(grow='--double depth --init stack')],\n"
@@ -147,29 +118,19 @@ def test_compare(data, tmp_path):
     folders = list((tmp_path / "out").iterdir())
     assert len(folders) == 5  # the first stage once, for all that grow
     lines = (tmp_path / "lines.jsonl").read_text()
-    end = {line["arm"]: line["flops"] for line in map(json.loads, lines.splitlines())}
-    assert end.keys() == {"scratch", "random", "stack", "edited"} and all(
-        abs(flops / 2.6e9 - 1) < 0.05 for flops in end.values()
-    )
-    first = {
-        line["arm"]: line["val_loss"]
-        for line in map(json.loads, lines.splitlines())
-        if line["stage"] and not line["step"]
-    }
-    assert (
-        first["edited"]
-        == pytest.approx(math.log(data_module.read_meta(data)["vocab_size"]))
-        != first["random"]
-    )
-    for (
-        folder
-    ) in folders:  # all rates decay to zero at the end of their arm, whose first half is on the flat part
+    records = list(map(json.loads, lines.splitlines()))
+    end = {line["arm"]: line["flops"] for line in records}
+    assert end.keys() == {"scratch", "random", "stack", "edited"}
+    assert all(abs(flops / 2.6e9 - 1) < 0.05 for flops in end.values())
+    first = {line["arm"]: line["val_loss"] for line in records if line["stage"] and not line["step"]}
+    chance = pytest.approx(math.log(data_module.read_meta(data)["vocab_size"]))
+    assert first["edited"] == chance != first["random"]
+    # all rates decay to zero at the end of their arm, whose first half is on the flat part
+    for folder in folders:
         ckpt = load_checkpoint(f"{folder}/ckpt.pt")
-        flat, left = (
-            ckpt["schedule"]["decay_from"] - ckpt["ledger"]["tokens"],
-            ckpt["schedule"]["horizon"] - ckpt["ledger"]["tokens"],
-        )
-        assert left == 0 or (flat > 0 and ckpt["config"]["n_layer"] == 1)
+        now, schedule = ckpt["ledger"]["tokens"], ckpt["schedule"]
+        flat = now < schedule["decay_from"]
+        assert now == schedule["horizon"] or flat and ckpt["config"]["n_layer"] == 1
     shutil.rmtree(tmp_path / "out")
     assert "| random |" in ok(*command)  # and nothing is trained again
     assert (tmp_path / "lines.jsonl").read_text() == lines and not (tmp_path / "out").exists()
@@ -178,8 +139,8 @@ def test_compare(data, tmp_path):
 
 
 def test_picture(grown_run, tmp_path, monkeypatch):
-    """A ladder, of which one checkpoint is gone: six panels, and its generations' curves begin where they
-    were born. With a control: three."""
+    """A ladder has six panels, also without its checkpoints, and its generations' curves begin where they
+    were born. With a control there are three."""
     figure = pytest.importorskip("matplotlib.figure")
     figures, (_, one) = [], grown_run
     monkeypatch.setattr(figure.Figure, "savefig", lambda fig, path: figures.append(fig))
@@ -200,9 +161,8 @@ def test_picture(grown_run, tmp_path, monkeypatch):
     assert "first: no ckpt.pt beside metrics.jsonl" in printed
     assert re.search(r"^second +- +- +3 +3.00e\+09 +6.00e\+09", printed, re.M)
     panels = figures[-1].axes
-    assert len(panels) == 6 and [
-        len(line.get_xdata()) for line in panels[3].lines if line.get_linestyle() == "-"
-    ] == [8, 4]
+    curves = [len(line.get_xdata()) for line in panels[3].lines if line.get_linestyle() == "-"]
+    assert len(panels) == 6 and curves == [8, 4]
     names = ("learning rate", "gradient norm", "update, RMS")
     assert [panel.get_title("left") for panel in panels[3:]] == [f"{name}, by generation" for name in names]
     ok("runs/picture.py", *ladder, write("control", 0, 1, 9), "--log", "--out", tmp_path / "x.png")
@@ -212,9 +172,6 @@ def test_picture(grown_run, tmp_path, monkeypatch):
     assert re.search("^one +3 x 48", printed, re.M) and "no ckpt.pt" not in printed
     (tmp_path / "empty.jsonl").write_text("")
     (tmp_path / "text.jsonl").write_text("hello\n")
-    for name, message in [
-        ("empty", "no evaluation in it yet"),
-        ("text", "not a metrics.jsonl"),
-        ("none", "No such file"),
-    ]:
+    wrong = {"empty": "no evaluation in it yet", "text": "not a metrics.jsonl", "none": "No such file"}
+    for name, message in wrong.items():
         assert message in run("runs/picture.py", tmp_path / f"{name}.jsonl")[0]

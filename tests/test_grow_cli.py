@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import HERE, ok, peak_anonymous_memory, run, torchrun, write_stage
+from helpers import HERE, ok, peak_anonymous_memory, run, together, write_stage
 
 import grow
 from checkpoint import Lazy, build_model, load_checkpoint, materialise, save_checkpoint, write_checkpoint
@@ -118,7 +118,8 @@ def test_the_default_for_depth_keeps_a_finished_model(imported, trained, stage, 
     assert load_checkpoint(grown)["lineage"][-1]["init"] == "copy"
     # the exact next command keeps the old as it is, and trains the new
     command = re.search(r"python (train\.py .*)", printed)[1]
-    assert command == f"train.py --data=DATA --init_from={grown} --out_dir={tmp_path / 'grown'} --freeze=[0]"
+    freeze = "--freeze=[0] --learning_rate=1e-4"
+    assert command == f"train.py --data=DATA --init_from={grown} --out_dir={tmp_path / 'grown'} {freeze}"
     options = [*stage, "--n_layer=4", *(x for x in command.split()[1:] if x != "--data=DATA")]
     ok("train.py", *options)
     old, before, after = (load_checkpoint(x)["model"] for x in (imported, grown, tmp_path / "grown/ckpt.pt"))
@@ -264,7 +265,7 @@ def test_a_dry_run_says_what_the_growth_will(trained):
 
 def test_paths_are_read_as_they_are_meant(stage, tmp_path):
     a = tmp_path / "a"
-    assert torchrun(1, [*stage, "--shard", "--stop_at=2"]).returncode == 0
+    together(1, [*stage, "--shard", "--stop_at=2"])
     path = a / "ckpt.pt"
     files, before = sorted(os.listdir(path)), os.stat(path).st_mtime_ns
     assert "whole.pt" not in files

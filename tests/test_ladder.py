@@ -1,14 +1,13 @@
 """runs/ladder.py: what a ladder takes, runs of it, and its control."""
 
 import glob
-import os
 import re
 import subprocess
 import sys
 
 import pytest
 import torch
-from helpers import HERE, metrics, ok, run
+from helpers import HERE, Forked, metrics, ok, run
 from ladder import memory
 
 from checkpoint import load_checkpoint
@@ -18,7 +17,7 @@ from train import configure
 
 
 def test_the_plan_of_a_ladder(tmp_path):
-    """The bytes that a token's activations take are those that autograd saves under bf16 autocast."""
+    """The bytes that activations are said to take are those that autograd saves under bf16 autocast."""
     sizes = dict(n_layer=3, n_head=4, n_embd=128, head_dim=32, ffn_dim=384, vocab_size=300, block_size=64)
 
     def saved(n_layer, tokens, recompute):
@@ -34,10 +33,8 @@ def test_the_plan_of_a_ladder(tmp_path):
             return t
 
         x = torch.zeros(tokens // 64, 65, dtype=torch.long)
-        with (
-            torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t),
-            torch.autocast("cpu", torch.bfloat16),
-        ):
+        hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t)
+        with hooks, torch.autocast("cpu", torch.bfloat16):
             model(x[:, :-1], x[:, 1:])
         return sum(t.untyped_storage().nbytes() for t in storages.values())
 
@@ -47,24 +44,22 @@ def test_the_plan_of_a_ladder(tmp_path):
         planned = memory(b, 256, 1, False, recompute) - memory(a, 256, 1, False, recompute) - weights
         counted = [saved(n, 256, recompute) - saved(n, 128, recompute) for n in (2, 3)]
         assert 2 * (counted[1] - counted[0]) == pytest.approx(planned, rel=0.01)
+
+    # what is printed. Stage 1 is grown at 1.59 of 1.59 + 5.36
     stages = sorted(glob.glob(f"{HERE}/config/stage?.py"))
     printed = ok("runs/ladder.py", "plan", *stages, "--gpu", "h200", "--count", 8)
     assert len(re.findall(r"^stage\d ", printed, re.M)) == 9 and "6,738,415,616" in printed
-    assert re.findall(r"^stage[01] .* (\d+)%", printed, re.M) == [
-        "0",
-        "23",
-    ]  # stage 1 is grown at 1.59 of 1.59 + 5.36
-    assert float(re.search(r"all: .*?, (\S+) FLOPs", printed)[1]) == pytest.approx(
-        4.01e21, rel=0.01
-    )  # as config/stage8.py says
+    assert re.findall(r"^stage[01] .* (\d+)%", printed, re.M) == ["0", "23"]
+    flops = float(re.search(r"all: .*?, (\S+) FLOPs", printed)[1])
+    assert flops == pytest.approx(4.01e21, rel=0.01)
     assert "--gpu tpu: one of h200" in run("runs/ladder.py", "plan", *stages, "--gpu", "tpu")[0]
     (tmp_path / "stage0.py").write_text("out_dir = 'x'\n")
     assert "stage0.py: max_steps is missing" in run("runs/ladder.py", "plan", tmp_path / "stage0.py")[0]
 
 
 def test_a_plan_of_what_cannot_be(tmp_path):
-    good = "out_dir, max_steps, tokens_per_step, batch_size, block_size = 'x', 10, 512, 4, 64\nlearning_rate = 1e-3\n"
-    good += "n_layer, n_head, n_embd, head_dim, vocab_size = 2, 2, 32, 16, 300\n"
+    good = "out_dir, max_steps, tokens_per_step, batch_size, block_size = 'x', 10, 512, 4, 64\n"
+    good += "learning_rate = 1e-3\nn_layer, n_head, n_embd, head_dim, vocab_size = 2, 2, 32, 16, 300\n"
     config = tmp_path / "stage0.py"
     config.write_text(good)
     assert re.search(r"^stage0 .* 2 x 32 ", ok("runs/ladder.py", "plan", config), re.M)
@@ -97,45 +92,66 @@ def test_a_plan_of_what_cannot_be(tmp_path):
 
 @pytest.fixture
 def ladder(data, tmp_path):
-    """The configs of two tiny stages."""
-    common = f"data = {data!r}\nn_layer, head_dim, block_size, device, compile = 2, 16, 64, 'cpu', False\n"
-    common += "tokens_per_step, batch_size, max_steps, learning_rate = 512, 4, 4, 1e-2\n"
-    common += "eval_interval, eval_tokens, sample_tokens, log_interval = 0, 2048, 0, 1\n"
-    paths = []
-    for i, n_embd in enumerate((32, 64)):
-        own = f"out_dir = {str(tmp_path / f's{i}')!r}\nn_embd, n_head = {n_embd}, {n_embd // 16}\n"
-        grown = f"init_from = {str(tmp_path / 's0/grown.pt')!r}\n_grow = '--double width'\n" if i else ""
-        paths.append(tmp_path / f"stage{i}.py")
-        paths[-1].write_text(common + own + grown)
+    """Return the configs of two tiny stages."""
+    paths = [tmp_path / "stage0.py", tmp_path / "stage1.py"]
+    paths[0].write_text(
+        f"data, out_dir = {data!r}, {str(tmp_path / 's0')!r}\n"
+        "n_layer, n_embd, n_head, head_dim, block_size = 2, 32, 2, 16, 64\n"
+        "tokens_per_step, batch_size, max_steps, learning_rate = 512, 4, 4, 1e-2\n"
+        "eval_interval, eval_tokens, sample_tokens, log_interval = 0, 2048, 0, 1\n"
+        "device, compile = 'cpu', False\n"
+    )
+    paths[1].write_text(
+        f"out_dir, init_from = {str(tmp_path / 's1')!r}, {str(tmp_path / 's0/grown.pt')!r}\n"
+        "_after, _grow, n_embd, n_head = 'stage0.py', '--double width', 64, 4\n"
+    )
     return paths
 
 
-def ladder_py(*args, **env):
-    command = [sys.executable, f"{HERE}/runs/ladder.py", *map(str, args)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, env=os.environ | env)
+class Stage(Forked):
+    """What ladder.py starts: a script, or torchrun of one process."""
+
+    def __init__(self, command, cwd):
+        script = next(i for i, word in enumerate(command) if word.endswith(".py"))
+        super().__init__([sys.executable, *command[script:]], cwd)
+
+    def wait(self):
+        code = super().wait()
+        print(open(self.files[0].name).read())
+        return code
 
 
-def test_a_ladder_is_one_schedule_and_goes_on_where_it_stopped(ladder, tmp_path):
-    done = ladder_py("run", *ladder, "--stop_at=2")
-    assert done.returncode == 1 and "stopped before the end of" in done.stderr
-    done = ladder_py("run", *ladder)
-    assert done.returncode == 0 and f"the ladder is done: {tmp_path}/s1/ckpt.pt" in done.stdout, done.stderr
-    assert "resumed at step 2" in done.stdout
+def test_a_ladder_is_one_schedule_and_goes_on_where_it_stopped(ladder, tmp_path, monkeypatch):
+    monkeypatch.setattr(subprocess, "Popen", Stage)
+    assert "stopped before the end of" in run("runs/ladder.py", "run", *ladder, "--stop_at=2")[0]
+    printed = ok("runs/ladder.py", "run", *ladder)
+    assert f"the ladder is done: {tmp_path}/s1/ckpt.pt" in printed
+    assert "resumed at step 2" in printed
     ckpt = load_checkpoint(tmp_path / "s1/ckpt.pt")
     assert ckpt["ledger"]["tokens"] == 8 * 512 == ckpt["schedule"]["horizon"] and len(ckpt["lineage"]) == 1
     rates = [x[0] for folder in ("s0", "s1") for x in metrics(tmp_path / folder, "lr").values()]
     assert rates[4] == rates[5] == 1e-2 and rates[-1] < 0.5e-2  # they fall in the last fifth of the ladder
-    assert ladder_py("run", *ladder).stdout == done.stdout.splitlines()[-1] + "\n"  # nothing is left to do
+    assert ok("runs/ladder.py", "run", *ladder) == printed.splitlines()[-1] + "\n"  # nothing is left to do
 
     # the control: the same size and FLOPs, from scratch
-    done = ladder_py("control", tmp_path / "s1/ckpt.pt", "1e-3", "--out", tmp_path / "c")
-    assert done.returncode == 0, done.stderr
+    ok("runs/ladder.py", "control", tmp_path / "s1/ckpt.pt", "1e-3", "--out", tmp_path / "c")
     control = load_checkpoint(tmp_path / "c/ckpt.pt")
-    assert (
-        control["ledger"]["flops"] == pytest.approx(ckpt["ledger"]["flops"], rel=0.2)
-        and not control["lineage"]
-    )
+    assert control["ledger"]["flops"] == pytest.approx(ckpt["ledger"]["flops"], rel=0.2)
+    assert not control["lineage"]
     assert control["config"]["n_embd"] == 64 and control["schedule"]["horizon"] == control["ledger"]["tokens"]
+
+
+def test_a_config_has_what_the_one_before_it_has(ladder):
+    """But what it gives itself; and a bad setting is the file's that gives it."""
+    first, second = (configure([str(path)]) for path in ladder)
+    own = ("out_dir", "n_embd", "n_head", "init_from")
+    assert second == first | {key: second[key] for key in own} and second["n_embd"] == 64
+    ladder[0].write_text("n_layers = 2\n")
+    with pytest.raises(ValueError, match="stage0.py: no setting is called n_layers"):
+        configure([str(ladder[1])])
+    ladder[0].unlink()
+    with pytest.raises(ValueError, match="stage0.py: no such config file"):
+        configure([str(ladder[1])])
 
 
 def test_the_configs_know_the_ladders_end():

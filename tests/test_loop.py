@@ -1,4 +1,4 @@
-"""All scripts, one after another."""
+"""The loop: all scripts, one after another."""
 
 import json
 import random
@@ -16,90 +16,52 @@ from model import Config
 
 def test_the_whole_loop(stage, tmp_path):
     a, b, c = (tmp_path / x for x in "abc")
+
+    # from scratch, and wider
     printed = ok("train.py", *stage)
     assert re.search(r"^bpb: \d\.\d{4}$", printed, re.M)
     assert metrics(a, "loss")[12] < metrics(a, "loss")[1] - 1
     printed = ok("grow.py", "--in", a / "ckpt.pt", "--double", "width", "--explain")
     assert float(re.search(r"max \|dlogit\| (\S+),", printed)[1]) < 1e-5
     alive = re.findall(r" (\d+)% alive", printed)
-    assert len(alive) == len(
-        skeleton(Config(**load_checkpoint(a / "grown.pt")["config"])).state_dict()
-    ) - len(load_checkpoint(a / "ckpt.pt")["model"])
+    slabs = skeleton(Config(**load_checkpoint(a / "grown.pt")["config"])).state_dict()
+    assert len(alive) == len(slabs) - len(load_checkpoint(a / "ckpt.pt")["model"])
     assert set(alive) == {"100"}
-    grown = [
-        "--init_from",
-        a / "grown.pt",
-        "--out_dir",
-        b,
-        "--n_embd=64",
-        "--n_head=4",
-        "--learning_rate=5e-3",
-        "--block_size=128",
-    ]
-    ok("train.py", *stage, *grown)
-    assert metrics(b, "bpb")[0] == pytest.approx(
-        metrics(a, "bpb")[12], rel=0.05
-    )  # windows are longer: near, not equal
+
+    # on, at a lower rate, and in longer windows, in which bits per byte are near, not equal
+    wide = ["--n_embd=64", "--n_head=4"]
+    other = ["--learning_rate=5e-3", "--block_size=128"]
+    ok("train.py", *stage, "--init_from", a / "grown.pt", "--out_dir", b, *wide, *other)
+    assert metrics(b, "bpb")[0] == pytest.approx(metrics(a, "bpb")[12], rel=0.05)
     assert metrics(b, "tokens")[12] == 2 * 12 * 512
     first, second = load_checkpoint(a / "ckpt.pt")["config"], load_checkpoint(b / "ckpt.pt")["config"]
-    tokens = 12 * 512 * (Config(**first).flops_per_token() + Config(**second).flops_per_token())
-    assert metrics(b, "flops")[12] == tokens
-    assert [g["learning_rate"] for g in second["generations"]] == [1e-2, 5e-3] and second["generations"][1][
-        "birth"
-    ] == 6144
+    flops = 12 * 512 * (Config(**first).flops_per_token() + Config(**second).flops_per_token())
+    assert metrics(b, "flops")[12] == flops
+    assert [g["learning_rate"] for g in second["generations"]] == [1e-2, 5e-3]
+    assert second["generations"][1]["birth"] == 6144
     moved = metrics(b, "update_rms")
     assert moved[1][1] < moved[12][1] and moved[12][0] > 0
-    ok(
-        "grow.py",
-        "--in",
-        b / "ckpt.pt",
-        "--depth",
-        3,
-        "--init",
-        "copy",
-        "--condense",
-        1,
-        "--out",
-        tmp_path / "g.pt",
-    )
-    ok(
-        "train.py",
-        *stage,
-        f"--init_from={tmp_path / 'g.pt'}",
-        f"--out_dir={c}",
-        "--n_embd=64",
-        "--n_head=4",
-        "--n_layer=3",
-    )
+
+    # deeper, in one generation, and on
+    g = tmp_path / "g.pt"
+    ok("grow.py", "--in", b / "ckpt.pt", "--depth", 3, "--init", "copy", "--condense", 1, "--out", g)
+    ok("train.py", *stage, f"--init_from={g}", f"--out_dir={c}", *wide, "--n_layer=3")
     lineage = load_checkpoint(c / "ckpt.pt")["lineage"]
-    assert [step["tokens"] for step in lineage] == [6144, 12288] and all(
-        len(step["parent_sha256"]) == 64 for step in lineage
-    )
-    text = ok(
-        "sample.py", "--in", c / "ckpt.pt", "--prompt", "Ann sees", "--tokens", 8, "--n", 2, "--device", "cpu"
-    )
-    assert text.startswith("Ann sees") and text == ok(
-        "sample.py", "--in", c / "ckpt.pt", "--prompt", "Ann sees", "--tokens", 8, "--n", 2, "--device", "cpu"
-    )
-    table = ok(
-        "sample.py",
-        "--in",
-        b / "ckpt.pt",
-        tmp_path / "g.pt",
-        "--check",
-        "--n",
-        2,
-        "--tokens",
-        30,
-        "--device",
-        "cpu",
-    )
+    assert [step["tokens"] for step in lineage] == [6144, 12288]
+    assert all(len(step["parent_sha256"]) == 64 for step in lineage)
+
+    # what came out
+    how = ["--n", 2, "--device", "cpu"]
+    sample = ["sample.py", "--in", c / "ckpt.pt", "--prompt", "Ann sees", "--tokens", 8, *how]
+    text = ok(*sample)
+    assert text.startswith("Ann sees") and text == ok(*sample)
+    table = ok("sample.py", "--in", b / "ckpt.pt", g, "--check", "--tokens", 30, *how)
     assert float(re.search(r"max \|dlogit\| (\S+)", table)[1]) < 1e-5 and "bits per byte" in table
 
 
 def test_the_curriculum_loop(tmp_path):
-    """Stages of text; a model with rows for the first one's tokens, which gets the rest; all evaluated on any
-    text."""
+    """Text comes in stages. A model has rows for the first one's tokens, and gets the rest as it grows. All
+    are evaluated on any text."""
     easy, hard = ("the cat sat on a mat . the dog ran home .".split(), [f"w{i}x" for i in range(300)])
     rng, docs = random.Random(0), []
     for i in range(160):
@@ -108,48 +70,25 @@ def test_the_curriculum_loop(tmp_path):
     train_tokenizer(tmp_path / "t.model", docs, 900)
     text = write_docs(tmp_path / "in.txt", docs)
     options = ["--tokenizer", tmp_path / "t.model", "--val", 0.2, "--workers", 1]
-    ok(
-        "prepare.py",
-        "--input",
-        text,
-        "--out",
-        data,
-        *options,
-        "--words",
-        "12,all",
-        "--known",
-        0.9,
-        "--rows",
-        0.99,
-    )
+    options += ["--words", "12,all", "--known", 0.9, "--rows", 0.99]
+    ok("prepare.py", "--input", text, "--out", data, *options)
     meta = json.loads((data / "meta.json").read_text())
     assert [s["name"] for s in meta["stages"]] == ["words12", "all"]
-    stage = [
-        f"--data={data}",
-        "--n_layer=2",
-        "--n_head=2",
-        "--n_embd=32",
-        "--head_dim=16",
-        "--block_size=64",
-        "--tokens_per_step=512",
-    ]
-    stage += [
-        "--max_steps=8",
-        "--eval_interval=0",
-        "--log_interval=1",
-        "--compile=False",
-        "--device=cpu",
-        "--learning_rate=1e-2",
-    ]
-    stage += [f"--vocab_size={meta['vocab_size']}"]  # the tokenizer's, as the ladder's files say
+
+    # a few rows, on easy text
+    stage = [f"--data={data}", f"--vocab_size={meta['vocab_size']}"]  # the tokenizer's, as in the ladder
+    stage += "--n_layer=2 --n_head=2 --n_embd=32 --head_dim=16 --block_size=64 --tokens_per_step=512".split()
+    stage += "--max_steps=8 --eval_interval=0 --log_interval=1 --compile=False --device=cpu".split()
+    stage += ["--learning_rate=1e-2"]
     printed = ok("train.py", *stage, f"--out_dir={a}", "--rows=words12", "--data_mix=words12")
-    words12, val = (
-        float(re.search(rf"spelled in byte.*?(\S+)% of {name}\b", printed)[1]) for name in ("words12", "val")
-    )
+    shares = (rf"spelled in byte.*?(\S+)% of {name}\b" for name in ("words12", "val"))
+    words12, val = (float(re.search(share, printed)[1]) for share in shares)
     assert words12 < 1 < val < 100
     small = load_checkpoint(a / "ckpt.pt")["config"]
     assert small["vocab_size"] == meta["stages"][0]["rows"] < small["n_tokens"] == meta["vocab_size"]
     assert metrics(a, "bpb_words12")[8] < metrics(a, "bpb_all")[8]
+
+    # all rows, and on
     stacked = ["--vocab", "all", "--double", "depth", "--init", "stack", "--dry_run"]
     assert "plain copies of layers" in ok("grow.py", "--in", a / "ckpt.pt", *stacked)
     printed = ok("grow.py", "--in", a / "ckpt.pt", "--vocab", "all", "--double", "ffn", "--explain")
@@ -163,32 +102,20 @@ def test_the_curriculum_loop(tmp_path):
     c = tmp_path / "c"
     ok("train.py", *stage, f"--out_dir={c}", f"--init_from={a / 'grown.pt'}", mix, "--eval_interval=2")
     assert same(weights(b), weights(c)) and metrics(c, "bpb_all")[8] < metrics(a, "bpb_all")[8]
-    table = ok(
-        "sample.py",
-        "--in",
-        a / "ckpt.pt",
-        b / "ckpt.pt",
-        "--check",
-        "--n",
-        2,
-        "--tokens",
-        20,
-        "--device",
-        "cpu",
-    )
+    how = ["--n", 2, "--tokens", 20, "--device", "cpu"]
+    table = ok("sample.py", "--in", a / "ckpt.pt", b / "ckpt.pt", "--check", *how)
     assert "bits per byte" in table
+
+    # a stock Llama of the one with a few rows: it has all tokens, in the tokenizer's order
     for dtype, tolerance in [("float32", 1e-5), ("bfloat16", 0.02)]:
         hf = tmp_path / dtype
         ok("export.py", "--in", a / "ckpt.pt", "--out", hf, "--dtype", dtype)
         transformers = pytest.importorskip("transformers")
         theirs = transformers.AutoModelForCausalLM.from_pretrained(hf, dtype=torch.float32).eval()
         model = build_model(load_checkpoint(a / "ckpt.pt"))
-        ids = model.token_ids()[
-            torch.randint(300, model.cfg.vocab_size, (2, 20), generator=torch.Generator().manual_seed(0))
-        ]
-        with (
-            torch.no_grad()
-        ):  # all tokens, in the tokenizer's order, and the same logits for those that the model has
+        rng = torch.Generator().manual_seed(0)
+        ids = model.token_ids()[torch.randint(300, model.cfg.vocab_size, (2, 20), generator=rng)]
+        with torch.no_grad():
             difference = theirs(ids).logits[..., model.token_ids()] - model(ids)
         assert theirs.config.vocab_size == meta["vocab_size"] and difference.abs().max() <= tolerance
     tokenizer = transformers.AutoTokenizer.from_pretrained(hf)
@@ -197,6 +124,8 @@ def test_the_curriculum_loop(tmp_path):
         assert tokenizer(strange)["input_ids"][1:] == read or "\0" in strange or "<s>" in strange, strange
     assert tokenizer("")["input_ids"] == [meta["bos"]] and "grown" in (hf / "README.md").read_text()
     assert "exists: name a new folder" in run("export.py", "--in", a / "ckpt.pt", "--out", hf)[0]
+
+    # stages that are not there
     for args, message in [
         (["--rows=words13"], "rows = 'words13': "),
         (["--data_mix=words13"], "has no stage words13, only words12, all"),

@@ -12,10 +12,9 @@ from test_grow import steps, tiny
 
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler")
-@pytest.mark.parametrize(
-    "alone, graphs", [(True, 2), (False, 8)]
-)  # the trunk; two kinds of block, not one a layer; the loss
+@pytest.mark.parametrize("alone, graphs", [(True, 2), (False, 8)])
 def test_compiled_is_as_eager(alone, graphs):
+    """The graphs are those of the loss, and of the trunk or of two kinds of block, not of each layer."""
     ckpt = tiny(torch.float32)
     for sizes in ({"n_embd": 48}, {"n_layer": 3}, {"n_embd": 56, "ffn_dim": 80}):
         ckpt, _ = grow(ckpt, place="interleave" if "n_layer" in sizes else "top", **sizes)
@@ -34,6 +33,5 @@ def test_evaluations_make_no_code_of_training_dynamic(stage, monkeypatch):
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
     ok("train.py", *stage, "--compile=True", "--eval_tokens=700", "--max_steps=6")
-    assert (
-        torch._dynamo.utils.counters["stats"]["unique_graphs"] == 3
-    )  # the trunk with gradients and without, and the loss
+    # the trunk with gradients and without, and the loss
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 3

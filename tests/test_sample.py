@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import HERE, ODD, make_docs, metrics, ok, peak_anonymous_memory, run, save_byte_bpe, torchrun
+from helpers import HERE, ODD, make_docs, metrics, ok, peak_anonymous_memory, run, save_byte_bpe, together
 
 import data as data_module
 import export
@@ -611,13 +611,12 @@ def test_greedy_generation_is_that_of_the_full_forward():
 def test_tools_read_sharded_checkpoints(grown_run, tmp_path):
     stage, _ = grown_run
     b = tmp_path / "b"
-    sharded = [*stage, f"--out_dir={b}", "--shard", "--stop_at=4", "--save_interval=2"]
-    assert torchrun(2, sharded).returncode == 0
+    together(2, [*stage, f"--out_dir={b}", "--shard", "--stop_at=4", "--save_interval=2"])
     assert load_checkpoint(b / "ckpt.prev.pt")["step"] == 2 and load_checkpoint(b / "ckpt.pt")["step"] == 4
-    said = ok("grow.py", "--in", b / "ckpt.pt", "--double", "width")
-    assert float(re.search(r"max \|dlogit\| (\S+),", said)[1]) < 1e-5
-    few = ["--check", "--n", 2, "--tokens", 9, "--device", "cpu"]
-    assert "ckpt.pt" in ok("sample.py", "--in", b / "ckpt.pt", b / "grown.pt", *few)
+    printed = ok("grow.py", "--in", b / "ckpt.pt", "--double", "width")
+    assert float(re.search(r"max \|dlogit\| (\S+),", printed)[1]) < 1e-5
+    options = ("--check", "--n", 2, "--tokens", 9, "--device", "cpu")
+    assert "ckpt.pt" in ok("sample.py", "--in", b / "ckpt.pt", b / "grown.pt", *options)
     ok("export.py", "--in", b / "ckpt.pt", "--out", tmp_path / "hf")
 
     # damaged, incomplete and hostile folders

@@ -1,6 +1,6 @@
 """
-Does growing pay where the final size is about the best one for the budget? To 6 layers of 64 (0.32M
-parameters without embedding and head) with 4e13 FLOPs: 10.4M tokens for the control, 33 for each parameter.
+Does growing pay where the final size is about the best one for the budget? Arms end at 6 layers of 64 (0.32M
+parameters without embedding and head) after 4e13 FLOPs: 10.4M tokens for the control, 33 for each parameter.
 The text is that of ../cpu, whose docstring says how it is prepared.
 """
 
@@ -11,17 +11,26 @@ from model import Config, init_std
 budget = 4e13
 seeds = [1, 2, 3]
 deciding = [
-    "scratch 2e-3", "scratch 1e-3", "a smaller one from scratch, 3 x 64", "a smaller one from scratch, 3 x 64, 1e-3",
-    "3 x 64, stack", "3 x 64, stack, 1e-3", "2 x 64, stack", "3 x 32, 3 x 48, 6 x 48, 6 x 64",
-]  # fmt: skip
+    "scratch 2e-3",
+    "scratch 1e-3",
+    "a smaller one from scratch, 3 x 64",
+    "a smaller one from scratch, 3 x 64, 1e-3",
+    "3 x 64, stack",
+    "3 x 64, stack, 1e-3",
+    "2 x 64, stack",
+    "3 x 32, 3 x 48, 6 x 48, 6 x 64",
+]
 common = dict(
-    data="data/small98", rows="words2000", n_layer=6, n_head=4, n_embd=64, head_dim=16, ffn_dim=192, block_size=128,
-    tokens_per_step=2048, batch_size=16, learning_rate=2e-3, warmup_tokens=100_000, eval_interval=250, eval_tokens=65536,
-    eval_stages=False, log_interval=100, save_interval=250, sample_tokens=0, device="cpu",
+    data="data/small98", rows="words2000",
+    n_layer=6, n_head=4, n_embd=64, head_dim=16, ffn_dim=192, block_size=128,
+    tokens_per_step=2048, batch_size=16, learning_rate=2e-3, warmup_tokens=100_000,
+    eval_interval=250, eval_tokens=65536, eval_stages=False, log_interval=100, save_interval=250,
+    sample_tokens=0, device="cpu",
 )  # fmt: skip
 control = "scratch"
 _32, _48 = dict(n_head=2, n_embd=32, ffn_dim=96), dict(n_head=3, n_embd=48, ffn_dim=128)
 _shallow, _thin = dict(n_layer=3, until=0.25), _48 | dict(until=0.25)
+_first, _wide_48 = _32 | dict(n_layer=3), dict(grow="--width 48 --heads 3 --ffn 128")
 
 
 def _deep(how="stack", **settings):
@@ -37,25 +46,22 @@ def _wide(**settings):
 
 
 def _ladder(*untils):
-    """Three doublings, by width, depth and width: 2.1, 2.0 and 1.9 times the parameters."""
-    return _chain(
-        untils, _32 | dict(n_layer=3), dict(grow="--width 48 --heads 3 --ffn 128"), _deep(), _wide()
-    )
+    """Return three doublings, by width, depth and width: 2.1, 2.0 and 1.9 times the parameters."""
+    return _chain(untils, _first, _wide_48, _deep(), _wide())
 
 
 def _chain(untils, *stages):
-    return [
-        stage | dict(until=until) for stage, until in zip(stages, [*untils, 1.0])
-    ]  # the last may be given, too
+    """Return the stages with their untils; the last one's is 1, unless it is given."""
+    return [stage | dict(until=until) for stage, until in zip(stages, [*untils, 1.0])]
 
 
 def draw_wte(ckpt):
-    """New columns of the embedding as at a start from scratch: the growth changes the function."""
+    """Draw new columns of the embedding as at a start from scratch: the growth changes the function."""
     _draw(ckpt, ["wte"])
 
 
 def draw_all(ckpt):
-    """Nothing new is zero, but all as at a start from scratch: the growth changes the function."""
+    """Draw all that is new as at a start from scratch, nothing zero: the growth changes the function."""
     _draw(ckpt, ["wte", "o", "down"])
 
 
@@ -68,14 +74,14 @@ def _draw(ckpt, kinds):
 
 
 def halve(ckpt):
-    """x + f(x) becomes two steps of half the length."""
+    """Make x + f(x) two steps of half the length."""
     for name, x in ckpt["model"].items():
         if ".o." in name or ".down." in name:
             x.mul_(0.5)
 
 
 def slow_down(ckpt):
-    """What was already learnt goes on at half its rate."""
+    """Let what was already learnt go on at half its rate."""
     for g in ckpt["config"]["generations"]:
         g["learning_rate"] /= 2
 
@@ -99,9 +105,7 @@ arms = {
     "2 x 64, stack": [_shallow | dict(n_layer=2), _to(6)],
     "3 x 64, stack, easy text first": [_shallow | dict(data_mix="words5000"), _deep()],
     "3 x 64, stack, at 10 %": [_shallow | dict(until=0.1), _deep()],
-    "3 x 32, 3 x 48, 3 x 64, 6 x 64": _chain(
-        [0.05, 0.12, 0.28], _32 | dict(n_layer=3), dict(grow="--width 48 --heads 3 --ffn 128"), _wide(), _deep()
-    ),
+    "3 x 32, 3 x 48, 3 x 64, 6 x 64": _chain([0.05, 0.12, 0.28], _first, _wide_48, _wide(), _deep()),
     "1 x 64, 2 x 64, 3 x 64, stack": _chain([0.05, 0.12, 0.25], dict(n_layer=1), _to(2), _to(3), _to(6)),
     "half the ffn, random": [dict(ffn_dim=96, until=0.25), dict(grow="--ffn 192")],
     "half the head_dim, random": [dict(head_dim=8, until=0.25), dict(grow="--head_dim 16")],
@@ -117,4 +121,4 @@ arms = {
     # ready, not trained yet
     "1 x 64, stack": [_shallow | dict(n_layer=1), _to(6)],
     "3 x 32, 3 x 48, 6 x 48, 6 x 64, later": _ladder(0.1, 0.25, 0.5),
-}  # fmt: skip
+}

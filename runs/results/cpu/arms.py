@@ -1,10 +1,12 @@
-"""
-Does growing pay, at the scale of a CPU? To 6 layers of 128 (1.3M parameters without embedding and head) with 4e13 FLOPs:
-3.5M tokens for the control. The text, 18M tokens of stories, children's classics, textbooks and speeches:
+r"""
+Does growing pay, at the scale of a CPU? Arms end at 6 layers of 128 (1.3M parameters without embedding and
+head) after 4e13 FLOPs: 3.5M tokens for the control. The text is 18M tokens of stories, children's classics,
+textbooks and speeches:
 
-$ python prepare.py --input all/ --out data/small98 --words 2000,5000,10000,all --rows 0.98 --wordlist easy.txt
+$ python prepare.py --input all/ --out data/small98 --words 2000,5000,10000,all --rows 0.98 \
+    --wordlist easy.txt
 
-easy.txt: words.txt of a run of prepare.py on its stories alone. A model has 3,456 rows, and spells 13 % of
+easy.txt is words.txt of a run of prepare.py on the stories alone. A model has 3,456 rows, and spells 13 % of
 the validation text.
 """
 
@@ -16,9 +18,7 @@ budget, seeds, control = (_spec[name] for name in ("budget", "seeds", "control")
 _shallow, _chain, _deep = (_spec[name] for name in ("_shallow", "_chain", "_deep"))
 deciding = ["scratch 4e-3", "scratch 2e-3", "stack, top", "64 wide, random"]
 common = _spec["common"] | dict(n_embd=128, head_dim=32, ffn_dim=384, eval_interval=200, save_interval=200)
-_4e3 = dict(
-    learning_rate=4e-3
-)  # the first arms were trained so, before the controls had shown that 2e-3 is better
+_4e3 = dict(learning_rate=4e-3)  # of the first arms, before the controls had shown that 2e-3 is better
 _narrow = dict(n_head=3, n_embd=96, ffn_dim=256, until=0.25)  # 1.28 M / 1.78 without embedding and head
 _half = dict(n_head=2, n_embd=64, ffn_dim=192, until=0.25)
 
@@ -28,13 +28,12 @@ def _wide(how="", **settings):
 
 
 # 2.25, 1.93 and 1.93 times the parameters
-_ladder = _chain(
-    [0.05, 0.12, 0.28], _half | dict(n_layer=3), dict(grow="--width 96 --heads 3 --ffn 256"), _deep(), _wide()
-)
+_first, _wide_96 = _half | dict(n_layer=3), dict(grow="--width 96 --heads 3 --ffn 256")
+_ladder = _chain([0.05, 0.12, 0.28], _first, _wide_96, _deep(), _wide())
 
 
 def raise_gains(ckpt):
-    """sqrt(d / born), to make up for the factor of RMSNorm."""
+    """Multiply new gains by sqrt(d / born), to make up for the factor of RMSNorm."""
     d, born = (ckpt["config"]["generations"][g]["n_embd"] for g in (-1, 0))
     for name, x in ckpt["model"].items():
         if "norm" in name and name.endswith(".1"):

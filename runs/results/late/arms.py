@@ -1,11 +1,12 @@
 """
-Does growing by depth still pay where the control's batch, rate and decay are tuned? 6 layers of 64, 768 rows, the text and the
-budget of ../regime, whose best control comes from there (its line was trained at a4b2757, the others at the commit that
-log.md names). One thread of one core, beside other work.
+Does growing by depth still pay where the control's batch, rate and decay are tuned? Arms end at 6 layers of
+64 with 768 rows, on the text and the budget of ../regime. The best control comes from there: its line was
+trained at a4b2757, the others at the commit that log.md names, on one thread of one core, beside other work.
 """
 
 budget = 2.479e13
-seeds = [1337]
+seeds = [1337, 2]
+deciding = ["scratch 4e-3, decay 20 %", "3 -> 6 at 50 %"]  # with both seeds
 control = "scratch"
 common = dict(
     data="data/late", n_layer=6, n_head=4, n_embd=64, head_dim=16, ffn_dim=192, block_size=128,
@@ -16,14 +17,25 @@ _decay = dict(branch="decay")
 
 
 def _grown(at):
-    """3 layers until a share of the FLOPs, then plain copies on top; one clock decays all."""
+    """Return 3 layers until a share of the FLOPs, then plain copies on top; one clock decays all."""
     return [dict(n_layer=3, until=at), dict(grow="--depth 6 --init stack", until=0.8), _decay]
 
 
 _trunk = [dict(until=0.6), dict(until=0.8)]
 arms = {
     "scratch 4e-3, decay 20 %": [*_trunk, _decay],
+    "scratch 8e-3, decay 20 %": [
+        *(stage | dict(learning_rate=8e-3, warmup_tokens=800_000) for stage in _trunk),
+        _decay,
+    ],
     "3 -> 6 at 25 %": _grown(0.25),
     "3 -> 6 at 50 %": _grown(0.5),
+    "3 -> 6 at 65 %": [dict(n_layer=3, until=0.5), dict(until=0.65), *_grown(0.65)[1:]],
+    "2 -> 3 -> 6 at 25, 50 %": [
+        dict(n_layer=2, until=0.25),
+        dict(grow="--depth 3 --init stack", until=0.5),
+        *_grown(0.5)[1:],
+    ],
     "scratch 2e-3, decay 20 %": [*(stage | dict(learning_rate=2e-3) for stage in _trunk), _decay],
+    "scratch 4e-3, decay 20 %, twice the budget": [dict(until=1.6), _decay | dict(until=2.0)],
 }
