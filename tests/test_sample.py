@@ -20,25 +20,21 @@ import data as data_module
 import export
 import sample
 from checkpoint import load_checkpoint, save_checkpoint
+from export import as_tensor
 from model import Config, KVCache, Llama, pick
 from test_grow import KINDS, TOKENS, build, grow_nine, tiny, tiny_rows
 
 PROMPT = torch.randint(97, (2, 5), generator=torch.Generator().manual_seed(1))
 
 
-def packed(data):
-    """Bytes as a checkpoint has them."""
-    return torch.from_numpy(np.frombuffer(data, np.uint8).copy())
-
-
 def tokenizer_of(path, kind="sentencepiece"):
-    """A checkpoint's entry for a tokenizer's file."""
+    """Return a checkpoint's entry for a tokenizer's file."""
     model, name = open(path, "rb").read(), os.path.basename(path)
-    return {"kind": kind, "name": name, "sha256": data_module.sha256(model), "model": packed(model)}
+    return {"kind": kind, "name": name, "sha256": data_module.sha256(model), "model": as_tensor(model)}
 
 
 def untrained(path, tokenizer, **more):
-    """Write the checkpoint of a small untrained model -> the path."""
+    """Write the checkpoint of a small untrained model, and return the path."""
     vocab_size = data_module.Tokenizer.from_dict(tokenizer).vocab_size
     sizes = {"vocab_size": vocab_size, "block_size": 64} | more.pop("sizes", {})
     ckpt = tiny(torch.float32, **sizes)
@@ -47,10 +43,11 @@ def untrained(path, tokenizer, **more):
 
 
 def shell(*args, env=None, **options):
-    """Run sample.py as a process of its own -> (exit code, what it printed, its errors), both as bytes."""
+    """Run sample.py as a process of its own. Return (exit code, what it printed, its errors), as bytes."""
     command = [sys.executable, f"{HERE}/sample.py", *args]
     env = os.environ | {"OMP_NUM_THREADS": "1"} | (env or {})
-    done = subprocess.run(command, env=env, stderr=subprocess.PIPE, **{"stdout": subprocess.PIPE} | options)
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
+    done = subprocess.run(command, env=env, **options)
     return done.returncode, done.stdout, done.stderr
 
 
@@ -364,7 +361,7 @@ CHATS = [
 
 
 def byte_level_folder(folder, sp_model):
-    """-> transformers' tokenizer of byte-level BPE"""
+    """Return transformers' tokenizer of byte-level BPE."""
     transformers, pre = pytest.importorskip("transformers"), pytest.importorskip("tokenizers.pre_tokenizers")
     special = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<s>")
     save_byte_bpe(folder / "tokenizer.json", make_docs(200), pre.ByteLevel(add_prefix_space=False), special)
@@ -373,7 +370,8 @@ def byte_level_folder(folder, sp_model):
 
 
 def exported_folder(folder, sp_model):
-    """-> transformers' tokenizer of what export.py writes for a sentencepiece model, with added tokens"""
+    """Return transformers' tokenizer of what export.py writes for a sentencepiece model, with added
+    tokens."""
     transformers, sp = pytest.importorskip("transformers"), data_module.load_tokenizer(sp_model).sp
     export.write_json(folder / "tokenizer.json", export.tokenizer_json(sp))
     names = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
@@ -383,7 +381,7 @@ def exported_folder(folder, sp_model):
 
 
 def llama_folder(folder, sp_model):
-    """-> transformers' LlamaTokenizer of a sentencepiece model, with added tokens"""
+    """Return transformers' LlamaTokenizer of a sentencepiece model, with added tokens."""
     transformers, sp = pytest.importorskip("transformers"), data_module.load_tokenizer(sp_model).sp
     model = export.tokenizer_json(sp)["model"]
     merges = [tuple(pair) for pair in model["merges"]]
@@ -404,13 +402,13 @@ def test_a_chat_has_the_ids_of_transformers(make, template, sp_model, tmp_path):
     if make is byte_level_folder:
         entry = tokenizer_of(tmp_path / "tokenizer.json", "tokenizers")
     tokenizer = data_module.Tokenizer.from_dict(entry)
-    files = {p.name: packed(p.read_bytes()) for p in tmp_path.iterdir()}
+    files = {p.name: as_tensor(p.read_bytes()) for p in tmp_path.iterdir()}
     assert "chat_template.jinja" in files
     config = json.loads((tmp_path / "tokenizer_config.json").read_text())
     kept = [files]
     for older in (template, [{"name": "default", "template": template}]):
         config["chat_template"] = older
-        kept.append(files | {"tokenizer_config.json": packed(json.dumps(config).encode())})
+        kept.append(files | {"tokenizer_config.json": as_tensor(json.dumps(config).encode())})
         del kept[-1]["chat_template.jinja"]
     for message, system in CHATS:
         messages = [{"role": "user", "content": message}]
@@ -430,9 +428,9 @@ def test_added_tokens_are_found_in_older_files_too(sp_model):
         {"added_tokens.json": added, "tokenizer_config.json": {}},
         {"tokenizer.json": {"added_tokens": [{"content": token, "id": i} for token, i in added.items()]}},
     ):
-        kept = {name: packed(json.dumps(values).encode()) for name, values in files.items()}
-        kept |= {"broken.json": packed(b"{"), "list.json": packed(b"[1]")}
-        kept["chat_template.jinja"] = packed(CHATML.encode())
+        kept = {name: as_tensor(json.dumps(values).encode()) for name, values in files.items()}
+        kept |= {"broken.json": as_tensor(b"{"), "list.json": as_tensor(b"[1]")}
+        kept["chat_template.jinja"] = as_tensor(CHATML.encode())
         ids = sample.chat_ids({"origin": {"files": kept}}, tokenizer, "Ann", None)
         assert ids[0] == n and (ids.count(n), ids.count(n + 1)) == (2, 1)
         assert tokenizer.decode(ids) == "user\nAnn\nassistant\n"
@@ -452,7 +450,7 @@ def test_special_tokens_are_meant_only_where_asked(sp_model):
 
 def test_a_chat_writes_the_answer_alone(sp_model, tmp_path):
     template = CHATML.replace("<|im_start|>", "<s>").replace("<|im_end|>", "</s>")
-    files = {"chat_template.jinja": packed(template.encode())}
+    files = {"chat_template.jinja": as_tensor(template.encode())}
     path = untrained(tmp_path / "a.pt", tokenizer_of(sp_model), origin={"stop": [2], "files": files})
     args = ["--in", path, "--prompt", "Ann?", "--temperature", 0, "--tokens", 9]
     said = ok("sample.py", *args, "--chat")
@@ -483,9 +481,9 @@ def test_a_chat_writes_the_answer_alone(sp_model, tmp_path):
 )
 def test_a_chat_that_cannot_be_says_why(template, message, sp_model, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    files = {"added_tokens.json": packed(b'{"<|im_start|>": 100000}')}
+    files = {"added_tokens.json": as_tensor(b'{"<|im_start|>": 100000}')}
     if template is not None:
-        files["chat_template.jinja"] = packed(template.encode())
+        files["chat_template.jinja"] = as_tensor(template.encode())
     path = untrained(tmp_path / "a.pt", tokenizer_of(sp_model), origin={"stop": [2], "files": files})
     error, _ = run("sample.py", "--in", path, "--chat", "--prompt", "Ann")
     assert message in error and not os.path.exists("hacked")
@@ -620,6 +618,8 @@ def test_tools_read_sharded_checkpoints(grown_run, tmp_path):
     options = ("--check", "--n", 2, "--tokens", 9, "--device", "cpu")
     assert "ckpt.pt" in ok("sample.py", "--in", b / "ckpt.pt", b / "grown.pt", *options)
     ok("export.py", "--in", b / "ckpt.pt", "--out", tmp_path / "hf")
+
+    # damaged, incomplete and hostile folders
     flip = runpy.run_path(os.path.join(HERE, "runs/reliability.py"))["flip"]
     assert flip(str(b / "ckpt.pt"), 60)[0] > 30
     for missing in (".metadata", "rest.pt"):
@@ -635,9 +635,8 @@ def test_tools_read_sharded_checkpoints(grown_run, tmp_path):
     for evil in (b"cos\nsystem\n(S'touch evil'\ntR.", b"", (b / "ckpt.prev.pt/.metadata").read_bytes()[:99]):
         (b / "ckpt.prev.pt/whole.pt").unlink(missing_ok=True)
         (b / "ckpt.prev.pt/.metadata").write_bytes(evil)
-        assert (
-            ".metadata: broken, or not what train.py wrote" in run("sample.py", "--in", b / "ckpt.prev.pt")[0]
-        )
+        error, _ = run("sample.py", "--in", b / "ckpt.prev.pt")
+        assert ".metadata: broken, or not what train.py wrote" in error
 
 
 def test_bad_input_to_sample(stage, tmp_path):
