@@ -359,7 +359,7 @@ def tokenizer_from(name: str, model: bytes) -> Tokenizer:
         except (KeyError, TypeError, AttributeError):
             raise ValueError(f"tokenizer {name}: no tokenizer.json, or a broken one") from None
     elif re.match(rb"[A-Za-z0-9+/]+=* \d+\n", model):
-        raise ValueError(f"tokenizer {name}: in tiktoken's format: use the tokenizer.json beside it")
+        raise ValueError(f"tokenizer {name}: in tiktoken's format: give a tokenizer.json of it")
     return Tokenizer("sentencepiece", "llama2" if sha256(model) == LLAMA2_SHA256 else name, model)
 
 

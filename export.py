@@ -344,7 +344,8 @@ def model_card(ckpt: dict, cfg: Config, n_params: int, last: dict, stop: list[in
     name, beside = "one", ""
     if "from" in ledger:
         name, beside = ledger["from"], ", beside what that had read"
-    grown_from = f"grown with Babel from {name} of width {first.n_embd}."
+    how = "grown" if ckpt["lineage"] else "made"
+    grown_from = f"{how} with Babel from {name} of width {first.n_embd}."
     loss = f"Validation text, at step {last['step']}: {last['bpb']:.4f} bits per byte.\n" if last else ""
     kept = {key: origin[key] for key in CARD if origin.get(key)}
     front = "".join(f"{key}: {json.dumps(value, ensure_ascii=False)}\n" for key, value in kept.items())

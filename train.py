@@ -131,6 +131,7 @@ CHOICES = {
 ABOVE_ZERO = """tokens_per_step batch_size max_steps n_layer n_head n_embd head_dim block_size rope_theta
     norm_eps learning_rate adam_eps new_rate eval_tokens""".split()
 SHARES = ("review", "beta1", "beta2", "decay_share", "floor")
+BELOW_ONE = ("beta1", "beta2")
 
 
 def check_setting(key: str, value: object, where: str) -> object:
@@ -151,9 +152,10 @@ def check_setting(key: str, value: object, where: str) -> object:
     if kind in (int, float):
         expected = "above 0" if key in ABOVE_ZERO else "0 or more"
         if key in SHARES:
-            expected += ", and at most 1"
+            expected += ", and below 1" if key in BELOW_ONE else ", and at most 1"
         low = value < 0 or value == 0 and key in ABOVE_ZERO
-        if low or not math.isfinite(value) or key in SHARES and value > 1:
+        high = key in SHARES and value > 1 or key in BELOW_ONE and value == 1
+        if low or high or not math.isfinite(value):
             raise ValueError(f"{where}: {key} = {value}, expected {expected}")
     return value
 
@@ -546,6 +548,10 @@ def main() -> None:
     now, notes, told, off = ledger["tokens"], [], 0, None
     if branch:
         off = ckpt["branch"] if resume else branch_off(ckpt, source, branch_tokens)
+        if "branch_tokens" in given and branch_tokens not in (0, off["length"]):
+            began = f"this branch began with {off['length']} and keeps it"
+            raise ValueError(f"branch_tokens = {branch_tokens}, but {began}")
+        globals()["branch_tokens"] = off["length"]
         last_step = step + max(0, -(-(off["tokens"] + off["length"] - now) // tokens_per_step))
         end, clock = now + (last_step - step) * tokens_per_step, old_clock
 
@@ -584,7 +590,7 @@ def main() -> None:
             old = cfg.generations[: len(cfg.generations) - len(fresh)]
             due = rates(cfg.generations, was["at"], clock, **how)
             warm_again(old, was["rates"], due, was["at"], now, warmup)
-        notes += warnings_of(cfg.generations, clock, now, end, freeze)
+        notes += warnings_of(cfg.generations, clock, now, end, tokens_per_step, freeze)
 
     # the model: memory is taken when it is known which part of each parameter is this process's
     sharded = shard and ddp
@@ -770,7 +776,8 @@ def main() -> None:
             # a line for the reader, and one for metrics.jsonl
             done = f"step {step}/{last_step} {step / last_step:.0%}"
             fast = f"{speed:,.0f} tokens/s" + (f", MFU {mfu:.1%}" if mfu else "")
-            each = " ".join(f"g{g} {lr[g]:.1e} moves {moved[g]:.1e}" for g in sorted(n["generations"]))
+            how_far = {g: f"{lr[g]:.1e} moves {moved[g]:.1e}" for g in n["generations"]}
+            each = " ".join(f"g{g} {'frozen' if g in freeze else how_far[g]}" for g in sorted(how_far))
             line = f"{done} | loss {loss:.4f} | {left / 60:.0f} min left | {fast} | norm {norm:.2f} | {each}"
             say(line, progress=True)
             values = dict(loss=loss, norm=norm.item(), lr=lr, grad_norm=norms, update_rms=moved)
@@ -969,9 +976,10 @@ def branch_off(ckpt: dict, source: str, length: int) -> dict:
 
 
 def warnings_of(
-    generations: list[Generation], clock: Clock, now: int, end: int, freeze: list[int]
+    generations: list[Generation], clock: Clock, now: int, end: int, a_step: int, freeze: list[int]
 ) -> list[str]:
-    """Return what a user should know of the rates before a stage from `now` to `end` tokens begins."""
+    """Return what a user should know of the rates before a stage from `now` to `end` tokens begins, in steps
+    of a_step tokens."""
     notes = []
     peak_ends = min(end, clock.decay_from if clock.shape == "wsd" else clock.horizon)
     for i, g in enumerate(generations):
@@ -981,6 +989,12 @@ def warnings_of(
                 f"generation {i} never reaches its peak: its warmup ends at {warm:,} tokens, and the rates "
                 f"fall, or the stage ends, from {peak_ends:,} on; see warmup_tokens"
             )
+    last = fall(clock, clock.start, end - a_step)
+    if clock.horizon <= end and last > clock.floor + (1 - clock.floor) / 2:
+        notes.append(
+            f"the last step is at {last:.0%} of the peaks: the rates fall over "
+            f"{clock.horizon - clock.decay_from:,} tokens, and a step has {a_step:,}; see decay_share"
+        )
     if clock.horizon < end:
         share = f"{clock.floor:.0%} of their peaks, the floor"
         notes.append(f"from {clock.horizon:,} tokens on, all rates are {share}")

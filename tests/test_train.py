@@ -220,6 +220,27 @@ def test_a_finished_stage_that_is_made_longer_climbs_back(base, tmp_path):
     assert "warmed up again, from 12%" in printed
 
 
+def test_a_resumed_branch_keeps_its_length(base, tmp_path):
+    a = f"--out_dir={tmp_path / 'a'}"
+    ok("train.py", *base, a, "--stop_at=10")
+    branch = [*base, a, "--branch=decay"]
+    ok("train.py", *branch, "--branch_tokens=2048", "--stop_at=2")
+    error, _ = run("train.py", *branch, "--resume", "--branch_tokens=4096")
+    assert error == "train.py: branch_tokens = 4096, but this branch began with 2048 and keeps it"
+    printed = ok("train.py", *branch, "--resume")
+    assert "resumed at step 2\n" in printed and "step 4/4" in printed
+
+
+@pytest.mark.parametrize("options, share, tokens", [
+    (["--decay_share=0"], "100%", "0"), (["--max_steps=2", "--warmup_tokens=0"], "100%", "205"),
+])  # fmt: skip
+def test_a_fall_that_is_shorter_than_two_steps_is_said(base, tmp_path, options, share, tokens):
+    printed = ok("train.py", *base, f"--out_dir={tmp_path / 'a'}", *options)
+    fall = f"the last step is at {share} of the peaks: the rates fall over {tokens} tokens"
+    assert f"note: {fall}, and a step has 512; see decay_share" in printed
+    assert "the last step is at" not in ok("train.py", *base, f"--out_dir={tmp_path / 'b'}")
+
+
 def test_a_branch_ends_at_zero_whatever_a_step_is(base, tmp_path):
     out = f"--out_dir={tmp_path / 'a'}"
     ok("train.py", *base, out, "--horizon_tokens=1e6")
