@@ -664,7 +664,7 @@ def test_a_llama_comes_back_to_the_bit(kind, tmp_path, sp_model):
     assert again["tokenizer"] == tokenizer and os.listdir(tmp_path / "new") == ["b.pt"]
     for name in set(os.listdir(tmp_path / "hf")) - {"README.md"}:  # the second's says where it is from
         assert (tmp_path / "hf2" / name).read_bytes() == (tmp_path / "hf" / name).read_bytes(), name
-    assert "grown with Babel from hf of width 40" in (tmp_path / "hf2/README.md").read_text()
+    assert "made with Babel from hf of width 40" in (tmp_path / "hf2/README.md").read_text()
     ok("export.py", "--from", tmp_path / "hf", "--out", tmp_path / "short.pt", "--block_size", 16)
     short = load_checkpoint(tmp_path / "short.pt")["config"]
     assert short == ckpt["config"] | {"block_size": 16, "context": 24}

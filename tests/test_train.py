@@ -322,7 +322,8 @@ BAD_NUMBERS = {  # (value, what is expected): the settings that it is given to
     ("-0.01", "above 0"): "learning_rate adam_eps new_rate norm_eps",
     ("0", "above 0"): """learning_rate max_steps batch_size tokens_per_step eval_tokens block_size n_layer
         rope_theta""",
-    ("1.5", "0 or more, and at most 1"): "review decay_share floor beta1 beta2",
+    ("1.5", "0 or more, and at most 1"): "review decay_share floor",
+    ("1.0", "0 or more, and below 1"): "beta1 beta2",
     ("1e999", "above 0"): "learning_rate",
     ("gpu", "one of ('', 'cuda', 'mps', 'cpu')"): "device",
 }
