@@ -130,7 +130,7 @@ CHOICES = {
 # numbers that must be above 0, and those that lie between 0 and 1; all others are 0 or more
 ABOVE_ZERO = """tokens_per_step batch_size max_steps n_layer n_head n_embd head_dim block_size rope_theta
     norm_eps learning_rate adam_eps new_rate eval_tokens""".split()
-SHARES = ("review", "beta1", "beta2", "decay_share", "floor")
+AT_MOST_ONE = ("review", "decay_share", "floor")
 BELOW_ONE = ("beta1", "beta2")
 
 
@@ -151,10 +151,12 @@ def check_setting(key: str, value: object, where: str) -> object:
         raise ValueError(f"{where}: {key} = {value!r}, expected one of {CHOICES[key]}")
     if kind in (int, float):
         expected = "above 0" if key in ABOVE_ZERO else "0 or more"
-        if key in SHARES:
-            expected += ", and below 1" if key in BELOW_ONE else ", and at most 1"
+        if key in AT_MOST_ONE:
+            expected += ", and at most 1"
+        elif key in BELOW_ONE:
+            expected += ", and below 1"
         low = value < 0 or value == 0 and key in ABOVE_ZERO
-        high = key in SHARES and value > 1 or key in BELOW_ONE and value == 1
+        high = key in AT_MOST_ONE and value > 1 or key in BELOW_ONE and value >= 1
         if low or high or not math.isfinite(value):
             raise ValueError(f"{where}: {key} = {value}, expected {expected}")
     return value
@@ -548,9 +550,8 @@ def main() -> None:
     now, notes, told, off = ledger["tokens"], [], 0, None
     if branch:
         off = ckpt["branch"] if resume else branch_off(ckpt, source, branch_tokens)
-        if "branch_tokens" in given and branch_tokens not in (0, off["length"]):
-            began = f"this branch began with {off['length']} and keeps it"
-            raise ValueError(f"branch_tokens = {branch_tokens}, but {began}")
+        if branch_tokens:
+            check_kept(given, {"branch_tokens": off["length"]}, "branch")
         globals()["branch_tokens"] = off["length"]
         last_step = step + max(0, -(-(off["tokens"] + off["length"] - now) // tokens_per_step))
         end, clock = now + (last_step - step) * tokens_per_step, old_clock
@@ -579,10 +580,8 @@ def main() -> None:
             clock = stage_clock(old_clock if resume else None, now, end, told, like, decay_share)
 
         # what is new gets its peak, and what was decayed climbs back to its own
-        for key in {"learning_rate", "warmup_tokens"} & given.keys():
-            if resume and given[key] != before[key]:
-                began = f"this stage began with {before[key]} and keeps it"
-                raise ValueError(f"{key} = {given[key]}, but {began}")
+        if resume:
+            check_kept(given, {key: before[key] for key in ("learning_rate", "warmup_tokens")}, "stage")
         warmup = warmup_tokens or min(100 * tokens_per_step, (end - now) // 10)
         new_peak = "learning_rate" in given and not resume
         fresh = begin_stage(cfg.generations, now, learning_rate, new_peak, warmup)
@@ -962,6 +961,14 @@ def check_sizes(asked: dict, has: dict, source: str) -> None:
             raise ValueError(f"{key} = {value}, but {source} has {has[key]}: grow.py changes sizes")
 
 
+def check_kept(given: dict, began: dict, what: str) -> None:
+    """Raise ValueError where another value is given of a setting that a stage or a branch (what) keeps.
+    began: the values that it began with."""
+    for key, value in began.items():
+        if given.get(key, value) != value:
+            raise ValueError(f"{key} = {given[key]}, but this {what} began with {value} and keeps it")
+
+
 def branch_off(ckpt: dict, source: str, length: int) -> dict:
     """Return {'tokens', 'length', 'rates'} of a branch: the tokens it begins at, how many it reads, and the
     rates that it decays. Raise ValueError if there is nothing to decay."""
@@ -981,7 +988,9 @@ def warnings_of(
     """Return what a user should know of the rates before a stage from `now` to `end` tokens begins, in steps
     of a_step tokens."""
     notes = []
-    peak_ends = min(end, clock.decay_from if clock.shape == "wsd" else clock.horizon)
+    begin, peak_ends = clock.decay_from, min(end, clock.decay_from)
+    if clock.shape == "cosine":
+        begin, peak_ends = clock.start, min(end, clock.horizon)
     for i, g in enumerate(generations):
         warm = g.warm_start + g.warmup
         if i not in freeze and now < warm > peak_ends:
@@ -989,11 +998,11 @@ def warnings_of(
                 f"generation {i} never reaches its peak: its warmup ends at {warm:,} tokens, and the rates "
                 f"fall, or the stage ends, from {peak_ends:,} on; see warmup_tokens"
             )
-    last = fall(clock, clock.start, end - a_step)
+    last = fall(clock, begin, end - a_step)
     if clock.horizon <= end and last > clock.floor + (1 - clock.floor) / 2:
         notes.append(
             f"the last step is at {last:.0%} of the peaks: the rates fall over "
-            f"{clock.horizon - clock.decay_from:,} tokens, and a step has {a_step:,}; see decay_share"
+            f"{clock.horizon - begin:,} tokens, and a step has {a_step:,}; see decay_share"
         )
     if clock.horizon < end:
         share = f"{clock.floor:.0%} of their peaks, the floor"

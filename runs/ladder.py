@@ -190,7 +190,7 @@ def plan(paths: list[str], options: list[str], device: str, n_devices: int, mfu:
     print(f"the last stage from scratch on as many: {took}, {r:.2f} times")
     low, high = (r * eta for eta in ETA)
     print(
-        f"worth = R x eta = {r:.2f} x {ETA[0]} to {ETA[1]}: {low:.1f} to {high:.1f} times the FLOPs saved, if"
+        f"the worth to expect, R x eta: {r:.2f} x {ETA[0]} to {ETA[1]} = {low:.1f} to {high:.1f} times, where"
     )
     print("eta was measured at 0.3M to 1.3M parameters only (docs/evidence.md)")
 

@@ -35,7 +35,7 @@ HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # the reposi
 gc.freeze()
 gc.freeze = lambda: None
 
-# A process that imports torch once, and is forked for every script of Forked: 0.1 s each, not 4
+# A process that imports torch once, and is forked for every script of Forked: 0.3 s each, not 4
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(
     ["train", "grow", "torch._dynamo", "torch.distributed.fsdp", "torch.distributed.run"]
@@ -154,16 +154,14 @@ class Forked:
         files = [file or tempfile.NamedTemporaryFile("r") for file in (stdout, stderr)]
         self.files, argv = files, [os.path.join(cwd, command[1]), *map(str, command[2:])]
         args = (argv, str(cwd), dict(env or os.environ), *(file.name for file in files))
-        os.environ["PYTHONPATH"] = HERE  # for the process that is forked
         self.process = FORKS.Process(target=enter, args=args)
-        self.process.start()
+        with pytest.MonkeyPatch.context() as patch:  # for the process that is forked, which the first starts
+            patch.setenv("PYTHONPATH", HERE)
+            self.process.start()
 
     def wait(self):
         self.process.join()
         return self.process.exitcode
-
-    def send_signal(self, number):
-        os.kill(self.process.pid, number)
 
     def result(self):
         code = self.wait()
@@ -175,14 +173,14 @@ def forked(command, **options):
     return Forked(command, **options).result()
 
 
-def together(n, args, script="train.py"):
-    """Run a script in n processes, as torchrun does, but for starting them again. Return what they print. All
+def together(n, args):
+    """Run train.py in n processes, as torchrun does, but for starting them again. Return what they print. All
     of them must succeed."""
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(s.getsockname()[1])}
     world = {"WORLD_SIZE": str(n), "LOCAL_WORLD_SIZE": str(n), "PYTHONUNBUFFERED": "1"} | address
-    command = [sys.executable, script, *args]
+    command = [sys.executable, "train.py", *args]
     ranks = [os.environ | world | {"RANK": str(i), "LOCAL_RANK": str(i)} for i in range(n)]
     done = [process.result() for process in [Forked(command, env=env) for env in ranks]]
     assert [x.returncode for x in done] == [0] * n, [x.stderr for x in done]
@@ -220,11 +218,11 @@ def metrics(folder, key):
         return {m["step"]: m[key] for m in map(json.loads, f) if key in m}
 
 
-def torchrun(n, args, *options, popen=None, script="train.py", **env):
+def torchrun(n, args, *options, popen=None, script="train.py"):
     """Run a script in n processes, by torchrun. Return what popen does, by default a CompletedProcess."""
     command = [torch.distributed.run.__file__, f"--nproc_per_node={n}", "--standalone"]
     command = [sys.executable, *command, *options, os.path.join(HERE, script), *map(str, args)]
-    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"} | env | {"PYTHONPATH": HERE}
+    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "PYTHONPATH": HERE}
     if popen is None:
         return forked(command, env=env)
     return popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
