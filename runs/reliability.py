@@ -48,13 +48,16 @@ WORDS = "Ann Ben Cleo Dan Eve sees takes likes wants gives the ball cat dog egg 
 # running the scripts
 
 
-def work(script, args, log, file_size):
-    """Run a script as its command line would, in a process of its own. What it prints goes into a file.
+def work(script, args, out, errors, cwd, env, file_size):
+    """Run a script as its command line would, in a process of its own. What it prints goes to the end of the
+    files out and errors.
 
     file_size: the most bytes that it may write into a file; 0: any."""
-    fd = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    os.dup2(fd, 1)
-    os.dup2(fd, 2)
+    os.environ.clear()
+    os.environ.update(env)
+    os.chdir(cwd)
+    for number, path in ((1, out), (2, errors)):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
     sys.stdout.reconfigure(line_buffering=True)
     if file_size:
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size))
@@ -63,10 +66,12 @@ def work(script, args, log, file_size):
     runpy.run_path(os.path.join(ROOT, script), run_name="__main__")
 
 
-def start(script, *args, log, file_size=0):
-    """Start a script, and return its process."""
+def start(script, *args, log, errors=None, cwd=None, env=None, file_size=0):
+    """Start a script, and return its process. log: the file for what it prints; errors: one for its errors,
+    by default the same."""
+    where = (str(log), str(errors or log), str(cwd or os.getcwd()), dict(env or os.environ))
     context = multiprocessing.get_context("forkserver")
-    process = context.Process(target=work, args=(script, args, str(log), file_size))
+    process = context.Process(target=work, args=(script, args, *where, file_size))
     process.start()
     return process
 

@@ -24,6 +24,7 @@ import sentencepiece
 import torch
 import torch._dynamo  # which the first step would import
 import torch.distributed.run
+from reliability import start
 
 import prepare
 from checkpoint import load_checkpoint
@@ -35,9 +36,8 @@ HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # the reposi
 gc.freeze()
 gc.freeze = lambda: None
 
-# A process that imports torch once, and is forked for every script of Forked: 0.3 s each, not 4
-FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(
+# What is forked for every script of Forked has imported these: 0.3 s each, not 4
+multiprocessing.get_context("forkserver").set_forkserver_preload(
     ["train", "grow", "torch._dynamo", "torch.distributed.fsdp", "torch.distributed.run"]
 )
 
@@ -134,30 +134,17 @@ def ok(script, *args):
     return printed
 
 
-def enter(argv, cwd, env, out, err):
-    """Become a script's process: its arguments, folder, environment and the files that it prints to."""
-    os.environ.clear()
-    os.environ.update(env)
-    os.chdir(cwd)
-    for number, path in ((1, out), (2, err)):
-        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
-    sys.argv, sys.path[0] = argv, os.path.dirname(argv[0])
-    runpy.run_path(argv[0], run_name="__main__")
-
-
 class Forked:
     """A script in a process of its own, as subprocess.Popen has it, but forked from one that has imported
     torch."""
 
     def __init__(self, command, cwd=HERE, env=None, stdout=None, stderr=None):
         """command: [sys.executable, script, *arguments]. stdout, stderr: open files; None: into memory."""
-        files = [file or tempfile.NamedTemporaryFile("r") for file in (stdout, stderr)]
-        self.files, argv = files, [os.path.join(cwd, command[1]), *map(str, command[2:])]
-        args = (argv, str(cwd), dict(env or os.environ), *(file.name for file in files))
-        self.process = FORKS.Process(target=enter, args=args)
+        self.files = [file or tempfile.NamedTemporaryFile("r") for file in (stdout, stderr)]
+        log, errors = (file.name for file in self.files)
         with pytest.MonkeyPatch.context() as patch:  # for the process that is forked, which the first starts
             patch.setenv("PYTHONPATH", HERE)
-            self.process.start()
+            self.process = start(*command[1:], log=log, errors=errors, cwd=cwd, env=env)
 
     def wait(self):
         self.process.join()
