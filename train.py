@@ -850,6 +850,7 @@ def find_device(asked: str) -> tuple[str, str]:
 def join(ranks: tuple[int, int], backend: str) -> None:
     """Join the process group of all processes that torchrun started."""
     rank, world = ranks
+    warnings.filterwarnings("ignore", r"barrier\(\): using the device")  # nccl's: it is the right one
     store = next(dist.rendezvous("env://"))[0]
     # names of its own in the store: else torch 2.13 finds dead processes' addresses, and waits for them
     addresses = dist.PrefixStore(agree_on_attempt(store, rank, world), store)

@@ -192,7 +192,7 @@ def plan(paths: list[str], options: list[str], device: str, n_devices: int, mfu:
     print(
         f"the worth to expect, R x eta: {r:.2f} x {ETA[0]} to {ETA[1]} = {low:.1f} to {high:.1f} times, where"
     )
-    print("eta was measured at 0.3M to 1.3M parameters only (docs/evidence.md)")
+    print("eta was measured at 0.3M to 5M parameters only (docs/evidence.md)")
 
 
 # -----------------------------------------------------------------------------
