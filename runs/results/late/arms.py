@@ -5,8 +5,8 @@ trained at a4b2757, the others at the commit that log.md names, on one thread of
 """
 
 budget = 2.479e13
-seeds = [1337, 2]
-deciding = ["scratch 4e-3, decay 20 %", "3 -> 6 at 50 %"]  # with both seeds
+seeds = [1337, 2, 3]
+deciding = ["scratch 4e-3, decay 20 %", "3 -> 6 at 50 %"]  # with all seeds
 control = "scratch"
 common = dict(
     data="data/late", n_layer=6, n_head=4, n_embd=64, head_dim=16, ffn_dim=192, block_size=128,
