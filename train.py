@@ -319,18 +319,23 @@ def squares(optimizer: torch.optim.Optimizer, n: int) -> torch.Tensor:
 
     Of sharded parameters, this process's part counts. The update is read off Adam's state: no copy of the
     parameters is needed."""
-    gradient, update, size = totals = torch.zeros(3, n, dtype=torch.float64)
+    totals = torch.zeros(3, n, dtype=torch.float64)
+    born, sums = [], []
     for group in optimizer.param_groups:
         (b1, b2), lr, g = group["betas"], group["lr"], group["generation"]
         for p in group["params"]:
-            size[g] += local(p).numel()
+            totals[2, g] += local(p).numel()
             if p.grad is not None:  # it is not frozen
                 s = {key: local(x) for key, x in optimizer.state[p].items()}
                 second = (s["exp_avg_sq"] / (1 - b2 ** s["step"])).sqrt() + group["eps"]
                 adam = s["exp_avg"] / (1 - b1 ** s["step"]) / second
                 before = (local(p) + lr * adam) / (1 - lr * group["weight_decay"])
-                update[g] += (before - local(p)).square().sum().cpu()
-                gradient[g] += local(p.grad).square().sum().cpu()
+                born.append(g)
+                both = local(p.grad).square().sum(), (before - local(p)).square().sum()
+                sums.append(torch.stack(both))
+    # one wait for the device, where each of a grown model's hundreds of slabs would be two
+    for g, both in zip(born, torch.stack(sums).cpu().double()):
+        totals[:2, g] += both
     return totals
 
 

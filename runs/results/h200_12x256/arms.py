@@ -7,9 +7,9 @@ budget = 5.4e15
 seeds = [1337]
 control = "scratch 12"
 common = dict(
-    data="data/late", n_head=4, n_embd=256, head_dim=64, block_size=256, tokens_per_step=32768, batch_size=128,
-    learning_rate=2e-3, warmup_tokens=1_000_000, eval_interval=240, eval_tokens=131072, log_interval=120,
-    sample_tokens=0, check_data=False,
+    data="data/late", n_head=4, n_embd=256, head_dim=64, block_size=256, tokens_per_step=32768,
+    batch_size=128, learning_rate=2e-3, warmup_tokens=1_000_000, eval_interval=240, eval_tokens=131072,
+    log_interval=120, sample_tokens=0, check_data=False,
 )  # fmt: skip
 _decay = dict(branch="decay")
 _to_12 = [dict(grow="--depth 12 --init stack", until=0.8), _decay]
