@@ -268,9 +268,11 @@ def regime(name, spec):
     return settings["learning_rate"], settings["tokens_per_step"], share
 
 
-def before_decay(run, share):
+def before_decay(run, share, branch):
     """Return the bits per byte where the last decay begins, or at the last evaluation before it; nan if all
-    of the arm decays."""
+    of the arm decays. branch: the decay is the last stage, and begins with an evaluation."""
+    if branch:
+        return next(line["bpb"] for line in run if line["stage"] == run[-1]["stage"])
     start = (1 - share) * run[-1]["tokens"] * (1 + 1e-6)
     return [line["bpb"] for line in run if line["tokens"] <= start][-1] if share < 1 else math.nan
 
@@ -306,7 +308,8 @@ def compare(spec, lines):
         row = {"arm": name, "values": values, "bpb": mean[name], "best": name == best}
         row |= {"tokens": end["tokens"], "a_parameter": end["tokens"] / end["parameters"]}
         row |= {"growths": [run[i]["tokens"] / end["tokens"] for i in grown_at]}
-        row |= {"before": statistics.mean(before_decay(r, how[name][2]) for r in runs.values())}
+        branch = "branch" in spec["arms"][name][-1]
+        row |= {"before": statistics.mean(before_decay(r, how[name][2], branch) for r in runs.values())}
         if "head" in end:
             steps = [(b["flops"] - a["flops"]) * b["head"] for a, b in zip([{"flops": 0}, *run], run)]
             row["head"] = sum(steps) / end["flops"]
