@@ -22,6 +22,9 @@ def _grown(at):
 
 
 _trunk = [dict(until=0.6), dict(until=0.8)]
+_twice = [dict(until=1.6), _decay | dict(until=2.0)]
+_small = dict(n_layer=3, n_head=2, n_embd=32, ffn_dim=96)
+_stack = "--depth 6 --init stack"
 arms = {
     "scratch 4e-3, decay 20 %": [*_trunk, _decay],
     "scratch 8e-3, decay 20 %": [
@@ -37,5 +40,29 @@ arms = {
         *_grown(0.5)[1:],
     ],
     "scratch 2e-3, decay 20 %": [*(stage | dict(learning_rate=2e-3) for stage in _trunk), _decay],
-    "scratch 4e-3, decay 20 %, twice the budget": [dict(until=1.6), _decay | dict(until=2.0)],
+    "scratch 4e-3, decay 20 %, twice the budget": _twice,
+    "3 -> 6 at 50 %, twice the budget": [
+        dict(n_layer=3, until=0.5),
+        dict(until=1.0),
+        dict(grow=_stack, until=1.6),
+        _twice[1],
+    ],
+    "3 x 32 -> 3 x 64 -> 6 x 64 at 15, 50 %": [
+        _small | dict(until=0.15),
+        dict(grow="--double width", until=0.5),
+        *_grown(0.5)[1:],
+    ],
+    "6 x 32 -> 6 x 64 at 25 %": [
+        _small | dict(n_layer=6, until=0.25),
+        dict(grow="--double width", until=0.8),
+        _decay,
+    ],
+    "scratch 4e-3, decay 20 %, four times the budget": [_twice[0], dict(until=3.2), _decay | dict(until=4.0)],
+    "3 -> 6 at 50 %, four times the budget": [
+        dict(n_layer=3, until=0.5),
+        dict(until=1.0),
+        dict(until=2.0),
+        dict(grow=_stack, until=3.2),
+        _decay | dict(until=4.0),
+    ],
 }

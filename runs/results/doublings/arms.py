@@ -1,0 +1,37 @@
+"""
+Do more doublings pay more, where the control's batch, rate and decay are tuned? Arms end at 12 layers of 64
+with 768 rows, on the text of ../late and four times its budget: 18.7M tokens for the control, 29 a parameter.
+The best smaller model from scratch is "scratch 4e-3, decay 20 %, four times the budget" of ../late. Trained
+at the commit that log.md names, on one thread of one core, beside other work.
+"""
+
+import os
+import runpy
+
+_late = runpy.run_path(os.path.join(os.path.dirname(__file__), "../late/arms.py"))
+budget = 4 * _late["budget"]
+seeds, control = _late["seeds"], _late["control"]
+deciding = ["scratch 4e-3, decay 20 %", "3 -> 6 -> 12 at 25, 50 %"]  # with all seeds
+common = _late["common"] | dict(n_layer=12)
+_decay, _small = _late["_decay"], _late["_small"]
+
+
+def _deeper(at):
+    """Return 12 layers, by plain copies, from a share of the FLOPs on; one clock decays all."""
+    return [
+        dict(grow="--depth 6 --init stack", until=at),
+        dict(grow="--depth 12 --init stack", until=0.8),
+        _decay,
+    ]
+
+
+arms = {
+    "scratch 4e-3, decay 20 %": [dict(until=0.6), dict(until=0.8), _decay],
+    "3 -> 6 -> 12 at 25, 50 %": [dict(n_layer=3, until=0.125), dict(until=0.25), *_deeper(0.5)],
+    "3 x 32 -> 3 x 64 -> 6 -> 12 at 8, 25, 50 %": [
+        _small | dict(until=0.08),
+        dict(grow="--double width", until=0.25),
+        *_deeper(0.5),
+    ],
+    "scratch 2e-3, decay 20 %": [dict(learning_rate=2e-3, until=0.8), _decay],
+}
