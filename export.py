@@ -152,7 +152,7 @@ def llama_tensors(
     scale = math.sqrt(cfg.head_dim / cfg.generations[0].head_dim)
 
     def full(name, kind, plan):
-        w = assembled(weights, name, plan)
+        w = assembled(cfg, weights, name, kind, plan)
         if kind == "norm":
             return w * model.get_submodule(name.removesuffix(".gain")).factor
         if kind in ("q", "k"):  # (heads, 2, pairs, n_embd), by falling frequency

@@ -24,6 +24,7 @@ schedule of the stage that trains it next.
 import argparse
 import bisect
 import contextlib
+import dataclasses
 import functools
 import hashlib
 import math
@@ -34,7 +35,6 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -53,42 +53,38 @@ from model import (
     ffn_width,
     init_std,
     row_ids,
+    writes,
 )
 
 ROLES = WRITES, READS, GAIN, ROW = "writes", "reads", "gain", "row"
 
-# The rule of growth: what a new slab does, by its tensor and the axis it is appended on, or "layer" for the
-# whole tensor of a new block. What writes starts at zero, so that the function stays. What reads is drawn or
-# copied, so that of each product of two new factors one is not zero, and every new parameter gets a gradient.
+# The rule of growth: what a new slab reads or writes, by its tensor and the axis it is appended on, or
+# "layer" for the whole tensor of a new block. What writes starts at zero, or with --ramp under a factor of
+# zero, so that the function stays. What reads is drawn or copied, so that of each product of two new factors
+# one is not zero, and every new parameter gets a gradient.
 RULES = {
-    ("wte", "n_embd"): (WRITES, "the new residual dimensions"),
-    ("o", "n_embd"): (WRITES, "the new residual dimensions"),
-    ("down", "n_embd"): (WRITES, "the new residual dimensions"),
-    ("q", "n_embd"): (READS, "the new residual dimensions"),
-    ("k", "n_embd"): (READS, "the new residual dimensions"),
-    ("v", "n_embd"): (READS, "the new residual dimensions"),
-    ("gate", "n_embd"): (READS, "the new residual dimensions"),
-    ("up", "n_embd"): (READS, "the new residual dimensions"),
-    ("head", "n_embd"): (READS, "the new residual dimensions"),
-    ("norm", "n_embd"): (GAIN, "the new residual dimensions"),
-    ("o", "n_head"): (WRITES, "what the new heads have read"),
-    ("q", "n_head"): (READS, "the residual, for new heads"),
-    ("k", "n_kv_head"): (READS, "the residual, for new heads"),
-    ("v", "n_kv_head"): (READS, "the residual, for new heads"),
-    ("down", "ffn_dim"): (WRITES, "what the new units compute"),
-    ("gate", "ffn_dim"): (READS, "the residual, for new units"),
-    ("up", "ffn_dim"): (READS, "the residual, for new units"),
-    ("k", "pairs"): (WRITES, "the scores, with the new pairs of q"),
-    ("q", "pairs"): (READS, "the residual, for new pairs"),
-    ("o", "head_dim"): (WRITES, "what the new dimensions of v hold"),
-    ("v", "head_dim"): (READS, "the residual, for new dimensions"),
-    ("o", "layer"): (WRITES, "the residual, from the new block"),
-    ("down", "layer"): (WRITES, "the residual, from the new block"),
-    **{(kind, "layer"): (READS, "the residual, in the new block") for kind in ("q", "k", "v", "gate", "up")},
-    ("norm", "layer"): (GAIN, "the residual, in the new block"),
-    ("wte", "vocab_size"): (ROW, "a new token"),
-    ("head", "vocab_size"): (ROW, "a new token"),
+    **{
+        (kind, "n_embd"): "the new residual dimensions"
+        for kind in ("wte", "o", "down", "q", "k", "v", "gate", "up", "head", "norm")
+    },
+    ("o", "n_head"): "what the new heads have read",
+    ("q", "n_head"): "the residual, for new heads",
+    ("k", "n_kv_head"): "the residual, for new heads",
+    ("v", "n_kv_head"): "the residual, for new heads",
+    ("down", "ffn_dim"): "what the new units compute",
+    ("gate", "ffn_dim"): "the residual, for new units",
+    ("up", "ffn_dim"): "the residual, for new units",
+    ("k", "pairs"): "the scores, with the new pairs of q",
+    ("q", "pairs"): "the residual, for new pairs",
+    ("o", "head_dim"): "what the new dimensions of v hold",
+    ("v", "head_dim"): "the residual, for new dimensions",
+    ("o", "layer"): "the residual, from the new block",
+    ("down", "layer"): "the residual, from the new block",
+    **{(kind, "layer"): "the residual, in the new block" for kind in ("q", "k", "v", "gate", "up", "norm")},
+    ("wte", "vocab_size"): "a new token",
+    ("head", "vocab_size"): "a new token",
 }
+RAMPED = ("random", "copy", "stack")  # the inits that a ramp goes with
 INITS = ("random", "copy", "eye", "stack", "clone")
 SECONDS = dict.fromkeys(("hash", "draw", "write", "check"), 0.0)  # what main() says of its time
 
@@ -237,7 +233,12 @@ def check_sizes(cfg: Config, new: dict[str, int], place: str, init: str) -> None
 
 
 def grown_config(
-    cfg: Config, sizes: dict[str, int], place: str = "top", init: str = "random", birth: int = 0
+    cfg: Config,
+    sizes: dict[str, int],
+    place: str = "top",
+    init: str = "random",
+    birth: int = 0,
+    ramp: int = 0,
 ) -> tuple[Config, list[tuple[int, bool]]]:
     """Return (the grown Config, [(layer of cfg, is it new)] for each layer of it). A new layer's source is
     the one it copies, if it copies. Raise ValueError where the sizes don't fit or the init does not apply."""
@@ -260,7 +261,9 @@ def grown_config(
     own_width = init not in ("copy", "stack")
     n = len(cfg.generations)
     grown = vars(cfg) | new
-    grown["generations"] = [*cfg.generations, Generation(**{name: new[name] for name in SIZES}, birth=birth)]
+    young = Generation(**{name: new[name] for name in SIZES}, birth=birth, ramp=ramp)
+    young.ramped = 0.0 if ramp else 1.0
+    grown["generations"] = [*cfg.generations, young]
     grown["layer_birth"] = [n if is_new else cfg.layer_birth[i] for i, is_new in layers]
     grown["layer_born"] = [
         new["n_embd"] if is_new and own_width else cfg.layer_born[i] for i, is_new in layers
@@ -289,11 +292,21 @@ def finished(ckpt: dict) -> str:
 # the new slabs
 
 
-def start_of(kind: str, axis: str, init: str) -> tuple[str, str]:
-    """Return (how a new slab starts, why), by RULES and --init. axis: of SHAPES[kind], or "layer"."""
-    role, what = RULES[kind, axis]
+def role_of(kind: str, axis: str) -> str:
+    """Return which of ROLES a new slab has: of a tensor, by the axis that it is appended on, or "layer"."""
+    if axis == "vocab_size":
+        return ROW
+    if kind == "norm":
+        return GAIN
+    return WRITES if writes(kind, axis) else READS
+
+
+def start_of(kind: str, axis: str, init: str, ramp: bool = False) -> tuple[str, str]:
+    """Return (how a new slab starts, why), by RULES and --init. axis: of SHAPES[kind], or "layer". ramp: what
+    writes comes in under a factor that rises from 0, and is no longer zero itself."""
+    role, what = role_of(kind, axis), RULES[kind, axis]
     new_head = axis in ("n_head", "n_kv_head")
-    if axis == "layer" and (init == "stack" or init == "copy" and role != WRITES):
+    if axis == "layer" and (init == "stack" or init == "copy" and (ramp or role != WRITES)):
         return "copied", f"{role} {what}, as the layer it copies"
     if role == ROW:  # the mean bounds the loss's rise by log(new / old rows), by Jensen's inequality
         return "mean", f"of the old rows: {what}"
@@ -303,7 +316,7 @@ def start_of(kind: str, axis: str, init: str) -> tuple[str, str]:
         return "zero", "the new heads read only the new dimensions"
     if init == "eye" and kind in ("q", "k", "v", "o"):
         return "eye", f"for the new heads, else zero: {role} {what}"
-    if role == WRITES:
+    if role == WRITES and not ramp:
         return "zero", f"{role} {what}"
     return "copied" if init == "copy" else "drawn", f"{role} {what}"
 
@@ -321,12 +334,12 @@ def explain_rules() -> Iterator[str]:
     yield "| growth | writes: zero at birth | reads: drawn, or copied | gain: 1 | row: mean of the old |"
     yield "|---|---|---|---|---|"
     for growth, axes in growths.items():
-        rules = [(kind, role) for (kind, axis), (role, _) in RULES.items() if axis in axes]
+        rules = [(kind, role_of(kind, axis)) for kind, axis in RULES if axis in axes]
         columns = [", ".join(kind for kind, its in rules if its == role) or "-" for role in ROLES]
         yield f"| {growth} | " + " | ".join(columns) + " |"
 
 
-@dataclass
+@dataclasses.dataclass
 class Birth:
     """All that a new slab is made of. before(): the tensor that it is appended to, or that of the layer which
     it may copy; a function, since few need it."""
@@ -365,9 +378,19 @@ class Birth:
             out.mul_(rms(old) / rms(out))
 
 
-def assembled(weights: dict[str, torch.Tensor], name: str, plan: Plan) -> torch.Tensor:
-    """The tensor `name`, or its first slabs if plan is cut, from {slab's name: slab}."""
-    return concatenate(plan, [weights[f"{name}.{i}"] for i in range(len(plan))])
+def assembled(
+    cfg: Config, weights: dict[str, torch.Tensor], name: str, kind: str, plan: Plan
+) -> torch.Tensor:
+    """Return the tensor `name`, or its first slabs if plan is cut, from {slab's name: slab}, with cfg's
+    ramps folded in."""
+    slabs = [weights[f"{name}.{i}"] for i in range(len(plan))]
+    factors = cfg.factors(kind, plan)
+    return concatenate(plan, [w if f is None else w * f for w, f in zip(slabs, factors)])
+
+
+def settled(g: Generation) -> Generation:
+    """Return a generation of which all has come in."""
+    return dataclasses.replace(g, ramp=0, ramped=1.0)
 
 
 def rms(x: torch.Tensor) -> float:
@@ -385,22 +408,33 @@ def grow(
     seed: int = 1337,
     copy_state: bool = False,
     rows: np.ndarray | None = None,
+    ramp: int = 0,
     **sizes: int,
 ) -> tuple[dict, Born]:
     """Return (the grown checkpoint, in memory; its new slabs).
 
     sizes: any of n_layer, n_head, n_kv_head, n_embd, head_dim, ffn_dim, at their new values. rows: the token
-    ids of all rows of a growing vocabulary, the old ones first. Old slabs are those of ckpt, not copies.
+    ids of all rows of a growing vocabulary, the old ones first. ramp: tokens in which what the new slabs
+    write comes in; 0: it is zero, or with stack, there at once. Old slabs are those of ckpt, not copies.
     Adam's state stays with old slabs; new slabs have none, or with copy_state, where a layer is copied, a
     copy. Raise ValueError where the sizes don't fit."""
-    grown, born = plan_growth(ckpt, place, init, seed, copy_state, rows, **sizes)
+    grown, born = plan_growth(ckpt, place, init, seed, copy_state, rows, ramp, **sizes)
     return materialise(grown), born
 
 
 def plan_growth(
-    ckpt: dict, place: str, init: str, seed: int, copy_state: bool, rows: np.ndarray | None, **sizes: int
+    ckpt: dict,
+    place: str,
+    init: str,
+    seed: int,
+    copy_state: bool,
+    rows: np.ndarray | None,
+    ramp: int,
+    **sizes: int,
 ) -> tuple[dict, Born]:
     """Return what grow does, new slabs Lazy."""
+    if ramp and init not in RAMPED:
+        raise ValueError(f"--ramp goes with --init {', '.join(RAMPED)}: {init} is exact without")
     if init == "clone":
         if place != "top" or copy_state or rows is not None:
             without = "--place, --copy_state and --vocab"
@@ -410,11 +444,12 @@ def plan_growth(
     if rows is not None:
         check_rows(old, ckpt["model"].get("row_of"), rows)
         sizes = sizes | {"vocab_size": len(rows)}
-    cfg, layers = grown_config(old, sizes, place, init, ckpt["ledger"]["tokens"])
+    cfg, layers = grown_config(old, sizes, place, init, ckpt["ledger"]["tokens"], ramp)
     weights, state, born, dtype = ungrown(ckpt), {}, [], ckpt["model"]["wte.0"].dtype
     if rows is not None:
         weights["row_of"] = torch.full((old.n_tokens,), -1)
         weights["row_of"][torch.as_tensor(rows)] = torch.arange(len(rows))
+    raw = Config(**vars(cfg) | {"generations": [*cfg.generations[:-1], settled(cfg.generations[-1])]})
     tensors = skeleton(cfg).growables()
     for name, source, is_new in sources(tensors, layers):
         kind, plan = tensors[name].kind, tensors[name].plan
@@ -426,8 +461,8 @@ def plan_growth(
                     state[slab] = dict(ckpt["optimizer"][from_slab])
                 continue
             whole, its_plan = (source, tensors[source].plan) if is_new else (name, plan[:i])
-            how, why = start_of(kind, "layer" if axis is None else SHAPES[kind][axis], init)
-            before = functools.partial(assembled, weights, whole, its_plan)
+            how, why = start_of(kind, "layer" if axis is None else SHAPES[kind][axis], init, ramp > 0)
+            before = functools.partial(assembled, raw, weights, whole, kind, its_plan)
             birth = Birth(kind, axis, how, before, cfg, functools.partial(generator, seed, slab))
             weights[slab] = Lazy(shape, dtype, birth.fill)
             born.append((slab, shape, f"{how}: {why}"))
@@ -485,7 +520,7 @@ def cloned_config(old: Config, sizes: dict[str, int]) -> tuple[Config, int]:
     if k < 2 or sizes != wanted:
         tiled = "n_embd, heads and ffn_dim by an integer"
         raise ValueError(f"--init clone multiplies {tiled}, and nothing else: --double width")
-    generations = [times(vars(g), k) for g in old.generations]
+    generations = [times(vars(settled(g)), k) for g in old.generations]
     generations[-1] |= {"learning_rate": None, "warmup": 0}  # train.py gives it the next stage's
     born_at = {"layer_born": [k * born for born in old.layer_born], "n_fused": len(generations)}
     return Config(**times(vars(old), k) | {"generations": generations} | born_at), k
@@ -503,7 +538,7 @@ def plan_clone(ckpt: dict, seed: int, noise: float = 10**-0.5, **sizes: int) -> 
         gain_of_tied = old.tied and name == "norm.gain"  # a tied head reads what wte, undivided, has written
         scale = 1 / k if kind in READ_AXIS or gain_of_tied else 1
         its_noise = noise if kind in READ_AXIS else 0.0
-        before = functools.partial(assembled, ckpt["model"], name, tensor.plan)
+        before = functools.partial(assembled, old, ckpt["model"], name, kind, tensor.plan)
         rng = functools.partial(generator, seed, slab)
         fill = functools.partial(tile, before=before, k=k, kind=kind, scale=scale, noise=its_noise, rng=rng)
         weights[slab] = Lazy(shape, dtype, fill)
@@ -570,8 +605,9 @@ def condense(ckpt: dict, keep: int) -> tuple[dict, list[str]]:
     """Return (the checkpoint, in memory, with its oldest generations fused so that `keep` remain; what is not
     exact about it).
 
-    The function stays to the bit. The fused slabs follow the schedule of the youngest among them and the
-    largest of their step counts: exact for the next optimizer step where they agree."""
+    The function stays to the bit: a ramp that is not over is folded in. The fused slabs follow the schedule
+    of the youngest among them and the largest of their step counts: exact for the next optimizer step where
+    they agree, and no ramp was folded in."""
     condensed, notes = plan_condensing(ckpt, keep)
     return materialise(condensed), notes
 
@@ -594,7 +630,8 @@ def plan_condensing(ckpt: dict, keep: int) -> tuple[dict, list[str]]:
         remain = len(old.generations) - old.n_fused + 1
         remaining = f"{remain} generation{'s' if remain > 1 else ''} remain"
         raise ValueError(f"--condense {keep}: {remaining}; give at least 1 and fewer than that")
-    cfg = Config(**vars(old) | {"n_fused": n_fused})
+    generations = [*map(settled, old.generations[:n_fused]), *old.generations[n_fused:]]
+    cfg = Config(**vars(old) | {"n_fused": n_fused, "generations": generations})
     weights, state, steps, was = ungrown(ckpt), {}, set(), ckpt["optimizer"]
     old_tensors = skeleton(old).growables()
     for name, tensor in skeleton(cfg).growables().items():
@@ -603,7 +640,10 @@ def plan_condensing(ckpt: dict, keep: int) -> tuple[dict, list[str]]:
         first = ckpt["model"][f"{name}.0"]
         if m > 1:
             steps |= {int(was[f"{name}.{i}"]["step"]) for i in range(m) if f"{name}.{i}" in was}
-            fill = functools.partial(fuse, weights=ckpt["model"], name=name, plan=plan[:m])
+        if m > 1 or plan[0][0] < n_fused and old.factors(tensor.kind, plan[:1]) != [None]:
+            fill = functools.partial(
+                fuse, cfg=old, weights=ckpt["model"], name=name, kind=tensor.kind, plan=plan[:m]
+            )
             first = Lazy(tensor.plan[0][2], first.dtype, fill)
         weights[f"{name}.0"] = first
         state |= fused_state(name, plan[:m], f"{name}.0", was)
@@ -612,6 +652,10 @@ def plan_condensing(ckpt: dict, keep: int) -> tuple[dict, list[str]]:
             if f"{name}.{i}" in was:
                 state[f"{name}.{i - m + 1}"] = dict(was[f"{name}.{i}"])
     notes = what_fusing_changes(cfg.generations[old.n_fused - 1 : n_fused], n_fused - 1, steps)
+    for i, g in enumerate(old.generations[:n_fused]):
+        if g.ramp:
+            stays = "what it writes stays as it is, and Adam's moments follow in some steps"
+            notes.append(f"generation {i}'s ramp stood at {g.ramped:.0%} and is folded in: {stays}")
     return ckpt | {"config": cfg.plain(), "model": weights, "optimizer": state}, notes
 
 
@@ -631,8 +675,8 @@ def what_fusing_changes(fused: list[Generation], last: int, steps: set[int]) -> 
     return notes
 
 
-def fuse(out: torch.Tensor, weights: dict[str, torch.Tensor], name: str, plan: Plan) -> None:
-    out.copy_(assembled(weights, name, plan))
+def fuse(out: torch.Tensor, **of) -> None:
+    out.copy_(assembled(**of))
 
 
 # -----------------------------------------------------------------------------
@@ -713,6 +757,8 @@ def alive(ckpt: dict, tokens: torch.Tensor, slabs: set[str]) -> dict[str, float]
     would}. Of wte only the rows of tokens read count, if there are any. Weight decay is off: it moves the
     dead as well."""
     model = build_model(ckpt)
+    young = model.cfg.generations[-1]
+    model.ramp(young.birth + young.ramp / 2)  # at 0, nothing would move
     before = {name: p.detach().clone() for name, p in model.named_parameters() if name in slabs}
     optimizer = model.optimizer(weight_decay=0.0)
     for group in optimizer.param_groups:
@@ -802,6 +848,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     add("--init", choices=INITS, help=f"how the new starts (default: {by_default})")
     add("--place", choices=("top", "interleave"), default="top", help="where new layers go (default: top)")
+    ramp = "exact, with --init random, copy or stack: what is new comes in over so many tokens of training"
+    add("--ramp", type=int, default=0, metavar="TOKENS", help=f"{ramp} (default: 0, without)")
     add("--copy_state", action="store_true", help="copied layers copy Adam's state too")
     add("--fresh_optimizer", action="store_true", help="drop Adam's state")
     add(
@@ -823,6 +871,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     for name in ("width", "depth", "heads", "ffn", "head_dim", "condense"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             raise ValueError(f"--{name} {getattr(args, name)}: at least 1")
+    if args.ramp < 0:
+        raise ValueError(f"--ramp {args.ramp}: a number of tokens, at least 0")
     if args.multiple < 0 or math.isnan(args.tolerance):
         raise ValueError("--multiple is at least 0, and --tolerance a number")
     return args
@@ -951,7 +1001,7 @@ def next_command(cfg: Config, data: str, out: str) -> str:
     )
 
 
-@dataclass
+@dataclasses.dataclass
 class Growth:
     """What the command line asks for, of a checkpoint."""
 
@@ -959,6 +1009,11 @@ class Growth:
     rows: np.ndarray | None  # token ids, of a growing vocabulary
     init: str
     why: str  # the model is finished, '' if it is not
+    ramp: int  # tokens in which what is new comes in
+
+    @property
+    def exact(self) -> bool:
+        return self.init != "stack" or self.ramp > 0
 
 
 def asked_growth(ckpt: dict, args: argparse.Namespace) -> Growth:
@@ -970,8 +1025,12 @@ def asked_growth(ckpt: dict, args: argparse.Namespace) -> Growth:
     rows = read_stage_rows(data_of(ckpt), args.vocab, f"--vocab {args.vocab}") if args.vocab else None
     if not sizes and rows is None and not args.condense and not args.fresh_optimizer:
         raise ValueError("nothing to do: give --double, --params with --along, sizes, --vocab, or --condense")
+    if not sizes and args.ramp:
+        raise ValueError("--ramp is for a growth of width or depth, and neither grows")
     if not sizes and (args.init or args.place != "top" or args.copy_state):
         raise ValueError("--init, --place and --copy_state are for a growth, and nothing grows")
+    if args.ramp and args.condense == 1:
+        raise ValueError("--condense 1 would fold the ramp in before it began: 2 keeps what is new apart")
 
     # at equal FLOPs, of one seed, plain copies ended at 1.841 bits per byte; what keeps the function, at
     # 1.849 (copies) and 1.861 (random layers); from scratch, at the best rate, 1.852: runs/results/best_size
@@ -979,11 +1038,11 @@ def asked_growth(ckpt: dict, args: argparse.Namespace) -> Growth:
     init = args.init or ("random" if not deeper else "copy" if why else "stack")
     if args.copy_state and (init not in ("copy", "stack") or "n_layer" not in sizes):
         raise ValueError("--copy_state is for copied layers: --init copy or stack, with depth")
-    if deeper and why and not args.init:
+    if deeper and why and not args.init and not args.ramp:
         print(f"{why}: --init copy keeps its function; --init stack would not")
     if args.params:
         print(chosen(cfg, args))
-    return Growth(sizes, rows, init, why)
+    return Growth(sizes, rows, init, why, args.ramp)
 
 
 def make(
@@ -993,7 +1052,7 @@ def make(
     slabs."""
     new, born = ckpt | ({"optimizer": {}} if args.fresh_optimizer else {}), []
     if growth.sizes or growth.rows is not None:
-        how = (args.place, growth.init, args.seed, args.copy_state, growth.rows)
+        how = (args.place, growth.init, args.seed, args.copy_state, growth.rows, growth.ramp)
         new, born = plan_growth(new, *how, **growth.sizes)
     condensed, notes = plan_condensing(new, args.condense) if args.condense else (new, [])
     print("\n".join(size_table(ckpt, condensed)))
@@ -1033,16 +1092,16 @@ def check(ckpt: dict, new: dict, growth: Growth, args: argparse.Namespace, probe
         print("random tokens tell of exactness only: --text FILE checks on text")
     if not math.isfinite(largest):
         raise ValueError(f"{args.input}: not a model: its logits are not finite: nothing written")
-    if growth.rows is not None and growth.init != "stack":
+    if growth.rows is not None and growth.exact:
         n, rise = len(growth.rows), losses[1] - losses[0]
         bound = math.log(n / ckpt["config"]["vocab_size"])
         print(f"{n} rows: the loss may rise by {bound:.4f} at most, and rises by {rise:.4f}")
     allowed = args.tolerance * max(1.0, largest)
     if not dlogit <= allowed:
-        if growth.init != "stack":
+        if growth.exact:
             of = f"{allowed:.1e}, {args.tolerance:g} x {max(1.0, largest):.3g}"
             raise ValueError(f"max |dlogit| {dlogit:.1e} is above the tolerance of {of}: nothing written")
-        print("plain copies of layers (--init stack) do not keep the function; --init random and copy do")
+        print("plain copies of layers (--init stack) do not keep the function; under a --ramp they do")
     return dlogit
 
 
@@ -1078,6 +1137,7 @@ def main() -> None:
         # how it grew, for whoever reads the checkpoint
         step = {"sizes": growth.sizes, "vocab": args.vocab or "", "init": growth.init, "place": args.place}
         step |= {
+            "ramp": growth.ramp,
             "condense": args.condense or 0,
             "seed": args.seed,
             "parent_sha256": parent_sha256,
@@ -1090,12 +1150,7 @@ def main() -> None:
     SECONDS["write"] -= SECONDS["draw"]
     print(f"wrote {out}; " + ", ".join(f"{what} {s:.1f} s" for what, s in SECONDS.items()))
     grown = Config(**new["config"])
-    if (
-        growth.why
-        and "n_layer" in growth.sizes
-        and growth.init != "stack"
-        and grown.n_fused < len(grown.generations)
-    ):
+    if growth.why and "n_layer" in growth.sizes and growth.exact and grown.n_fused < len(grown.generations):
         print(f"to train the new and keep the old as it is: {next_command(grown, data_of(ckpt), out)}")
 
 

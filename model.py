@@ -39,6 +39,8 @@ class Generation:
     warmup: int = 0  # tokens in which the rate climbs to the peak
     warm_start: int = 0  # where it climbs from, in tokens: birth, or where a later stage warms it up again
     warm_share: float = 0.0  # the share of the peak it climbs from
+    ramp: int = 0  # tokens from its birth in which what it writes comes in; 0: it is all there
+    ramped: float = 1.0  # the factor of what it writes, which rises from 0 to 1
 
     @property
     def pairs(self) -> int:  # RoPE turns a head's dimensions in pairs
@@ -115,6 +117,16 @@ class Config:
                     shape[axis] = size
         return slabs
 
+    def factors(self, kind: str, plan: Plan) -> list[float | None]:
+        """Return for every slab of a tensor's plan the factor under which it writes, None where it has
+        none."""
+        out = []
+        for g, axis, _ in plan:
+            where = "layer" if axis is None else SHAPES[kind][axis]
+            ramps = self.generations[g].ramp and writes(kind, where)
+            out.append(self.generations[g].ramped if ramps else None)
+        return out
+
     def plain(self) -> dict:
         """Return the plain values that a checkpoint stores. Config(**plain) is the inverse."""
         return vars(self) | {"generations": [vars(g) for g in self.generations]}
@@ -175,6 +187,13 @@ SHAPES = {
 }
 
 
+def writes(kind: str, axis: str) -> bool:
+    """Return whether a new slab writes: into the residual stream, or into the scores of attention. Where it
+    is zero, or multiplied by 0, the function stays. axis: the one of SHAPES[kind] it is appended on, or
+    "layer" for the tensor of a new layer."""
+    return kind in ("o", "down") or (kind, axis) in (("wte", "n_embd"), ("k", "pairs"))
+
+
 def init_std(kind: str, cfg: Config) -> float:
     """Return the standard deviation that `kind` is drawn with at its birth; norm gains are 1.
 
@@ -227,15 +246,37 @@ def rope_frequencies(cfg: Config) -> torch.Tensor:
 
 
 class Growable(nn.ParameterList):
-    """A base slab, then further slabs, each concatenated along its own axis."""
+    """A base slab, then further slabs, each concatenated along its own axis.
+
+    While what a generation writes comes in, its slabs that write are multiplied by a factor: a buffer, so
+    that compiled code stays as the factor rises. Afterwards there is none."""
 
     def __init__(self, cfg: Config, kind: str, birth: int = 0) -> None:
         self.kind, self.plan = kind, cfg.slabs(kind, birth)
         super().__init__(nn.Parameter(torch.empty(shape)) for _, _, shape in self.plan)
+        factors = cfg.factors(kind, self.plan)
+        self.ramped = [i for i, factor in enumerate(factors) if factor is not None]
+        if self.ramped:
+            factor = torch.tensor([f or 0.0 for f in factors], dtype=torch.get_default_dtype(), device="cpu")
+            self.register_buffer("factor", factor, persistent=False)  # (slabs,)
 
     def full(self) -> torch.Tensor:
         """Return the whole tensor, of shape SHAPES[kind]."""
-        return concatenate(self.plan, list(self))
+        slabs = list(self)
+        for i in self.ramped:
+            slabs[i] = slabs[i] * self.factor[i].to(slabs[i].dtype)
+        return concatenate(self.plan, slabs)
+
+    def ramp(self, cfg: Config) -> None:
+        """Take the factors that cfg has by now, and drop those that are over."""
+        factors = cfg.factors(self.kind, self.plan)
+        still = [i for i in self.ramped if factors[i] is not None]
+        for i in still:
+            self.factor[i] = factors[i]
+        if still != self.ramped:  # compiled code is compiled anew, once
+            self.ramped = still
+        if not still and hasattr(self, "factor"):
+            del self.factor
 
 
 def concatenate(plan: Plan, slabs: list[torch.Tensor]) -> torch.Tensor:
@@ -512,6 +553,18 @@ class Llama(nn.Module):
         self.to_empty(device=device)
         for name, b in self.named_buffers():
             b.copy_(buffers[name])
+
+    def ramp(self, tokens: float) -> None:
+        """Set the factors of what generations write, as of `tokens` on the ledger, here and in cfg. Of a ramp
+        that is over nothing is left."""
+        ramping = [g for g in self.cfg.generations if g.ramp]
+        for g in ramping:
+            g.ramped = min(1.0, max(0.0, (tokens - g.birth) / g.ramp))
+            if g.ramped == 1.0:
+                g.ramp = 0
+        if ramping:
+            for tensor in self.growables().values():
+                tensor.ramp(self.cfg)
 
     def count_params(self) -> dict:
         """Return {'total', 'non_embedding' (neither embedding nor head), 'generations': {generation: n}}, in

@@ -71,19 +71,22 @@ def dlogit(a, b):
 
 
 def steps(ckpt, n, lr=1e-3, weight_decay=0.0, **compile):
-    """The checkpoint after n AdamW steps at one rate for all, on always the same tokens, without clipping."""
+    """The checkpoint after n AdamW steps at one rate for all, on always the same tokens, without clipping.
+    A step counts as one token for what is ramped in."""
     model = build(ckpt)
     if compile:
         model.compile_blocks(**compile)
     optimizer = model.optimizer(weight_decay)
     load_state(model, optimizer, ckpt)
-    for _ in range(n):
+    for step in range(n):
+        model.ramp(step)
         for group in optimizer.param_groups:
             group["lr"] = lr
         model.zero_grad()
         model(TOKENS[:, :-1], TOKENS[:, 1:]).backward()
         optimizer.step()
     return ckpt | {
+        "config": model.cfg.plain(),
         "model": {k: v.detach().clone() for k, v in model.state_dict().items()},
         "optimizer": optimizer_state(model, optimizer),
     }
@@ -116,6 +119,9 @@ GROWTHS = {
         n_layer=3, n_embd=56, ffn_dim=77, head_dim=12, init="copy", **heads(kind, 8)
     ),
     "eye": lambda kind: dict(n_embd=60, init="eye", **heads(kind, 6)),
+    "ramp_stack": lambda kind: dict(n_layer=5, init="stack", ramp=10),
+    "ramp_all": lambda kind: GROWTHS["all"](kind) | dict(ramp=10),
+    "ramp_copy_all": lambda kind: GROWTHS["copy_all"](kind) | dict(ramp=10),
 }
 
 
@@ -181,6 +187,32 @@ def test_stack_is_not_preserving_and_says_so():
     grown, _ = grow(ckpt, n_layer=4, init="stack")
     assert dlogit(ckpt, grown) > 1e-3
     assert torch.equal(grown["model"]["layers.3.attn.q.0"], ckpt["model"]["layers.1.attn.q.0"])
+
+
+@pytest.mark.parametrize("growth", ["ramp_stack", "ramp_all", "ramp_copy_all"])
+def test_a_ramp_ends_in_the_plain_model(growth):
+    """Where it has come in, the model is that of its parameters; and nothing is left of the ramp."""
+    ckpt = steps(grow(tiny(), **GROWTHS[growth]("gqa"))[0], 3)
+    model, without = build(ckpt), build(ckpt)
+    without.ramp(10)
+    plain = without(TOKENS[:, :-1]).detach()
+    model.compile_blocks()
+    for tokens in (2, 4, 9, 10):
+        model.ramp(tokens)
+        out = model(TOKENS[:, :-1]).detach()
+        eager = logits(ckpt | {"config": model.cfg.plain()})
+        assert (out - eager).abs().max() <= 1e-12 and ((out - plain).abs().max() > 1e-3) == (tokens < 10)
+    for name, w in ckpt["model"].items():
+        assert torch.equal(without.state_dict()[name], w)
+    assert {name for name, _ in model.named_buffers()} == {"cos", "sin"}
+    young = model.cfg.generations[1]
+    assert (young.ramp, young.ramped) == (0, 1)
+    # two at a time: each has its own
+    twice, _ = grow(ckpt | {"ledger": ckpt["ledger"] | {"tokens": 5}}, n_layer=6, init="copy", ramp=100)
+    assert dlogit(ckpt, twice) <= 1e-12
+    model = build(twice)
+    model.ramp(15)
+    assert [g.ramped for g in model.cfg.generations] == [1, 1, 0.1]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -291,6 +323,13 @@ def test_condensing_keeps_the_function_and_the_next_step(kind):
         assert dlogit(grown, condensed) == 0 and not notes
         assert len(skeleton(Config(**condensed["config"])).count_params()["generations"]) == keep
         assert dlogit(steps(grown, 1, weight_decay=0.1), steps(condensed, 1, weight_decay=0.1)) <= 1e-12
+    for growth in ("ramp_stack", "ramp_all"):
+        ramped = steps(grow(tiny(**KINDS[kind]), **GROWTHS[growth](kind))[0], 4)
+        condensed, notes = condense(ramped, 1)
+        assert dlogit(ramped, condensed) == 0 and "ramp stood at 30% and is folded in" in notes[0]
+        assert condensed["config"]["generations"][1]["ramp"] == 0
+        on, _ = grow(ramped, n_layer=6)
+        assert dlogit(ramped, condense(on, 2)[0]) == dlogit(ramped, condense(on, 1)[0]) == 0
     grown = steps(grow(steps(tiny(), 3), n_embd=60)[0], 2)
     assert "step counts differ (2 to 5)" in condense(grown, 1)[1][0]
 

@@ -716,8 +716,9 @@ def main() -> None:
         if step >= last_step:
             break
 
-        # rates at the middle of the step, so that neither the first nor the last is lost on zero
+        # rates and ramps at the middle of the step, so that neither the first nor the last is lost on zero
         at = ledger["tokens"] + tokens_per_step / 2
+        model.ramp(at)
         if branch:
             lr = [r * (1 - (at - off["tokens"]) / (end - off["tokens"])) for r in off["rates"]]
         else:
@@ -755,6 +756,7 @@ def main() -> None:
         train.next += per_process * world
         ledger["tokens"] += tokens_per_step
         ledger["flops"] += tokens_per_step * flops_per_token
+        model.ramp(ledger["tokens"])  # for what is evaluated and saved
         passed = time.time() - lap
         ledger["seconds"] += passed
         busy += passed
@@ -1019,6 +1021,8 @@ def warnings_of(
 def describe(g: Generation, peak: float, now: int, frozen: bool) -> str:
     """Return when a generation was born, and what its rates will be, in words."""
     text = f"born at {g.birth:,} tokens, peak rate {peak:.2e}"
+    if g.ramp:
+        text += f", what it writes comes in until {g.birth + g.ramp:,}"
     if frozen:
         return text + ", frozen"
     warm = g.warm_start + g.warmup

@@ -42,11 +42,13 @@ def stage(data, tmp_path):
 @pytest.fixture(scope="session")
 def grown_run(data, tmp_path_factory):
     """train.py's arguments for a stage that starts from a grown checkpoint, with Adam's state and two
-    generations; and the folder that one process trained with them."""
+    generations, the second of which comes in over half of the stage; and the folder that one process trained
+    with them."""
     tmp = tmp_path_factory.mktemp("grown")
     config = write_stage(data, tmp, tmp / "a")
     ok("train.py", *config, "--stop_at=4")
-    ok("grow.py", "--in", tmp / "a/ckpt.pt", "--width", 48, "--heads", 3, "--depth", 3, "--out", tmp / "g.pt")
+    sizes = ["--width", 48, "--heads", 3, "--depth", 3, "--ramp", 3000]
+    ok("grow.py", "--in", tmp / "a/ckpt.pt", *sizes, "--out", tmp / "g.pt")
     sizes = ["--n_embd=48", "--n_head=3", "--n_layer=3"]
     stage = [*config, f"--init_from={tmp / 'g.pt'}", *sizes, "--learning_rate=5e-3"]
     ok("train.py", *stage, f"--out_dir={tmp / 'one'}")

@@ -415,6 +415,13 @@ def test_arguments_that_cannot_be(trained, tmp_path):
         (["--head_dim", 0], "--head_dim 0: at least 1"),
         (["--condense", 0], "--condense 0: at least 1"),
         (["--condense", -1], "--condense -1: at least 1"),
+        ([*DEPTH, "--ramp", -1], "--ramp -1: a number of tokens, at least 0"),
+        ([*DEPTH, "--ramp", 9, "--condense", 1], "--condense 1 would fold the ramp in before it began"),
+        (["--condense", 1, "--ramp", 9], "--ramp is for a growth of width or depth"),
+        (
+            ["--double", "width", "--init", "clone", "--ramp", 9],
+            "--ramp goes with --init random, copy, stack",
+        ),
     ]:
         error, _ = run("grow.py", "--in", trained, *args)
         assert message in error, (args, error)
@@ -443,10 +450,10 @@ def test_every_slab_that_can_be_born_has_a_rule():
             ["layer"] if kind not in ("wte", "head") else []
         )
         for axis in names:
-            assert all(grow.start_of(kind, axis, init)[0] for init in ("random", "copy", "eye", "stack")), (
-                kind,
-                axis,
-            )
+            for init in ("random", "copy", "eye", "stack"):
+                assert grow.start_of(kind, axis, init)[0], (kind, axis)
+            ramped = {grow.start_of(kind, axis, init, True)[0] for init in grow.RAMPED}
+            assert "zero" not in ramped, (kind, axis)
 
 
 def test_nearest_size():

@@ -467,15 +467,24 @@ def test_a_stop_and_an_error_are_whole_lines_of_a_terminal(stage, tmp_path):
     assert re.match("train.py: step 1: loss .*nothing saved", lines[-2])
 
 
-def test_resume_of_a_grown_stage_is_exact(stage, tmp_path):
+@pytest.mark.parametrize("ramp", [0, 4000])
+def test_resume_of_a_grown_stage_is_exact(stage, tmp_path, ramp):
+    a, b, c = (tmp_path / name for name in "abc")
     ok("train.py", *stage)
-    ok("grow.py", "--in", tmp_path / "a/ckpt.pt", "--width", 48, "--depth", 3)
-    stage += [f"--init_from={tmp_path / 'a/grown.pt'}", "--policy=shared"]
+    ok("grow.py", "--in", a / "ckpt.pt", "--width", 48, "--depth", 3, "--ramp", ramp)
+    stage += [f"--init_from={a / 'grown.pt'}", "--policy=shared"]
     stage += ["--n_embd=48", "--n_head=3", "--n_layer=3"]
-    ok("train.py", *stage, f"--out_dir={tmp_path / 'b'}")
-    ok("train.py", *stage, f"--out_dir={tmp_path / 'c'}", "--stop_at=5")
-    ok("train.py", *stage, f"--out_dir={tmp_path / 'c'}", "--resume")
-    assert same(weights(tmp_path / "b"), weights(tmp_path / "c"))
+    printed = ok("train.py", *stage, f"--out_dir={b}")
+    assert ("what it writes comes in until 10,144" in printed) == bool(ramp)
+    ok("train.py", *stage, f"--out_dir={c}", "--stop_at=5", "--eval_interval=2")
+    assert load_checkpoint(c / "ckpt.pt")["config"]["generations"][1]["ramped"] == (
+        2560 / ramp if ramp else 1
+    )
+    ok("train.py", *stage, f"--out_dir={c}", "--resume")
+    assert same(weights(b), weights(c)) and metrics(b, "bpb")[12] == metrics(c, "bpb")[12]
+    assert metrics(b, "bpb")[0] == pytest.approx(metrics(a, "bpb")[12], abs=1e-5)
+    young = load_checkpoint(b / "ckpt.pt")["config"]["generations"][1]
+    assert (young["ramp"], young["ramped"]) == (0, 1)
 
 
 def test_branch_decay_leaves_the_trunk(stage, tmp_path):
