@@ -14,17 +14,17 @@ common = dict(
     eval_tokens=131072, log_interval=27, save_interval=27, sample_tokens=0, device="cpu",
 )  # fmt: skip
 _decay = dict(branch="decay")
+_stack = "--depth 6 --init stack"
 
 
-def _grown(at):
-    """Return 3 layers until a share of the FLOPs, then plain copies on top; one clock decays all."""
-    return [dict(n_layer=3, until=at), dict(grow="--depth 6 --init stack", until=0.8), _decay]
+def _grown(at, how=_stack, **settings):
+    """Return 3 layers until a share of the FLOPs, then 6; one clock decays all."""
+    return [dict(n_layer=3, until=at), dict(grow=how, until=0.8, **settings), _decay]
 
 
 _trunk = [dict(until=0.6), dict(until=0.8)]
 _twice = [dict(until=1.6), _decay | dict(until=2.0)]
 _small = dict(n_layer=3, n_head=2, n_embd=32, ffn_dim=96)
-_stack = "--depth 6 --init stack"
 arms = {
     "scratch 4e-3, decay 20 %": [*_trunk, _decay],
     "scratch 8e-3, decay 20 %": [
@@ -47,6 +47,16 @@ arms = {
         dict(grow=_stack, until=1.6),
         _twice[1],
     ],
+    # what starts the new, and its rates: branches of one trunk
+    "3 -> 6 at 50 %, ramp 0.5M": _grown(0.5, f"{_stack} --ramp 500000"),
+    "3 -> 6 at 50 %, ramp 0.2M": _grown(0.5, f"{_stack} --ramp 200000"),
+    "3 -> 6 at 50 %, ramp 2M": _grown(0.5, f"{_stack} --ramp 2000000"),
+    "3 -> 6 at 50 %, exact (copy)": _grown(0.5, "--depth 6 --init copy"),
+    "3 -> 6 at 50 %, then all at 8e-3": _grown(0.5, learning_rate=8e-3, policy="shared", new_rate=1.0),
+    "3 -> 6 at 50 %, the new at 8e-3": _grown(0.5, learning_rate=8e-3),
+    "3 -> 6 at 50 %, interleaved": _grown(0.5, f"{_stack} --place interleave"),
+    "3 -> 6 at 50 %, Adam's state copied": _grown(0.5, f"{_stack} --copy_state"),
+    "3 -> 6 at 25 %, twice the budget": [dict(n_layer=3, until=0.5), dict(grow=_stack, until=1.6), _twice[1]],
     "3 x 32 -> 3 x 64 -> 6 x 64 at 15, 50 %": [
         _small | dict(until=0.15),
         dict(grow="--double width", until=0.5),
