@@ -7,13 +7,15 @@ $ python grow.py --in out/stage0/ckpt.pt --double width             # n_embd, he
 $ python grow.py --in out/stage0/ckpt.pt --params 2x --along width  # the width nearest to 2 x the parameters
 $ python grow.py --in out/stage0/ckpt.pt --depth 16 --init copy --place interleave
 $ python grow.py --in out/stage0/ckpt.pt --width 768 --heads 8 --explain --dry_run
+$ python grow.py --in out/stage0/ckpt.pt --double depth --ramp 2000000  # exact: copies that come in slowly
 $ python grow.py --in out/stage2/ckpt.pt --vocab words5000 --params 2x --along depth
 $ python grow.py --in out/stage3/ckpt.pt --condense 1 --out out/stage3/condensed.pt
 $ python grow.py --in llama.pt --double depth --place interleave --text book.txt  # checked on a text
 
 The rule, for every operator: old slabs are untouched, and of each product of two new factors exactly one is
 zero, so that the function stays and yet every new parameter gets a gradient. RULES says it tensor by tensor;
---explain prints it for a checkpoint, slab by slab.
+--explain prints it for a checkpoint, slab by slab. With --ramp what writes is drawn or copied too, under a
+factor that rises from 0 to 1 over the first tokens after the growth: so plain copies of layers are exact too.
 
 --init clone is another rule, HyperCloning's (arXiv 2409.12903), for widths of an integer factor k: all is
 tiled k times, and what reads a tiled input is divided by k. Noise is added that cancels in the sum: without
