@@ -4,6 +4,13 @@ Does growing by depth still pay where the control's batch, rate and decay are tu
 trained at a4b2757, the others at the commit that log.md names, on one thread of one core, beside other work.
 """
 
+import math
+
+import torch
+
+from grow import skeleton
+from model import Config
+
 budget = 2.479e13
 seeds = [1337, 2, 3]
 deciding = ["scratch 4e-3, decay 20 %", "3 -> 6 at 50 %"]  # with all seeds
@@ -20,6 +27,27 @@ _stack = "--depth 6 --init stack"
 def _grown(at, how=_stack, **settings):
     """Return 3 layers until a share of the FLOPs, then 6; one clock decays all."""
     return [dict(n_layer=3, until=at), dict(grow=how, until=0.8, **settings), _decay]
+
+
+def _wider(**how):
+    """Return 6 layers of 32 until a quarter of the FLOPs, then of 64."""
+    return [_small | dict(n_layer=6, until=0.25), dict(grow="--double width", until=0.8) | how, _decay]
+
+
+def _fill(ckpt):
+    """Change a model whose width was just doubled: what writes into the new half of the residual copies what
+    writes into the old one, and what reads it is zero. The gains make up for the norms' factor, sqrt(1/2).
+    Exact but for the norms' eps."""
+    w = ckpt["model"]
+    for name, tensor in skeleton(Config(**ckpt["config"])).growables().items():
+        last = len(tensor.plan) - 1  # the slab on n_embd
+        if tensor.kind == "norm":
+            w[f"{name}.0"] = w[f"{name}.0"] * math.sqrt(2)
+            w[f"{name}.1"] = w[f"{name}.0"].clone()
+        elif tensor.kind in ("wte", "o", "down"):
+            w[f"{name}.{last}"] = torch.cat([w[f"{name}.{i}"] for i in range(last)])
+        else:
+            w[f"{name}.{last}"] = torch.zeros_like(w[f"{name}.{last}"])
 
 
 _trunk = [dict(until=0.6), dict(until=0.8)]
@@ -62,11 +90,11 @@ arms = {
         dict(grow="--double width", until=0.5),
         *_grown(0.5)[1:],
     ],
-    "6 x 32 -> 6 x 64 at 25 %": [
-        _small | dict(n_layer=6, until=0.25),
-        dict(grow="--double width", until=0.8),
-        _decay,
-    ],
+    "6 x 32 -> 6 x 64 at 25 %": _wider(),
+    "6 x 32 -> 6 x 64 at 25 %, copies under a ramp of 0.5M": _wider(
+        grow="--double width --init copy --ramp 500000"
+    ),
+    "6 x 32 -> 6 x 64 at 25 %, writers copied, readers zero": _wider(edit="_fill"),
     "scratch 4e-3, decay 20 %, four times the budget": [_twice[0], dict(until=3.2), _decay | dict(until=4.0)],
     "3 -> 6 at 50 %, four times the budget": [
         dict(n_layer=3, until=0.5),
