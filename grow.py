@@ -387,7 +387,7 @@ def assembled(
     ramps folded in."""
     slabs = [weights[f"{name}.{i}"] for i in range(len(plan))]
     factors = cfg.factors(kind, plan)
-    return concatenate(plan, [w if f is None else w * f for w, f in zip(slabs, factors)])
+    return concatenate(plan, [w * f if f < 1 else w for w, f in zip(slabs, factors)])
 
 
 def settled(g: Generation) -> Generation:
@@ -642,7 +642,7 @@ def plan_condensing(ckpt: dict, keep: int) -> tuple[dict, list[str]]:
         first = ckpt["model"][f"{name}.0"]
         if m > 1:
             steps |= {int(was[f"{name}.{i}"]["step"]) for i in range(m) if f"{name}.{i}" in was}
-        if m > 1 or plan[0][0] < n_fused and old.factors(tensor.kind, plan[:1]) != [None]:
+        if m > 1 or plan[0][0] < n_fused and old.factors(tensor.kind, plan[:1]) != [1]:
             fill = functools.partial(
                 fuse, cfg=old, weights=ckpt["model"], name=name, kind=tensor.kind, plan=plan[:m]
             )

@@ -39,8 +39,8 @@ class Generation:
     warmup: int = 0  # tokens in which the rate climbs to the peak
     warm_start: int = 0  # where it climbs from, in tokens: birth, or where a later stage warms it up again
     warm_share: float = 0.0  # the share of the peak it climbs from
-    ramp: int = 0  # tokens from its birth in which what it writes comes in; 0: it is all there
-    ramped: float = 1.0  # the factor of what it writes, which rises from 0 to 1
+    ramp: int = 0  # tokens from its birth on in which what it writes comes in; 0: it is in
+    ramped: float = 1.0  # the factor of what it writes, which meanwhile rises from 0 to 1
 
     @property
     def pairs(self) -> int:  # RoPE turns a head's dimensions in pairs
@@ -117,15 +117,11 @@ class Config:
                     shape[axis] = size
         return slabs
 
-    def factors(self, kind: str, plan: Plan) -> list[float | None]:
-        """Return for every slab of a tensor's plan the factor under which it writes, None where it has
-        none."""
-        out = []
-        for g, axis, _ in plan:
-            where = "layer" if axis is None else SHAPES[kind][axis]
-            ramps = self.generations[g].ramp and writes(kind, where)
-            out.append(self.generations[g].ramped if ramps else None)
-        return out
+    def factors(self, kind: str, plan: Plan) -> list[float]:
+        """Return what each slab of a tensor's plan is multiplied by: where it writes, and its generation is
+        still coming in, by less than 1."""
+        axes = ["layer" if axis is None else SHAPES[kind][axis] for _, axis, _ in plan]
+        return [self.generations[g].ramped if writes(kind, a) else 1.0 for (g, *_), a in zip(plan, axes)]
 
     def plain(self) -> dict:
         """Return the plain values that a checkpoint stores. Config(**plain) is the inverse."""
@@ -248,16 +244,16 @@ def rope_frequencies(cfg: Config) -> torch.Tensor:
 class Growable(nn.ParameterList):
     """A base slab, then further slabs, each concatenated along its own axis.
 
-    While what a generation writes comes in, its slabs that write are multiplied by a factor: a buffer, so
-    that compiled code stays as the factor rises. Afterwards there is none."""
+    While a generation comes in, its slabs that write are multiplied by a factor. It is a buffer, so that
+    compiled code stays as the factor rises. Afterwards there is none."""
 
     def __init__(self, cfg: Config, kind: str, birth: int = 0) -> None:
         self.kind, self.plan = kind, cfg.slabs(kind, birth)
         super().__init__(nn.Parameter(torch.empty(shape)) for _, _, shape in self.plan)
         factors = cfg.factors(kind, self.plan)
-        self.ramped = [i for i, factor in enumerate(factors) if factor is not None]
+        self.ramped = [i for i, factor in enumerate(factors) if factor < 1]
         if self.ramped:
-            factor = torch.tensor([f or 0.0 for f in factors], dtype=torch.get_default_dtype(), device="cpu")
+            factor = torch.tensor(factors, dtype=torch.get_default_dtype(), device="cpu")
             self.register_buffer("factor", factor, persistent=False)  # (slabs,)
 
     def full(self) -> torch.Tensor:
@@ -268,14 +264,12 @@ class Growable(nn.ParameterList):
         return concatenate(self.plan, slabs)
 
     def ramp(self, cfg: Config) -> None:
-        """Take the factors that cfg has by now, and drop those that are over."""
+        """Take the factors that cfg has by now. When all are 1, none is left, and code is compiled anew."""
         factors = cfg.factors(self.kind, self.plan)
-        still = [i for i in self.ramped if factors[i] is not None]
-        for i in still:
+        for i in self.ramped:
             self.factor[i] = factors[i]
-        if still != self.ramped:  # compiled code is compiled anew, once
-            self.ramped = still
-        if not still and hasattr(self, "factor"):
+        if self.ramped and min(factors) == 1:
+            self.ramped = []
             del self.factor
 
 
@@ -555,12 +549,11 @@ class Llama(nn.Module):
             b.copy_(buffers[name])
 
     def ramp(self, tokens: float) -> None:
-        """Set the factors of what generations write, as of `tokens` on the ledger, here and in cfg. Of a ramp
-        that is over nothing is left."""
+        """Let what generations write come in as far as it has at `tokens` on the ledger, here and in cfg."""
         ramping = [g for g in self.cfg.generations if g.ramp]
         for g in ramping:
             g.ramped = min(1.0, max(0.0, (tokens - g.birth) / g.ramp))
-            if g.ramped == 1.0:
+            if g.ramped == 1:
                 g.ramp = 0
         if ramping:
             for tensor in self.growables().values():
