@@ -1076,6 +1076,9 @@ def export(path: str, out: str, dtype: str = "float32") -> None:
     config = llama_config(cfg, dtype, ids.get("bos"), end, ids.get("pad"))
     n_params = sum(math.prod(shape) for shape, _ in llama_tensors(cfg, ckpt["model"]).values())
     print(f"exporting {path}: {n_params:,} parameters", flush=True)
+    for i, g in enumerate(cfg.generations):
+        if g.ramp:
+            print(f"note: generation {i} has come in to {g.ramped:.0%}, and is exported as it is")
 
     # a row for all tokens, and what the model card says
     absent, figures = None, ""

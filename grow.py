@@ -86,7 +86,7 @@ RULES = {
     ("wte", "vocab_size"): "a new token",
     ("head", "vocab_size"): "a new token",
 }
-RAMPED = ("random", "copy", "stack")  # the inits that a ramp goes with
+RAMP_INITS = ("random", "copy", "stack")  # the inits that a ramp goes with
 INITS = ("random", "copy", "eye", "stack", "clone")
 SECONDS = dict.fromkeys(("hash", "draw", "write", "check"), 0.0)  # what main() says of its time
 
@@ -263,9 +263,8 @@ def grown_config(
     own_width = init not in ("copy", "stack")
     n = len(cfg.generations)
     grown = vars(cfg) | new
-    young = Generation(**{name: new[name] for name in SIZES}, birth=birth, ramp=ramp)
-    young.ramped = 0.0 if ramp else 1.0
-    grown["generations"] = [*cfg.generations, young]
+    born = {name: new[name] for name in SIZES} | dict(birth=birth, ramp=ramp, ramped=0.0 if ramp else 1.0)
+    grown["generations"] = [*cfg.generations, Generation(**born)]
     grown["layer_birth"] = [n if is_new else cfg.layer_birth[i] for i, is_new in layers]
     grown["layer_born"] = [
         new["n_embd"] if is_new and own_width else cfg.layer_born[i] for i, is_new in layers
@@ -435,8 +434,8 @@ def plan_growth(
     **sizes: int,
 ) -> tuple[dict, Born]:
     """Return what grow does, new slabs Lazy."""
-    if ramp and init not in RAMPED:
-        raise ValueError(f"--ramp goes with --init {', '.join(RAMPED)}: {init} is exact without")
+    if ramp and init not in RAMP_INITS:
+        raise ValueError(f"--ramp goes with --init {', '.join(RAMP_INITS)}: {init} is exact without")
     if init == "clone":
         if place != "top" or copy_state or rows is not None:
             without = "--place, --copy_state and --vocab"
@@ -451,7 +450,8 @@ def plan_growth(
     if rows is not None:
         weights["row_of"] = torch.full((old.n_tokens,), -1)
         weights["row_of"][torch.as_tensor(rows)] = torch.arange(len(rows))
-    raw = Config(**vars(cfg) | {"generations": [*cfg.generations[:-1], settled(cfg.generations[-1])]})
+    # what is copied is what older slabs are by now, and what new ones will be
+    come_in = Config(**vars(cfg) | {"generations": [*cfg.generations[:-1], settled(cfg.generations[-1])]})
     tensors = skeleton(cfg).growables()
     for name, source, is_new in sources(tensors, layers):
         kind, plan = tensors[name].kind, tensors[name].plan
@@ -464,7 +464,7 @@ def plan_growth(
                 continue
             whole, its_plan = (source, tensors[source].plan) if is_new else (name, plan[:i])
             how, why = start_of(kind, "layer" if axis is None else SHAPES[kind][axis], init, ramp > 0)
-            before = functools.partial(assembled, raw, weights, whole, kind, its_plan)
+            before = functools.partial(assembled, come_in, weights, whole, kind, its_plan)
             birth = Birth(kind, axis, how, before, cfg, functools.partial(generator, seed, slab))
             weights[slab] = Lazy(shape, dtype, birth.fill)
             born.append((slab, shape, f"{how}: {why}"))
@@ -759,8 +759,7 @@ def alive(ckpt: dict, tokens: torch.Tensor, slabs: set[str]) -> dict[str, float]
     would}. Of wte only the rows of tokens read count, if there are any. Weight decay is off: it moves the
     dead as well."""
     model = build_model(ckpt)
-    young = model.cfg.generations[-1]
-    model.ramp(young.birth + young.ramp / 2)  # at 0, nothing would move
+    model.ramp(max(g.birth + g.ramp / 2 for g in model.cfg.generations))  # at 0, nothing would move
     before = {name: p.detach().clone() for name, p in model.named_parameters() if name in slabs}
     optimizer = model.optimizer(weight_decay=0.0)
     for group in optimizer.param_groups:
@@ -851,7 +850,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--init", choices=INITS, help=f"how the new starts (default: {by_default})")
     add("--place", choices=("top", "interleave"), default="top", help="where new layers go (default: top)")
     ramp = "exact, with --init random, copy or stack: what is new comes in over so many tokens of training"
-    add("--ramp", type=int, default=0, metavar="TOKENS", help=f"{ramp} (default: 0, without)")
+    add("--ramp", type=float, default=0, metavar="TOKENS", help=f"{ramp} (default: 0, without)")
     add("--copy_state", action="store_true", help="copied layers copy Adam's state too")
     add("--fresh_optimizer", action="store_true", help="drop Adam's state")
     add(
@@ -873,8 +872,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     for name in ("width", "depth", "heads", "ffn", "head_dim", "condense"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             raise ValueError(f"--{name} {getattr(args, name)}: at least 1")
-    if args.ramp < 0:
-        raise ValueError(f"--ramp {args.ramp}: a number of tokens, at least 0")
+    if not 0 <= args.ramp < math.inf or args.ramp % 1:
+        raise ValueError(f"--ramp {args.ramp:g}: a number of tokens, at least 0")
+    args.ramp = int(args.ramp)  # 2e6, too
     if args.multiple < 0 or math.isnan(args.tolerance):
         raise ValueError("--multiple is at least 0, and --tolerance a number")
     return args
@@ -1028,11 +1028,11 @@ def asked_growth(ckpt: dict, args: argparse.Namespace) -> Growth:
     if not sizes and rows is None and not args.condense and not args.fresh_optimizer:
         raise ValueError("nothing to do: give --double, --params with --along, sizes, --vocab, or --condense")
     if not sizes and args.ramp:
-        raise ValueError("--ramp is for a growth of width or depth, and neither grows")
+        raise ValueError("--ramp is for a growth, and of rows there is none: leave it out")
     if not sizes and (args.init or args.place != "top" or args.copy_state):
         raise ValueError("--init, --place and --copy_state are for a growth, and nothing grows")
     if args.ramp and args.condense == 1:
-        raise ValueError("--condense 1 would fold the ramp in before it began: 2 keeps what is new apart")
+        raise ValueError("--condense 1 would fold the ramp in before it began: leave it out, or train first")
 
     # at equal FLOPs, of one seed, plain copies ended at 1.841 bits per byte; what keeps the function, at
     # 1.849 (copies) and 1.861 (random layers); from scratch, at the best rate, 1.852: runs/results/best_size
@@ -1138,13 +1138,8 @@ def main() -> None:
 
         # how it grew, for whoever reads the checkpoint
         step = {"sizes": growth.sizes, "vocab": args.vocab or "", "init": growth.init, "place": args.place}
-        step |= {
-            "ramp": growth.ramp,
-            "condense": args.condense or 0,
-            "seed": args.seed,
-            "parent_sha256": parent_sha256,
-            "max_dlogit": dlogit,
-        }
+        step |= {"ramp": growth.ramp, "condense": args.condense or 0, "seed": args.seed}
+        step |= {"parent_sha256": parent_sha256, "max_dlogit": dlogit}
         step |= {key: ckpt["ledger"][key] for key in ("tokens", "flops")}
         with timed("write"), working(f"writing {out}", files[0]):
             write_checkpoint(files[0], new | {"lineage": [*ckpt["lineage"], step]})

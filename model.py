@@ -251,25 +251,25 @@ class Growable(nn.ParameterList):
         self.kind, self.plan = kind, cfg.slabs(kind, birth)
         super().__init__(nn.Parameter(torch.empty(shape)) for _, _, shape in self.plan)
         factors = cfg.factors(kind, self.plan)
-        self.ramped = [i for i, factor in enumerate(factors) if factor < 1]
-        if self.ramped:
+        self.ramping = [i for i, factor in enumerate(factors) if factor < 1]
+        if self.ramping:
             factor = torch.tensor(factors, dtype=torch.get_default_dtype(), device="cpu")
             self.register_buffer("factor", factor, persistent=False)  # (slabs,)
 
     def full(self) -> torch.Tensor:
         """Return the whole tensor, of shape SHAPES[kind]."""
         slabs = list(self)
-        for i in self.ramped:
+        for i in self.ramping:
             slabs[i] = slabs[i] * self.factor[i].to(slabs[i].dtype)
         return concatenate(self.plan, slabs)
 
     def ramp(self, cfg: Config) -> None:
         """Take the factors that cfg has by now. When all are 1, none is left, and code is compiled anew."""
         factors = cfg.factors(self.kind, self.plan)
-        for i in self.ramped:
+        for i in self.ramping:
             self.factor[i] = factors[i]
-        if self.ramped and min(factors) == 1:
-            self.ramped = []
+        if self.ramping and min(factors) == 1:
+            self.ramping = []
             del self.factor
 
 

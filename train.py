@@ -668,6 +668,9 @@ def main() -> None:
         changed = {key: value for key, value in before.items() if key in ours and value != globals()[key]}
         changes = "".join(f"; {key} {value} -> {globals()[key]}" for key, value in changed.items())
         say(f"resumed at step {step}{changes}")
+    for i, g in enumerate(cfg.generations):
+        if g.ramp and g.birth + g.ramp > end:
+            notes.append(f"generation {i} has not come in yet at the end, {end:,} tokens; see grow.py --ramp")
     for note in notes:
         say(f"note: {note}")
 

@@ -21,7 +21,7 @@ from data import load_tokenizer
 from export import llama_config
 from grow import nearest_size, skeleton
 from model import Config, Llama
-from test_grow import CLONE, build, heads, steps, tiny
+from test_grow import CLONE, TOKENS, build, heads, steps, tiny
 
 DEPTH = ("--double", "depth")
 
@@ -238,6 +238,12 @@ def test_weights_that_are_not_finite_are_named(tmp_path):
     assert os.listdir(tmp_path) == ["a.pt"]
 
 
+def test_what_is_new_is_alive_on_top_of_a_ramp():
+    ckpt, _ = grow.grow(tiny(torch.float32), n_embd=60, ramp=100)
+    grown, born = grow.grow(ckpt, ffn_dim=91)
+    assert set(grow.alive(grown, TOKENS, {slab for slab, *_ in born}).values()) == {1}
+
+
 # -----------------------------------------------------------------------------
 # files
 
@@ -417,7 +423,9 @@ def test_arguments_that_cannot_be(trained, tmp_path):
         (["--condense", -1], "--condense -1: at least 1"),
         ([*DEPTH, "--ramp", -1], "--ramp -1: a number of tokens, at least 0"),
         ([*DEPTH, "--ramp", 9, "--condense", 1], "--condense 1 would fold the ramp in before it began"),
-        (["--condense", 1, "--ramp", 9], "--ramp is for a growth of width or depth"),
+        (["--condense", 1, "--ramp", 9], "--ramp is for a growth, and of rows there is none"),
+        ([*DEPTH, "--ramp", 0.5], "--ramp 0.5: a number of tokens, at least 0"),
+        ([*DEPTH, "--ramp", "nan"], "--ramp nan: a number of tokens, at least 0"),
         (
             ["--double", "width", "--init", "clone", "--ramp", 9],
             "--ramp goes with --init random, copy, stack",
@@ -452,7 +460,7 @@ def test_every_slab_that_can_be_born_has_a_rule():
         for axis in names:
             for init in ("random", "copy", "eye", "stack"):
                 assert grow.start_of(kind, axis, init)[0], (kind, axis)
-            ramped = {grow.start_of(kind, axis, init, True)[0] for init in grow.RAMPED}
+            ramped = {grow.start_of(kind, axis, init, True)[0] for init in grow.RAMP_INITS}
             assert "zero" not in ramped, (kind, axis)
 
 

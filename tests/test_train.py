@@ -483,6 +483,9 @@ def test_resume_of_a_grown_stage_is_exact(stage, tmp_path, ramp):
     ok("train.py", *stage, f"--out_dir={c}", "--resume")
     assert same(weights(b), weights(c)) and metrics(b, "bpb")[12] == metrics(c, "bpb")[12]
     assert metrics(b, "bpb")[0] == pytest.approx(metrics(a, "bpb")[12], abs=1e-5)
+    early = ok("train.py", *stage, f"--out_dir={tmp_path / 'd'}", "--max_steps=1")
+    note = "note: generation 1 has not come in yet at the end, 6,656 tokens"
+    assert (note in early) == bool(ramp) and note not in printed
     young = load_checkpoint(b / "ckpt.pt")["config"]["generations"][1]
     assert (young["ramp"], young["ramped"]) == (0, 1)
 
