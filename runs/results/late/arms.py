@@ -82,8 +82,6 @@ arms = {
     "3 -> 6 at 50 %, exact (copy)": _grown(0.5, "--depth 6 --init copy"),
     "3 -> 6 at 50 %, then all at 8e-3": _grown(0.5, learning_rate=8e-3, policy="shared", new_rate=1.0),
     "3 -> 6 at 50 %, the new at 8e-3": _grown(0.5, learning_rate=8e-3),
-    "3 -> 6 at 50 %, interleaved": _grown(0.5, f"{_stack} --place interleave"),
-    "3 -> 6 at 50 %, Adam's state copied": _grown(0.5, f"{_stack} --copy_state"),
     "3 -> 6 at 25 %, twice the budget": [dict(n_layer=3, until=0.5), dict(grow=_stack, until=1.6), _twice[1]],
     "3 x 32 -> 3 x 64 -> 6 x 64 at 15, 50 %": [
         _small | dict(until=0.15),
@@ -95,6 +93,8 @@ arms = {
         grow="--double width --init copy --ramp 500000"
     ),
     "6 x 32 -> 6 x 64 at 25 %, writers copied, readers zero": _wider(edit="_fill"),
+    "3 -> 6 at 50 %, interleaved": _grown(0.5, f"{_stack} --place interleave"),
+    "3 -> 6 at 50 %, Adam's state copied": _grown(0.5, f"{_stack} --copy_state"),
     "scratch 4e-3, decay 20 %, four times the budget": [_twice[0], dict(until=3.2), _decay | dict(until=4.0)],
     "3 -> 6 at 50 %, four times the budget": [
         dict(n_layer=3, until=0.5),
