@@ -89,7 +89,7 @@ def save_checkpoint(path: str, ckpt: dict, keep: str = "") -> None:
         except dcp.CheckpointException as e:
             raise unwritten(aside, first(e)) from None
         ckpt = {key: x for key, x in ckpt.items() if key not in ("model", "optimizer")}
-        ckpt |= {"metadata_sha256": sha256(f"{aside}/.metadata") if master else ""}
+        ckpt |= {"metadata_sha256": file_sha256(f"{aside}/.metadata") if master else ""}
         into = f"{aside}/rest.pt"
     else:
         into = aside
@@ -147,7 +147,7 @@ def lock(path: str) -> BinaryIO:
     return f
 
 
-def sha256(path: str) -> str:
+def file_sha256(path: str) -> str:
     """Return a file's sha256, in hex."""
     with open(path, "rb") as f:
         return hashlib.file_digest(f, "sha256").hexdigest()
@@ -387,7 +387,7 @@ def read_folder(path: str, into: dict, **options: bool) -> None:
 def verify_folder(path: str, metadata: object, metadata_sha256: str | None) -> None:
     """Raise ValueError where a file of a folder is damaged. The files of torch.distributed.checkpoint hold
     what torch.save wrote, one shard of a tensor after another."""
-    if metadata_sha256 not in (None, sha256(f"{path}/.metadata")):
+    if metadata_sha256 not in (None, file_sha256(f"{path}/.metadata")):
         raise ValueError(".metadata is not what was saved")
     shards = {(s.relative_path, s.offset, s.length) for s in metadata.storage_data.values()}
     parts = sorted(shards | {("rest.pt", 0, -1)})

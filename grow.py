@@ -42,7 +42,16 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from checkpoint import Lazy, build_model, load_checkpoint, lock, materialise, remove, sha256, write_checkpoint
+from checkpoint import (
+    Lazy,
+    build_model,
+    file_sha256,
+    load_checkpoint,
+    lock,
+    materialise,
+    remove,
+    write_checkpoint,
+)
 from data import Tokenizer, count_bytes, read_meta, read_spelling, read_stage_rows, speller
 from model import (
     SHAPES,
@@ -1118,7 +1127,7 @@ def read_input(source: str, dry_run: bool, at_end: contextlib.ExitStack) -> tupl
     with working(f"reading {source}"):
         ckpt = load_checkpoint(loaded)
     with timed("hash"), working(f"hashing {source}"):
-        return ckpt, sha256(f"{loaded}/whole.pt" if os.path.isdir(loaded) else loaded)
+        return ckpt, file_sha256(f"{loaded}/whole.pt" if os.path.isdir(loaded) else loaded)
 
 
 def main() -> None:

@@ -38,7 +38,7 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from checkpoint import load_checkpoint, load_state, lock, optimizer_state, save_checkpoint, sha256
+from checkpoint import file_sha256, load_checkpoint, load_state, lock, optimizer_state, save_checkpoint
 from data import (
     MODEL_FILES,
     PAGE,
@@ -1128,7 +1128,7 @@ def read_tokenizer(folder: str, meta: dict) -> dict:
     tokenizer = dict(meta["tokenizer"])
     if tokenizer["kind"] in MODEL_FILES:
         path = f"{folder}/{MODEL_FILES[tokenizer['kind']]}"
-        if sha256(path) != tokenizer["sha256"]:
+        if file_sha256(path) != tokenizer["sha256"]:
             raise ValueError(f"{path}: not the one that the text was prepared with; prepare it again")
         tokenizer["model"] = torch.from_numpy(np.fromfile(path, np.uint8))
     return tokenizer

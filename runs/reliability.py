@@ -33,7 +33,7 @@ import sentencepiece
 import torch
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
-from checkpoint import load_checkpoint, lock, sha256
+from checkpoint import file_sha256, load_checkpoint, lock
 
 ROOT = sys.path[0]
 TRAIN = {  # a model so small that it is saved many times a second
@@ -291,7 +291,7 @@ def damaged_data(folder, config, run):
         f.write(b"x")
     with open(f"{folder}/e/meta.json", "r+") as f:
         meta = json.load(f)
-        meta["tokenizer"] |= {"name": "other", "sha256": sha256(f"{folder}/e/tokenizer.model")}
+        meta["tokenizer"] |= {"name": "other", "sha256": file_sha256(f"{folder}/e/tokenizer.model")}
         f.seek(0)
         json.dump(meta, f)
         f.truncate()
