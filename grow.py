@@ -1,13 +1,13 @@
 """
 Grows a checkpoint: a bigger model that computes what the smaller one did, with its optimizer state. Depth
-alone is grown by plain copies of the layers (--init stack), which change the function, and learn faster. Of a
-finished model, one that was imported or whose rates have decayed, the function is kept, by --init copy.
+alone is grown by copies of the layers, which learn fastest: they come in under a factor that rises from 0 to
+1 (--init stack --ramp TOKENS). Of a finished model, one that was imported or whose rates have decayed, what
+the copies write is zero (--init copy), so that the old can be frozen.
 
 $ python grow.py --in out/stage0/ckpt.pt --double width             # n_embd, heads, ffn_dim: 4 x a layer
 $ python grow.py --in out/stage0/ckpt.pt --params 2x --along width  # the width nearest to 2 x the parameters
 $ python grow.py --in out/stage0/ckpt.pt --depth 16 --init copy --place interleave
 $ python grow.py --in out/stage0/ckpt.pt --width 768 --heads 8 --explain --dry_run
-$ python grow.py --in out/stage0/ckpt.pt --double depth --ramp 2000000  # exact: copies that come in slowly
 $ python grow.py --in out/stage2/ckpt.pt --vocab words5000 --params 2x --along depth
 $ python grow.py --in out/stage3/ckpt.pt --condense 1 --out out/stage3/condensed.pt
 $ python grow.py --in llama.pt --double depth --place interleave --text book.txt  # checked on a text
@@ -854,12 +854,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     # how it starts
     by_default = (
-        "random; depth alone: stack, not exact, or copy if the model is finished: imported, or decayed"
+        "random; depth alone: stack with a --ramp, or copy if the model is finished: imported, or decayed"
     )
     add("--init", choices=INITS, help=f"how the new starts (default: {by_default})")
     add("--place", choices=("top", "interleave"), default="top", help="where new layers go (default: top)")
-    ramp = "exact, with --init random, copy or stack: what is new comes in over so many tokens of training"
-    add("--ramp", type=float, default=0, metavar="TOKENS", help=f"{ramp} (default: 0, without)")
+    ramp = "with --init random, copy or stack: what is new comes in over so many tokens of training"
+    at_once = "at once; without --init, a stack over a fortieth of the tokens read so far"
+    add("--ramp", type=float, metavar="TOKENS", help=f"{ramp} (default: {at_once})")
     add("--copy_state", action="store_true", help="copied layers copy Adam's state too")
     add("--fresh_optimizer", action="store_true", help="drop Adam's state")
     add(
@@ -881,9 +882,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     for name in ("width", "depth", "heads", "ffn", "head_dim", "condense"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             raise ValueError(f"--{name} {getattr(args, name)}: at least 1")
-    if not 0 <= args.ramp < math.inf or args.ramp % 1:
-        raise ValueError(f"--ramp {args.ramp:g}: a number of tokens, at least 0")
-    args.ramp = int(args.ramp)  # 2e6, too
+    if args.ramp is not None:
+        if not 0 <= args.ramp < math.inf or args.ramp % 1:
+            raise ValueError(f"--ramp {args.ramp:g}: a number of tokens, at least 0")
+        args.ramp = int(args.ramp)  # 2e6, too
     if args.multiple < 0 or math.isnan(args.tolerance):
         raise ValueError("--multiple is at least 0, and --tolerance a number")
     return args
@@ -1043,17 +1045,23 @@ def asked_growth(ckpt: dict, args: argparse.Namespace) -> Growth:
     if args.ramp and args.condense == 1:
         raise ValueError("--condense 1 would fold the ramp in before it began: leave it out, or train first")
 
-    # at equal FLOPs, of one seed, plain copies ended at 1.841 bits per byte; what keeps the function, at
-    # 1.849 (copies) and 1.861 (random layers); from scratch, at the best rate, 1.852: runs/results/best_size
+    # at equal FLOPs, of one seed, plain copies ended at 1.841 bits per byte, copies that write zeros at
+    # 1.849, and random layers at 1.861; from scratch, at the best rate, 1.852: runs/results/best_size
     deeper, why = sizes.keys() == {"n_layer"}, finished(ckpt)
     init = args.init or ("random" if not deeper else "copy" if why else "stack")
+    ramp = args.ramp or 0
+    if args.ramp is None and not args.init and init == "stack" and args.condense != 1:
+        # after 8M tokens, 0.2M ended level with copies that are there at once, 0.5M 0.004 behind, and 2M
+        # 0.005: runs/results/late
+        ramp = max(1, ckpt["ledger"]["tokens"] // 40)
+        print(f"the copies come in over {ramp:,} tokens; --ramp 0: at once")
     if args.copy_state and (init not in ("copy", "stack") or "n_layer" not in sizes):
         raise ValueError("--copy_state is for copied layers: --init copy or stack, with depth")
     if deeper and why and not args.init and not args.ramp:
         print(f"{why}: --init copy keeps its function; --init stack would not")
     if args.params:
         print(chosen(cfg, args))
-    return Growth(sizes, rows, init, why, args.ramp)
+    return Growth(sizes, rows, init, why, ramp)
 
 
 def make(

@@ -1,7 +1,7 @@
 """Stage 3: 16 x 1024, 271M parameters."""
 
 _after = "stage2.py"  # its settings hold where this file gives none
-_grow = "--params 2x --along depth"  # grow.py's options; depth takes plain copies of the layers
+_grow = "--params 2x --along depth"  # grow.py's options; depth takes copies, which come in slowly
 out_dir = "out/stage3"
 init_from = "out/stage2/grown.pt"
 batch_size = 16

@@ -125,7 +125,7 @@ def control(path: str, rate: str, options: list[str], n_processes: int, out: str
 # what a ladder takes
 
 # how well tokens that a small model reads count for the grown one: in ladders of width and depth, and at
-# most, in depth by plain copies (runs/results)
+# most, in depth by copies of layers (runs/results)
 ETA = (0.84, 1.13)
 
 

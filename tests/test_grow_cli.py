@@ -110,7 +110,11 @@ def test_what_is_finished_in_checkpoints_of_older_versions(horizon, ended, tmp_p
 
 def test_the_default_for_depth_keeps_a_finished_model(imported, trained, stage, tmp_path):
     printed = ok("grow.py", "--in", trained, *DEPTH, "--dry_run")
-    assert "plain copies of layers (--init stack) do not keep" in printed and "--freeze" not in printed
+    assert "the copies come in over 153 tokens; --ramp 0: at once" in printed and "--freeze" not in printed
+    assert "max |dlogit| 0.0e+00" in printed
+    for at_once in (["--ramp", 0], ["--init", "stack"], ["--condense", 1]):
+        printed = ok("grow.py", "--in", trained, *DEPTH, *at_once, "--dry_run")
+        assert "plain copies of layers (--init stack) do not keep" in printed and "come in" not in printed
     why = "SmolLM2 was imported: --init copy keeps its function; --init stack would not\n"
     printed = ok("grow.py", "--in", imported, *DEPTH)
     grown = tmp_path / "grown.pt"
@@ -139,7 +143,7 @@ def test_the_default_for_depth_keeps_a_decayed_model(stage, tmp_path):
     assert "max |dlogit| 0.0e+00" in printed
     ok("train.py", *stage, f"--out_dir={tmp_path / 'b'}")
     ok("train.py", *stage, f"--out_dir={tmp_path / 'b'}", "--branch=decay", "--branch_tokens=1024")
-    assert "--init stack" in ok("grow.py", "--in", tmp_path / "b/ckpt.pt", *DEPTH, "--dry_run")
+    assert "the copies come in" in ok("grow.py", "--in", tmp_path / "b/ckpt.pt", *DEPTH, "--dry_run")
     assert "max |dlogit| 0.0e+00" in ok("grow.py", "--in", tmp_path / "b-decay/ckpt.pt", *DEPTH, "--dry_run")
 
 
