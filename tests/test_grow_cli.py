@@ -547,7 +547,7 @@ def test_bad_input_to_grow(stage, tmp_path):
     ]:
         error, _ = run("grow.py", "--in", path, *args)
         assert message in error, (args, error)
-    for init, kept in ([], False), (["--init", "random"], True):
+    for init, kept in ([], True), (["--init", "stack"], False), (["--init", "random"], True):
         said = ok("grow.py", "--in", path, "--double", "depth", "--dry_run", *init)
         assert ("do not keep the function" in said) != kept and ("max |dlogit| 0.0e+00" in said) == kept
     assert path.read_bytes() == before and (tmp_path / "there.pt").read_text() == "mine"
