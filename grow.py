@@ -60,6 +60,7 @@ from model import (
     Generation,
     Llama,
     Plan,
+    axis_name,
     concatenate,
     ffn_width,
     init_std,
@@ -70,9 +71,9 @@ from model import (
 ROLES = WRITES, READS, GAIN, ROW = "writes", "reads", "gain", "row"
 
 # The rule of growth: what a new slab reads or writes, by its tensor and the axis it is appended on, or
-# "layer" for the whole tensor of a new block. What writes starts at zero, or with --ramp under a factor of
-# zero, so that the function stays. What reads is drawn or copied, so that of each product of two new factors
-# one is not zero, and every new parameter gets a gradient.
+# "layer" for the whole tensor of a new block. What writes (`writes` in model.py) starts at zero, or with
+# --ramp under a factor of zero, so that the function stays. What reads is drawn or copied, so that of each
+# product of two new factors one is not zero, and every new parameter gets a gradient.
 RULES = {
     **{
         (kind, "n_embd"): "the new residual dimensions"
@@ -472,7 +473,7 @@ def plan_growth(
                     state[slab] = dict(ckpt["optimizer"][from_slab])
                 continue
             whole, its_plan = (source, tensors[source].plan) if is_new else (name, plan[:i])
-            how, why = start_of(kind, "layer" if axis is None else SHAPES[kind][axis], init, ramp > 0)
+            how, why = start_of(kind, axis_name(kind, axis), init, ramp > 0)
             before = functools.partial(assembled, come_in, weights, whole, kind, its_plan)
             birth = Birth(kind, axis, how, before, cfg, functools.partial(generator, seed, slab))
             weights[slab] = Lazy(shape, dtype, birth.fill)
@@ -652,10 +653,8 @@ def plan_condensing(ckpt: dict, keep: int) -> tuple[dict, list[str]]:
         if m > 1:
             steps |= {int(was[f"{name}.{i}"]["step"]) for i in range(m) if f"{name}.{i}" in was}
         if m > 1 or plan[0][0] < n_fused and old.factors(tensor.kind, plan[:1]) != [1]:
-            fill = functools.partial(
-                fuse, cfg=old, weights=ckpt["model"], name=name, kind=tensor.kind, plan=plan[:m]
-            )
-            first = Lazy(tensor.plan[0][2], first.dtype, fill)
+            before = functools.partial(assembled, old, ckpt["model"], name, tensor.kind, plan[:m])
+            first = Lazy(tensor.plan[0][2], first.dtype, functools.partial(fuse, before=before))
         weights[f"{name}.0"] = first
         state |= fused_state(name, plan[:m], f"{name}.0", was)
         for i in range(m, len(plan)):
@@ -686,8 +685,8 @@ def what_fusing_changes(fused: list[Generation], last: int, steps: set[int]) -> 
     return notes
 
 
-def fuse(out: torch.Tensor, **of) -> None:
-    out.copy_(assembled(**of))
+def fuse(out: torch.Tensor, before: Callable[[], torch.Tensor]) -> None:
+    out.copy_(before())
 
 
 # -----------------------------------------------------------------------------

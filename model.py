@@ -120,8 +120,9 @@ class Config:
     def factors(self, kind: str, plan: Plan) -> list[float]:
         """Return what each slab of a tensor's plan is multiplied by: where it writes, and its generation is
         still coming in, by less than 1."""
-        axes = ["layer" if axis is None else SHAPES[kind][axis] for _, axis, _ in plan]
-        return [self.generations[g].ramped if writes(kind, a) else 1.0 for (g, *_), a in zip(plan, axes)]
+        return [
+            self.generations[g].ramped if writes(kind, axis_name(kind, axis)) else 1.0 for g, axis, _ in plan
+        ]
 
     def plain(self) -> dict:
         """Return the plain values that a checkpoint stores. Config(**plain) is the inverse."""
@@ -183,10 +184,14 @@ SHAPES = {
 }
 
 
+def axis_name(kind: str, axis: int | None) -> str:
+    """Return what a slab of Config.slabs is appended on: an axis of SHAPES[kind], or "layer" for a base."""
+    return "layer" if axis is None else SHAPES[kind][axis]
+
+
 def writes(kind: str, axis: str) -> bool:
     """Return whether a new slab writes: into the residual stream, or into the scores of attention. Where it
-    is zero, or multiplied by 0, the function stays. axis: the one of SHAPES[kind] it is appended on, or
-    "layer" for the tensor of a new layer."""
+    is zero, or multiplied by 0, the function stays. axis: its axis_name."""
     return kind in ("o", "down") or (kind, axis) in (("wte", "n_embd"), ("k", "pairs"))
 
 

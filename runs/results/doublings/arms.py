@@ -13,20 +13,20 @@ budget = 4 * _late["budget"]
 seeds, control = _late["seeds"], _late["control"]
 deciding = ["scratch 4e-3, decay 20 %", "3 -> 6 -> 12 at 25, 50 %"]  # with all seeds
 common = _late["common"] | dict(n_layer=12)
-_decay, _small = _late["_decay"], _late["_small"]
+_decay, _small, _trunk, _stack = (_late[name] for name in ("_decay", "_small", "_trunk", "_stack"))
 
 
 def _deeper(at):
     """Return 12 layers, by plain copies, from a share of the FLOPs on; one clock decays all."""
     return [
-        dict(grow="--depth 6 --init stack", until=at),
+        dict(grow=_stack, until=at),
         dict(grow="--depth 12 --init stack", until=0.8),
         _decay,
     ]
 
 
 arms = {
-    "scratch 4e-3, decay 20 %": [dict(until=0.6), dict(until=0.8), _decay],
+    "scratch 4e-3, decay 20 %": [*_trunk, _decay],
     "3 -> 6 -> 12 at 25, 50 %": [dict(n_layer=3, until=0.125), dict(until=0.25), *_deeper(0.5)],
     "3 x 32 -> 3 x 64 -> 6 -> 12 at 8, 25, 50 %": [
         _small | dict(until=0.08),
