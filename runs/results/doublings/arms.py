@@ -34,4 +34,6 @@ arms = {
         *_deeper(0.5),
     ],
     "scratch 2e-3, decay 20 %": [dict(learning_rate=2e-3, until=0.8), _decay],
+    "scratch 4e-3, decay 20 %, twice the budget": [*_trunk, *_late["_twice"]],
+    "3 -> 6 -> 12 at 12, 35 %": [dict(n_layer=3, until=0.125), *_deeper(0.35)],
 }
