@@ -71,7 +71,12 @@ from model import SIZES, Config, this_device
 FAR = 10**15  # tokens: the horizon of a trunk
 
 
-def chain(name, spec, seed):
+def n_rows(data, stage):
+    """Return how many rows a stage of text has, or the tokenizer if none is named."""
+    return len(read_stage_rows(data, stage, "rows")) if stage else read_meta(data)["vocab_size"]
+
+
+def chain(name, spec, seed, rows=n_rows):
     """Return the stages of an arm: {'folder', which all that went before names, 'parent', 'grow', 'edit',
     'settings', 'steps', 'config', 'flops'}. Raise a ValueError that names the stage that can't be."""
     stages, cfg, flops, tokens, defaults = [], None, 0.0, 0, train.DEFAULTS
@@ -93,13 +98,13 @@ def chain(name, spec, seed):
         settings = {key: defaults[key] for key in ("data", "tokens_per_step", "block_size")} | stage
         if cfg is None:
             shape = {f.name: settings[f.name] for f in fields(Config) if f.name in settings}
-            shape["vocab_size"] = n_rows(settings["data"], settings.get("rows", ""))
+            shape["vocab_size"] = rows(settings["data"], settings.get("rows", ""))
             cfg = Config(**shape)
         elif growth:
             args = parse_args(["--in", "-", *growth])
             sizes = asked_sizes(cfg, args)
             if args.vocab:
-                sizes |= {"vocab_size": n_rows(settings["data"], args.vocab)}
+                sizes |= {"vocab_size": rows(settings["data"], args.vocab)}
             same = {key: getattr(cfg, key) for key in ("n_layer", "block_size", "tied", *SIZES)}
             cfg = Config(**same | sizes)
         if i:
@@ -129,11 +134,6 @@ def chain(name, spec, seed):
         stage |= {"parent": parent, "folder": folder}
         parent = folder
     return stages
-
-
-def n_rows(data, stage):
-    """Return how many rows a stage of text has, or the tokenizer if none is named."""
-    return len(read_stage_rows(data, stage, "rows")) if stage else read_meta(data)["vocab_size"]
 
 
 def finished(folder, stage):

@@ -55,9 +55,29 @@ def test_a_trunk_is_trained_once_and_its_branches_decay_off_it(data, tmp_path, f
     assert early["ledger"]["dealt"] == late["ledger"]["dealt"]  # the same sequences
     # only 'grown' grew, when it had read half its tokens
     assert "| 0.7" not in printed and printed.count("| 0.5") == 1
+    ok("runs/ends.py", tmp_path, "--out", tmp_path / "ends.png")
+    assert (tmp_path / "ends.png").stat().st_size > 10_000
     (tmp_path / "arms.py").write_text(TINY.format(data=data) + "arms = {'scratch': [dict(branch='decay')]}\n")
     (tmp_path / "lines.jsonl").unlink()
     assert "'branch' is for the last stage" in run(*command)[0]
+
+
+def test_the_ends_of_a_budget_and_the_flops_for_a_loss():
+    room = runpy.run_path(os.path.join(HERE, "runs/ends.py"))
+    found = room["lines"](
+        [
+            (("2 x 8",), 200.0, [2.0]),
+            (("2 x 8",), 100.0, [4.0]),
+            (("2 x 8",), 102.0, [3.5, 3.9]),  # the same budget; two seeds count more than one
+            (("1 x 8", "2 x 8"), 100.0, [3.0]),
+            (("1 x 4", "1 x 8", "2 x 8"), 100.0, [2.9]),  # the better of two ways
+        ]
+    )
+    assert found[("2 x 8", False)] == [(102.0, ("2 x 8",), [3.5, 3.9]), (200.0, ("2 x 8",), [2.0])]
+    assert found[("2 x 8", True)] == [(100.0, ("1 x 4", "1 x 8", "2 x 8"), [2.9])]
+    line = [(100.0, (), [4.0]), (400.0, (), [1.0])]  # loss x FLOPs = 400
+    assert [round(room["flops_for"](line, level)) for level in (4.0, 2.0, 1.0, 0.5)] == [100, 200, 400, 800]
+    assert math.isnan(room["flops_for"](line, 0.4)) and math.isnan(room["flops_for"](line, 5.0))
 
 
 def test_what_the_table_says_of_an_arm():

@@ -1,0 +1,124 @@
+"""
+Draw the end of every arm: final bits per byte over training FLOPs, from scratch and grown, of several folders
+of compare.py. An arrow says how many times the FLOPs the same size needs from scratch to end as well.
+
+$ python runs/ends.py runs/results/late runs/results/doublings --out assets/ends.png
+
+Of each size, from scratch and grown, the best arm of a budget is drawn, of those with the most seeds. Arms of
+another regime than their folder's best control are left out. Lines and arrows are those of the first seed,
+which all arms have. Small dots are the other seeds.
+"""
+
+import argparse
+import json
+import math
+import os
+import runpy
+import statistics
+import sys
+
+import matplotlib
+
+matplotlib.use("Agg")  # a file, no window
+import matplotlib.pyplot as plt
+from matplotlib.ticker import FuncFormatter, NullFormatter
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+from compare import chain, compare, regime
+
+SAME = 1.05  # budgets that differ by less are one
+
+
+def sizes(name, spec):
+    """Return the sizes of an arm's stages, from the first to the last: ('3 x 64', '6 x 64')."""
+    configs = [stage["config"] for stage in chain(name, spec, spec["seeds"][0], rows=lambda *_: 256)]
+    return tuple(dict.fromkeys(f"{cfg.n_layer} x {cfg.n_embd}" for cfg in configs))
+
+
+def read(folder):
+    """Return [(sizes, FLOPs, final bits per byte, the first seed's first)] of a folder's arms. Raise
+    ValueError if no control has its budget."""
+    spec = runpy.run_path(f"{folder}/arms.py")
+    with open(f"{folder}/lines.jsonl") as f:
+        rows, arms = compare(spec, list(map(json.loads, f)))
+    best = next((row["arm"] for row in rows if row["best"]), None)
+    if best is None:
+        raise ValueError(f"{folder}: no control of its budget is done")
+    ends = {name: next(iter(runs.values()))[-1]["flops"] for name, runs in arms.items()}
+    like = [row for row in rows if regime(row["arm"], spec) == regime(best, spec)]
+    return [(sizes(row["arm"], spec), ends[row["arm"]], row["values"]) for row in like]
+
+
+def lines(points):
+    """Return {(final size, grown?): [(FLOPs, sizes, values)]}, by FLOPs, with one arm for each budget."""
+    found = {}
+    for shapes, flops, values in points:
+        line = found.setdefault((shapes[-1], len(shapes) > 1), [])
+        same = next((end for end in line if max(end[0] / flops, flops / end[0]) < SAME), None)
+        if same is None:
+            line.append((flops, shapes, values))
+        elif (-len(values), statistics.mean(values)) < (-len(same[2]), statistics.mean(same[2])):
+            line[line.index(same)] = (flops, shapes, values)
+    return {key: sorted(line) for key, line in found.items()}
+
+
+def flops_for(line, level):
+    """Return the FLOPs at which a line of (FLOPs, _, values) reaches the level; nan if it does not. The line
+    is straight in log-log, and goes on for half of its last piece."""
+    ends = [(math.log(flops), math.log(values[0])) for flops, _, values in line]
+    for (x0, y0), (x1, y1) in zip(ends, ends[1:]):
+        share = (y0 - math.log(level)) / (y0 - y1)
+        if 0 <= share <= (1.5 if x1 == ends[-1][0] else 1):
+            return math.exp(x0 + share * (x1 - x0))
+    return math.nan
+
+
+def draw(found, path):
+    """Draw a line for each size from scratch, and a dot for what was grown, with its worth."""
+    plt.rcParams |= {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
+    fig, ax = plt.subplots(figsize=(9, 5), dpi=150)
+    targets = list(dict.fromkeys(target for target, _ in found))
+    beside = dict(textcoords="offset points", va="center")
+    for (target, grown), line in found.items():
+        color = f"C{targets.index(target)}"
+        style = dict(ls="", marker="o", ms=6) if grown else dict(ls="-", marker="s", ms=4, mfc="w")
+        x, y = [flops for flops, *_ in line], [values[0] for *_, values in line]
+        ax.plot(x, y, color=color, lw=1.5, zorder=3, **style)
+        for flops, _, (_, *others) in line:
+            ax.plot([flops] * len(others), others, ".", color=color, ms=3)
+        if not grown:
+            ax.annotate(f"{target} from scratch", (x[-1], y[-1]), (8, 0), color=color, **beside)
+            continue
+        for (flops, shapes, _), level in zip(line, y):
+            label = " → ".join(shapes)
+            ax.annotate(label, (flops, level), (-8, 0), ha="right", color=color, **beside)
+            same = flops_for(found.get((target, False), []), level)
+            if same > flops:
+                arrow = dict(arrowstyle="->", color="0.4", shrinkA=4, shrinkB=0)
+                ax.annotate("", (same, level), (flops, level), arrowprops=arrow)
+                ax.annotate(f"{same / flops:.2f} x", (same, level), (4, 0), color="0.3", **beside)
+    ax.set_xscale("log")
+    ax.set_xticks([flops for line in found.values() for flops, *_ in line])
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:.1e}".replace("e+", "e")))
+    ax.xaxis.set_minor_formatter(NullFormatter())
+    ax.margins(x=0.3, y=0.1)
+    ax.grid(alpha=0.25)
+    ax.set_xlabel("training FLOPs, all stages summed")
+    ax.set_ylabel("final bits per byte")
+    fig.tight_layout()
+    fig.savefig(path)
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__.splitlines()[1])
+    p.add_argument("folders", nargs="+", help="as compare.py takes them")
+    p.add_argument("--out", default="ends.png")
+    args = p.parse_args()
+    draw(lines(point for folder in args.folders for point in read(folder)), args.out)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (ValueError, OSError) as e:
+        sys.exit(f"ends.py: {e}")
