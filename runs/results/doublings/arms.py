@@ -33,6 +33,13 @@ arms = {
         dict(grow="--double width", until=0.25),
         *_deeper(0.5),
     ],
+    "3 x 32 -> 6 x 32 -> 6 x 64 -> 12 at 8, 25, 50 %": [
+        _small | dict(until=0.08),
+        dict(grow=_stack, until=0.25),
+        dict(grow="--double width", until=0.5),
+        _deeper(0.5)[1],
+        _decay,
+    ],
     "scratch 2e-3, decay 20 %": [dict(learning_rate=2e-3, until=0.8), _decay],
     "scratch 4e-3, decay 20 %, twice the budget": [*_trunk, *_late["_twice"]],
     "3 -> 6 -> 12 at 12, 35 %": [dict(n_layer=3, until=0.125), *_deeper(0.35)],
