@@ -42,5 +42,12 @@ arms = {
     ],
     "scratch 2e-3, decay 20 %": [dict(learning_rate=2e-3, until=0.8), _decay],
     "scratch 4e-3, decay 20 %, twice the budget": [*_trunk, *_late["_twice"]],
+    "scratch 4e-3, decay 20 %, half the budget": [dict(until=0.4), _decay | dict(until=0.5)],
+    "3 -> 6 -> 12 at 25, 50 %, half the budget": [
+        dict(n_layer=3, until=0.125),
+        dict(grow=_stack, until=0.25),
+        dict(grow="--depth 12 --init stack", until=0.4),
+        _decay | dict(until=0.5),
+    ],
     "3 -> 6 -> 12 at 12, 35 %": [dict(n_layer=3, until=0.125), *_deeper(0.35)],
 }
