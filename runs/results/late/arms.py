@@ -101,6 +101,14 @@ arms = {
         dict(grow=_stack, until=0.4),
         _decay | dict(until=0.5),
     ],
+    # the smaller model, on the trunks of what is grown
+    "3 x 64 from scratch, half the budget": [
+        dict(n_layer=3, until=0.25),
+        dict(until=0.4),
+        _decay | dict(until=0.5),
+    ],
+    "3 x 64 from scratch": [dict(n_layer=3, until=0.5), dict(until=0.8), _decay],
+    "3 x 64 from scratch, twice the budget": [dict(n_layer=3, until=0.5), dict(until=1.0), *_twice],
     "scratch 4e-3, decay 20 %, four times the budget": [_twice[0], dict(until=3.2), _decay | dict(until=4.0)],
     "3 -> 6 at 50 %, four times the budget": [
         dict(n_layer=3, until=0.5),
