@@ -57,8 +57,8 @@ from data import (
     token_dtype,
     tokenizer_from,
 )
-from grow import assembled, data_of, fused, not_stock, skeleton
-from model import SCALING, Config, Llama, rope_places, row_ids
+from grow import data_of, fused, not_stock
+from model import SCALING, Config, Llama, assembled, rope_places, row_ids, skeleton
 
 DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 SHARD = 5 * 10**9  # bytes a file, as Hugging Face has it

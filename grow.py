@@ -1,6 +1,6 @@
 """
-Grows a checkpoint: a bigger model that computes what the smaller one did, with its optimizer state. Depth
-alone is grown by copies of the layers, which learn fastest: they come in under a factor that rises from 0 to
+Grow a checkpoint: make a bigger model that computes what the smaller one did, with its optimizer state. Depth
+alone is grown by copying layers, which learns fastest. The copies come in under a factor that rises from 0 to
 1 (--init stack --ramp TOKENS). Of a finished model, one that was imported or whose rates have decayed, what
 the copies write is zero (--init copy), so that the old can be frozen.
 
@@ -13,9 +13,10 @@ $ python grow.py --in out/stage3/ckpt.pt --condense 1 --out out/stage3/condensed
 $ python grow.py --in llama.pt --double depth --place interleave --text book.txt  # checked on a text
 
 The rule, for every operator: old slabs are untouched, and of each product of two new factors exactly one is
-zero, so that the function stays and yet every new parameter gets a gradient. RULES says it tensor by tensor;
---explain prints it for a checkpoint, slab by slab. With --ramp what writes is drawn or copied too, under a
-factor that rises from 0 to 1 over the first tokens after the growth: so plain copies of layers are exact too.
+zero, so that the function stays and yet every new parameter gets a gradient. `role_of` says which, tensor by
+tensor, and RULES of what. --explain prints both for a checkpoint, slab by slab. With --ramp what writes is
+drawn or copied, too, under a factor that rises from 0 to 1 over the first tokens after the growth. So plain
+copies of layers are exact, too.
 
 --init clone is another rule, HyperCloning's (arXiv 2409.12903), for widths of an integer factor k: all is
 tiled k times, and what reads a tiled input is divided by k. Noise is added that cancels in the sum: without
@@ -60,11 +61,13 @@ from model import (
     Generation,
     Llama,
     Plan,
+    assembled,
     axis_name,
     concatenate,
     ffn_width,
     init_std,
     row_ids,
+    skeleton,
     writes,
 )
 
@@ -167,19 +170,23 @@ def widen(cfg: Config, n_embd: int, n_head: int | None = None) -> dict[str, int]
     return {"n_embd": n_embd, "ffn_dim": ffn_like(cfg, n_embd)} | heads
 
 
+def with_sizes(cfg: Config, sizes: dict[str, int]) -> dict[str, int]:
+    """Return all sizes of cfg, n_layer among them, with other values for those in `sizes`."""
+    return {name: getattr(cfg, name) for name in ("n_layer", *SIZES)} | sizes
+
+
 def non_embedding(cfg: Config, sizes: dict[str, int]) -> int:
     """Return the parameters beside embedding and head that a model of cfg has at other sizes: count_params'
     'non_embedding', without making a model."""
-    new = {name: getattr(cfg, name) for name in ("n_layer", *SIZES)} | sizes
+    new = with_sizes(cfg, sizes)
     attention = 2 * new["head_dim"] * (new["n_head"] + new["n_kv_head"])
     a_layer = new["n_embd"] * (attention + 3 * new["ffn_dim"] + 2)  # 2: its norms
     return new["n_layer"] * a_layer + new["n_embd"]
 
 
 def size_steps(cfg: Config, along: str, multiple: int = 0) -> tuple[range, Callable[[int], dict[str, int]]]:
-    """Return the depths or the widths that cfg can grow to, and a function that gives the sizes that go with
-    one. Widths go in steps of one kv head; with `multiple`, only multiples of it (of 256, say, for the GPU's
-    sake)."""
+    """Return (the depths or widths that cfg can grow to, in order; a function of one that returns its sizes).
+    A width is a multiple of one kv head's share, and of `multiple` if given."""
     most = 10**12
     if along == "depth":
         return range(cfg.n_layer + 1, most), lambda n_layer: {"n_layer": n_layer}
@@ -210,12 +217,6 @@ def not_stock(cfg: Config) -> str:
     fault = f"n_embd = {cfg.n_embd} is no multiple of n_head = {cfg.n_head}, as transformers wants"
     remedy = f"grow.py --width {wide} --heads {cfg.n_head} would make it one"
     return f"{fault}: {remedy}" + (f", or --heads {many[0]}" if many else "")
-
-
-def skeleton(cfg: Config) -> Llama:
-    """Return the model of cfg without memory for its parameters."""
-    with torch.device("meta"):
-        return Llama(cfg)
 
 
 def check_sizes(cfg: Config, new: dict[str, int], place: str, init: str) -> None:
@@ -254,11 +255,10 @@ def grown_config(
 ) -> tuple[Config, list[tuple[int, bool]]]:
     """Return (the grown Config, [(layer of cfg, is it new)] for each layer of it). A new layer's source is
     the one it copies, if it copies. Raise ValueError where the sizes don't fit or the init does not apply."""
-    new = {name: getattr(cfg, name) for name in ("n_layer", *SIZES)}
-    unknown = sizes.keys() - new.keys()
+    unknown = sizes.keys() - {"n_layer", *SIZES}
     if unknown:
         raise ValueError(f"can't grow {unknown.pop()}")
-    new |= sizes
+    new = with_sizes(cfg, sizes)
     check_sizes(cfg, new, place, init)
 
     extra = new["n_layer"] - cfg.n_layer
@@ -267,14 +267,15 @@ def grown_config(
     else:  # spread evenly, each new layer above the one it would copy
         layers = []
         for i in range(cfg.n_layer):
-            layers += [(i, False)] + [(i, True)] * ((i + 1) * extra // cfg.n_layer - i * extra // cfg.n_layer)
+            copies = (i + 1) * extra // cfg.n_layer - i * extra // cfg.n_layer
+            layers += [(i, False)] + [(i, True)] * copies
 
     # a copied norm was trained with its factor: it keeps it
     own_width = init not in ("copy", "stack")
     n = len(cfg.generations)
     grown = vars(cfg) | new
-    born = {name: new[name] for name in SIZES} | dict(birth=birth, ramp=ramp, ramped=0.0 if ramp else 1.0)
-    grown["generations"] = [*cfg.generations, Generation(**born)]
+    youngest = {name: new[name] for name in SIZES} | dict(birth=birth, ramp=ramp, ramped=0.0 if ramp else 1.0)
+    grown["generations"] = [*cfg.generations, Generation(**youngest)]
     grown["layer_birth"] = [n if is_new else cfg.layer_birth[i] for i, is_new in layers]
     grown["layer_born"] = [
         new["n_embd"] if is_new and own_width else cfg.layer_born[i] for i, is_new in layers
@@ -283,9 +284,8 @@ def grown_config(
 
 
 def finished(ckpt: dict) -> str:
-    """Return why a checkpoint's model is finished: it was imported, before whatever growths, or its rates
-    have decayed. '' if it is not. A growth must keep what a finished model knows: no training at a full rate
-    comes to mend it."""
+    """Return why a model needs its function kept: it was imported, or its rates have decayed. '' if it may
+    change, as training at a full rate follows and mends it."""
     ledger, schedule, settings = ckpt["ledger"], ckpt.get("schedule"), ckpt.get("settings", {})
     if "from" in ledger or ckpt.get("origin"):
         return f"{ledger.get('from') or ckpt['origin'].get('name', 'the model')} was imported"
@@ -316,38 +316,20 @@ def start_of(kind: str, axis: str, init: str, ramp: bool = False) -> tuple[str, 
     """Return (how a new slab starts, why), by RULES and --init. axis: of SHAPES[kind], or "layer". ramp: what
     writes comes in under a factor that rises from 0, and is no longer zero itself."""
     role, what = role_of(kind, axis), RULES[kind, axis]
-    new_head = axis in ("n_head", "n_kv_head")
+    why = f"{role} of {what}" if role == GAIN else f"{role} {what}"
     if axis == "layer" and (init == "stack" or init == "copy" and (ramp or role != WRITES)):
-        return "copied", f"{role} {what}, as the layer it copies"
+        return "copied", f"{why}, as the layer it copies"
     if role == ROW:  # the mean bounds the loss's rise by log(new / old rows), by Jensen's inequality
         return "mean", f"of the old rows: {what}"
     if role == GAIN:
-        return "one", f"{role} of {what}"
-    if init == "eye" and kind in ("q", "k", "v", "o") and new_head:
-        return "zero", "the new heads read only the new dimensions"
+        return "one", why
     if init == "eye" and kind in ("q", "k", "v", "o"):
-        return "eye", f"for the new heads, else zero: {role} {what}"
+        if axis in ("n_head", "n_kv_head"):
+            return "zero", "the new heads meet only the new dimensions"
+        return "eye", f"for the new heads, else zero: {why}"
     if role == WRITES and not ramp:
-        return "zero", f"{role} {what}"
-    return "copied" if init == "copy" else "drawn", f"{role} {what}"
-
-
-def explain_rules() -> Iterator[str]:
-    """Yield the lines of a Markdown table of RULES, a line a growth."""
-    growths = {
-        "width": ("n_embd",),
-        "heads": ("n_head", "n_kv_head"),
-        "ffn": ("ffn_dim",),
-        "head_dim": ("pairs", "head_dim"),
-        "depth": ("layer",),
-        "vocab": ("vocab_size",),
-    }
-    yield "| growth | writes: zero at birth | reads: drawn, or copied | gain: 1 | row: mean of the old |"
-    yield "|---|---|---|---|---|"
-    for growth, axes in growths.items():
-        rules = [(kind, role_of(kind, axis)) for kind, axis in RULES if axis in axes]
-        columns = [", ".join(kind for kind, its in rules if its == role) or "-" for role in ROLES]
-        yield f"| {growth} | " + " | ".join(columns) + " |"
+        return "zero", why
+    return "copied" if init == "copy" else "drawn", why
 
 
 @dataclasses.dataclass
@@ -355,12 +337,13 @@ class Birth:
     """All that a new slab is made of. before(): the tensor that it is appended to, or that of the layer which
     it may copy; a function, since few need it."""
 
+    slab: str
     kind: str
     axis: int | None  # the one it is appended on; None: the base slab of a new layer's tensor
     how: str  # of start_of
     before: Callable[[], torch.Tensor]
     cfg: Config  # the grown one
-    rng: Callable[[], torch.Generator]  # the slab's own
+    seed: int
 
     def fill(self, out: torch.Tensor) -> None:
         """Make the slab in `out`, which is zeros."""
@@ -369,34 +352,27 @@ class Birth:
         elif self.how == "one":
             out.fill_(1.0)
         elif self.how == "eye":  # identity where the new heads meet the new dimensions
-            out[self.cfg.shape(self.kind, -2)[0] :].view(-1, out.shape[-1]).fill_diagonal_(1.0)
-        elif self.how == "copied" and self.axis is None:
-            out.copy_(self.before())
+            old_heads = self.cfg.shape(self.kind, -2)[0]
+            out[old_heads:].view(-1, out.shape[-1]).fill_diagonal_(1.0)
         elif self.how == "copied":
-            self.tile(out)
-        if self.how == "drawn" or self.how == "copied" and not out.any():  # copies of zeros would be dead
+            self.copy(out)
+        dead = self.how == "copied" and not out.any()  # copies of zeros beside zeros would stay zero
+        if self.how == "drawn" or dead:
             with timed("draw"):
-                out.normal_(0, init_std(self.kind, self.cfg), generator=self.rng())
+                out.normal_(0, init_std(self.kind, self.cfg), generator=generator(self.seed, self.slab))
 
-    def tile(self, out: torch.Tensor) -> None:
-        """Fill `out` with copies of what is before it along its axis, at the RMS that this has."""
+    def copy(self, out: torch.Tensor) -> None:
+        """Copy what is before the slab: all of it for a new layer, else tiled along the axis, at its RMS."""
         old, axis = self.before(), self.axis
+        if axis is None:
+            out.copy_(old)
+            return
         n = old.shape[axis]
         for start in range(0, out.shape[axis], n):
             part = out.narrow(axis, start, min(n, out.shape[axis] - start))
             part.copy_(old.narrow(axis, 0, part.shape[axis]))
         if out.any():
             out.mul_(rms(old) / rms(out))
-
-
-def assembled(
-    cfg: Config, weights: dict[str, torch.Tensor], name: str, kind: str, plan: Plan
-) -> torch.Tensor:
-    """Return the tensor `name`, or its first slabs if plan is cut, from {slab's name: slab}, with cfg's
-    ramps folded in."""
-    slabs = [weights[f"{name}.{i}"] for i in range(len(plan))]
-    factors = cfg.factors(kind, plan)
-    return concatenate(plan, [w * f if f < 1 else w for w, f in zip(slabs, factors)])
 
 
 def settled(g: Generation) -> Generation:
@@ -412,7 +388,13 @@ def rms(x: torch.Tensor) -> float:
 Born = list[tuple[str, tuple[int, ...], str]]  # new slabs: name, shape, why it starts so
 
 
-def grow(
+def grow(ckpt: dict, **how: object) -> tuple[dict, Born]:
+    """Return (the grown checkpoint, in memory; its new slabs). how: of plan_growth."""
+    grown, born = plan_growth(ckpt, **how)
+    return materialise(grown), born
+
+
+def plan_growth(
     ckpt: dict,
     place: str = "top",
     init: str = "random",
@@ -422,28 +404,13 @@ def grow(
     ramp: int = 0,
     **sizes: int,
 ) -> tuple[dict, Born]:
-    """Return (the grown checkpoint, in memory; its new slabs).
+    """Return (the grown checkpoint, its new slabs Lazy; what they are).
 
     sizes: any of n_layer, n_head, n_kv_head, n_embd, head_dim, ffn_dim, at their new values. rows: the token
     ids of all rows of a growing vocabulary, the old ones first. ramp: tokens in which what the new slabs
     write comes in; 0: it is zero, or with stack, there at once. Old slabs are those of ckpt, not copies.
     Adam's state stays with old slabs; new slabs have none, or with copy_state, where a layer is copied, a
     copy. Raise ValueError where the sizes don't fit."""
-    grown, born = plan_growth(ckpt, place, init, seed, copy_state, rows, ramp, **sizes)
-    return materialise(grown), born
-
-
-def plan_growth(
-    ckpt: dict,
-    place: str,
-    init: str,
-    seed: int,
-    copy_state: bool,
-    rows: np.ndarray | None,
-    ramp: int,
-    **sizes: int,
-) -> tuple[dict, Born]:
-    """Return what grow does, new slabs Lazy."""
     if ramp and init not in RAMP_INITS:
         raise ValueError(f"--ramp goes with --init {', '.join(RAMP_INITS)}: {init} is exact without")
     if init == "clone":
@@ -460,26 +427,28 @@ def plan_growth(
     if rows is not None:
         weights["row_of"] = torch.full((old.n_tokens,), -1)
         weights["row_of"][torch.as_tensor(rows)] = torch.arange(len(rows))
-    # what is copied is what older slabs are by now, and what new ones will be
+    # copied are older slabs as far as they have come in, and those of this growth as if they had
     come_in = Config(**vars(cfg) | {"generations": [*cfg.generations[:-1], settled(cfg.generations[-1])]})
     tensors = skeleton(cfg).growables()
-    for name, source, is_new in sources(tensors, layers):
+    for name, old_name, copied in sources(tensors, layers):
         kind, plan = tensors[name].kind, tensors[name].plan
         for i, (_, axis, shape) in enumerate(plan):
-            slab, from_slab = f"{name}.{i}", f"{source}.{i}"
-            if not is_new and from_slab in ckpt["model"]:
-                weights[slab] = ckpt["model"][from_slab]
-                if from_slab in ckpt["optimizer"]:
-                    state[slab] = dict(ckpt["optimizer"][from_slab])
+            slab, old_slab = f"{name}.{i}", f"{old_name}.{i}"
+            if old_slab in ckpt["model"]:
+                weights[slab] = ckpt["model"][old_slab]
+                if old_slab in ckpt["optimizer"]:
+                    state[slab] = dict(ckpt["optimizer"][old_slab])
                 continue
-            whole, its_plan = (source, tensors[source].plan) if is_new else (name, plan[:i])
+
+            # a new slab, before it: in a new layer the tensor it may copy, else the slabs it is appended to
+            whole, its_plan = (copied, tensors[copied].plan) if copied else (name, plan[:i])
             how, why = start_of(kind, axis_name(kind, axis), init, ramp > 0)
             before = functools.partial(assembled, come_in, weights, whole, kind, its_plan)
-            birth = Birth(kind, axis, how, before, cfg, functools.partial(generator, seed, slab))
-            weights[slab] = Lazy(shape, dtype, birth.fill)
+            weights[slab] = Lazy(shape, dtype, Birth(slab, kind, axis, how, before, cfg, seed).fill)
             born.append((slab, shape, f"{how}: {why}"))
-            if copy_state and is_new and how == "copied":
-                state |= fused_state(source, its_plan, slab, state)
+            if copy_state and copied and how == "copied":
+                if moments := fused_state(copied, its_plan, state):
+                    state[slab] = moments
     return ckpt | {"config": cfg.plain(), "model": weights, "optimizer": state, "step": 0}, born
 
 
@@ -492,18 +461,21 @@ def check_rows(cfg: Config, row_of: torch.Tensor | None, rows: np.ndarray) -> No
         raise ValueError(f"{own}: they are of another folder of prepare.py")
 
 
-def sources(tensors: dict, layers: list[tuple[int, bool]]) -> list[tuple[str, str, bool]]:
-    """Return (a tensor's name; its name in the old model, or for one of a new layer that of the layer which
-    it may copy, as it is after this growth; whether it is of a new layer), those of old layers first."""
+def sources(tensors: dict, layers: list[tuple[int, bool]]) -> list[tuple[str, str, str]]:
+    """Return [(a tensor's name; its name in the old model, '' in a new layer; in a new layer the name, in the
+    grown model, of the tensor it may copy, else '')]. Old layers come first: they are what is copied."""
     out = []
     for name in tensors:
-        source, is_new = name, False
+        old_name, copied = name, ""
         if name.startswith("layers."):
             _, i, rest = name.split(".", 2)
             layer, is_new = layers[int(i)]
-            source = f"layers.{layers.index((layer, False)) if is_new else layer}.{rest}"
-        out.append((name, source, is_new))
-    return sorted(out, key=lambda row: row[2])
+            if is_new:
+                old_name, copied = "", f"layers.{layers.index((layer, False))}.{rest}"
+            else:
+                old_name = f"layers.{layer}.{rest}"
+        out.append((name, old_name, copied))
+    return sorted(out, key=lambda row: row[2] != "")
 
 
 def generator(seed: int, slab: str) -> torch.Generator:
@@ -512,8 +484,8 @@ def generator(seed: int, slab: str) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:7]))
 
 
-# For every tensor that reads what is tiled, the axis on which it reads it. The rest (wte, norm) is tiled, not
-# divided.
+# The axis on which each tensor reads what is tiled: it is divided by k. wte and norm are not, but for the
+# last norm of a tied model.
 READ_AXIS = {"q": 3, "k": 3, "v": 2, "o": 0, "gate": 1, "up": 1, "down": 0, "head": 1}
 TILED = ("n_head", "n_kv_head", "n_embd", "ffn_dim")
 
@@ -547,20 +519,25 @@ def plan_clone(ckpt: dict, seed: int, noise: float = 10**-0.5, **sizes: int) -> 
     weights, state, born, dtype = ungrown(ckpt), {}, [], ckpt["model"]["wte.0"].dtype
     for name, tensor in skeleton(old).growables().items():
         slab, kind, shape = f"{name}.0", tensor.kind, cfg.shape(tensor.kind)
-        gain_of_tied = old.tied and name == "norm.gain"  # a tied head reads what wte, undivided, has written
-        scale = 1 / k if kind in READ_AXIS or gain_of_tied else 1
-        its_noise = noise if kind in READ_AXIS else 0.0
+        reads = kind in READ_AXIS
+        last_gain = old.tied and name == "norm.gain"  # before a tied head: wte, which is not divided
+
+        # the weights
         before = functools.partial(assembled, old, ckpt["model"], name, kind, tensor.plan)
-        rng = functools.partial(generator, seed, slab)
-        fill = functools.partial(tile, before=before, k=k, kind=kind, scale=scale, noise=its_noise, rng=rng)
-        weights[slab] = Lazy(shape, dtype, fill)
+        scale, rng = 1 / k if reads or last_gain else 1, functools.partial(generator, seed, slab)
+        how = dict(scale=scale, noise=noise if reads else 0.0, rng=rng)
+        weights[slab] = Lazy(shape, dtype, functools.partial(tile, before=before, k=k, kind=kind, **how))
         born.append((slab, shape, "tiled"))
-        copies = 1 if kind == "head" or gain_of_tied else k
-        for key, s in fused_state(name, tensor.plan, slab, ckpt["optimizer"]).get(slab, {}).items():
-            if isinstance(s, Lazy):
-                scale = 1 / copies if key == "exp_avg" else 1 / copies**2
-                s = Lazy(shape, s.dtype, functools.partial(tile, before=s.made, k=k, kind=kind, scale=scale))
-            state.setdefault(slab, {})[key] = s
+
+        # Adam's moments, of gradients that are as many times smaller as there are copies of what it writes
+        copies = 1 if kind == "head" or last_gain else k
+        moments = fused_state(name, tensor.plan, ckpt["optimizer"])
+        for key, scale in ("exp_avg", 1 / copies), ("exp_avg_sq", 1 / copies**2):
+            if moments:
+                fill = functools.partial(tile, before=moments[key].made, k=k, kind=kind, scale=scale)
+                moments[key] = Lazy(shape, moments[key].dtype, fill)
+        if moments:
+            state[slab] = moments
     return ckpt | {"config": cfg.plain(), "model": weights, "optimizer": state, "step": 0}, born
 
 
@@ -583,7 +560,7 @@ def tile(
         with timed("draw"):
             view.normal_(0, noise * scale * rms(old), generator=rng())
         read = READ_AXIS[kind]
-        view -= view.mean(read + sum(axis < read for axis in tiled), keepdim=True)
+        view -= view.mean(read + tiled.index(read), keepdim=True)
     view += scale * w
 
 
@@ -593,10 +570,10 @@ def ungrown(ckpt: dict) -> dict:
     return {name: w for name, w in ckpt["model"].items() if name == "row_of"}
 
 
-def fused_state(name: str, plan: Plan, slab: str, state: dict) -> dict[str, dict]:
-    """Return {slab: the Adam state of the tensor `name` as one slab, Lazy}; {} where none of its slabs has
-    one. Slabs without count as zeros; the step is the largest."""
-    states = [state.get(f"{name}.{j}") for j in range(len(plan))]
+def fused_state(name: str, plan: Plan, state: dict) -> dict:
+    """Return the Adam state of the tensor `name` as that of one slab, its moments Lazy; {} where no slab of
+    its plan has a state. Slabs without one count as zeros; the step is the largest."""
+    states = [state.get(f"{name}.{i}") for i in range(len(plan))]
     known = [s for s in states if s]
     if not known:
         return {}
@@ -606,11 +583,11 @@ def fused_state(name: str, plan: Plan, slab: str, state: dict) -> dict[str, dict
         slabs = [s[key] if s else zeros(shape) for s, (_, _, shape) in zip(states, plan)]
         out.copy_(concatenate(plan, slabs))
 
-    shape = tuple(concatenate(plan, [torch.empty(shape, device="meta") for _, _, shape in plan]).shape)
+    whole = concatenate(plan, [torch.empty(shape, device="meta") for _, _, shape in plan])
     moments = {"step": max(s["step"] for s in known).clone()}
     for key in ("exp_avg", "exp_avg_sq"):
-        moments[key] = Lazy(shape, known[0][key].dtype, functools.partial(fill, key=key))
-    return {slab: moments}
+        moments[key] = Lazy(tuple(whole.shape), known[0][key].dtype, functools.partial(fill, key=key))
+    return moments
 
 
 def condense(ckpt: dict, keep: int) -> tuple[dict, list[str]]:
@@ -625,8 +602,7 @@ def condense(ckpt: dict, keep: int) -> tuple[dict, list[str]]:
 
 
 def fused(ckpt: dict) -> Llama:
-    """Return a checkpoint's model with its generations made one: each would be concatenated again at every
-    forward."""
+    """Return a checkpoint's model, its generations fused: else every forward would concatenate them."""
     cfg = Config(**ckpt["config"])
     if cfg.n_fused < len(cfg.generations):
         ckpt, _ = condense(ckpt | {"optimizer": {}}, 1)
@@ -634,8 +610,8 @@ def fused(ckpt: dict) -> Llama:
 
 
 def plan_condensing(ckpt: dict, keep: int) -> tuple[dict, list[str]]:
-    """Return what condense does, fused slabs Lazy. The slabs of ckpt may be Lazy too, if they are made
-    first."""
+    """Return what condense does, with the fused slabs Lazy. ckpt may hold Lazy slabs, if they are made before
+    these."""
     old = Config(**ckpt["config"])
     n_fused = len(old.generations) - keep + 1
     if keep < 1 or n_fused <= old.n_fused:
@@ -647,41 +623,44 @@ def plan_condensing(ckpt: dict, keep: int) -> tuple[dict, list[str]]:
     weights, state, steps, was = ungrown(ckpt), {}, set(), ckpt["optimizer"]
     old_tensors = skeleton(old).growables()
     for name, tensor in skeleton(cfg).growables().items():
-        plan = old_tensors[name].plan
-        m = len(plan) - len(tensor.plan) + 1  # slabs that become one
-        first = ckpt["model"][f"{name}.0"]
+        kind, plan = tensor.kind, old_tensors[name].plan
+        m = len(plan) - len(tensor.plan) + 1  # so many slabs become the first
+        slab, first = f"{name}.0", ckpt["model"][f"{name}.0"]
         if m > 1:
             steps |= {int(was[f"{name}.{i}"]["step"]) for i in range(m) if f"{name}.{i}" in was}
-        if m > 1 or plan[0][0] < n_fused and old.factors(tensor.kind, plan[:1]) != [1]:
-            before = functools.partial(assembled, old, ckpt["model"], name, tensor.kind, plan[:m])
+        if m > 1 or old.factors(kind, plan[:1]) != cfg.factors(kind, tensor.plan[:1]):  # or a ramp ends
+            before = functools.partial(assembled, old, ckpt["model"], name, kind, plan[:m])
             first = Lazy(tensor.plan[0][2], first.dtype, functools.partial(fuse, before=before))
-        weights[f"{name}.0"] = first
-        state |= fused_state(name, plan[:m], f"{name}.0", was)
-        for i in range(m, len(plan)):
-            weights[f"{name}.{i - m + 1}"] = ckpt["model"][f"{name}.{i}"]
-            if f"{name}.{i}" in was:
-                state[f"{name}.{i - m + 1}"] = dict(was[f"{name}.{i}"])
-    notes = what_fusing_changes(cfg.generations[old.n_fused - 1 : n_fused], n_fused - 1, steps)
-    for i, g in enumerate(old.generations[:n_fused]):
-        if g.ramp:
-            stays = "what it writes stays as it is, and Adam's moments follow in some steps"
-            notes.append(f"generation {i}'s ramp stood at {g.ramped:.0%} and is folded in: {stays}")
+        weights[slab] = first
+        if moments := fused_state(name, plan[:m], was):
+            state[slab] = moments
+        for i, later in enumerate(range(m, len(plan)), 1):  # the others move up
+            weights[f"{name}.{i}"] = ckpt["model"][f"{name}.{later}"]
+            if f"{name}.{later}" in was:
+                state[f"{name}.{i}"] = dict(was[f"{name}.{later}"])
+    notes = what_fusing_changes(old, n_fused, steps)
     return ckpt | {"config": cfg.plain(), "model": weights, "optimizer": state}, notes
 
 
-def what_fusing_changes(fused: list[Generation], last: int, steps: set[int]) -> list[str]:
-    """Return what is not exact about fusing generations of which the last has the number `last`."""
-    notes = []
-    if not fused[-1].learning_rate and any(g.learning_rate for g in fused):
+def what_fusing_changes(old: Config, n_fused: int, steps: set[int]) -> list[str]:
+    """Return what is not exact about fusing the n_fused oldest generations of a Config. steps: the Adam step
+    counts of the slabs that become one."""
+    first, last, notes = old.n_fused - 1, n_fused - 1, []
+    fusing = old.generations[first:n_fused]
+    if not fusing[-1].learning_rate and any(g.learning_rate for g in fusing):
         follows = "what is fused with it follows its schedule, as if all were new"
         notes.append(f"generation {last} was never trained, and {follows}")
-    elif len({(g.learning_rate, g.warmup, g.warm_start if g.warmup else 0) for g in fused}) > 1:
+    elif len({(g.learning_rate, g.warmup, g.warm_start if g.warmup else 0) for g in fusing}) > 1:
         follows = f"all follow generation {last}'s from now on"
         notes.append(f"the fused generations had schedules of their own: {follows}")
     if len(steps) > 1:
         shift = "shifts the bias corrections (by nothing, at beta2 = 0.95, after about 700 steps)"
         counts = f"their Adam step counts differ ({min(steps)} to {max(steps)})"
         notes.append(f"{counts}: the largest is kept, which {shift}")
+    for i, g in enumerate(fusing, first):
+        if g.ramp:
+            stays = "what it writes stays as it is, and Adam's moments follow in some steps"
+            notes.append(f"generation {i}'s ramp stood at {g.ramped:.0%} and is folded in: {stays}")
     return notes
 
 
@@ -698,7 +677,7 @@ def data_of(ckpt: dict) -> str:
     return ckpt.get("settings", {}).get("data", "")
 
 
-def probe_tokens(ckpt: dict, text: str = "", count: int = 2, longest: int = 128) -> tuple:
+def probe_tokens(ckpt: dict, text: str | None = None) -> tuple:
     """Return (token ids to compare models on, (windows, T + 1); what they are; the bytes of text that they
     stand for, each window's first left out, or 0 where that is not known). They are of the text file; without
     one, of validation text, where the checkpoint's data is still there; else random. Tokens without a row are
@@ -706,16 +685,18 @@ def probe_tokens(ckpt: dict, text: str = "", count: int = 2, longest: int = 128)
     if text:
         tokens, n_bytes = text_tokens(ckpt, text)
         return tokens, f"tokens of {text}", n_bytes
-    cfg = Config(**ckpt["config"])
-    n, ids = count * (min(cfg.block_size, longest) + 1), row_ids(ckpt["model"].get("row_of"), cfg.vocab_size)
-    data = data_of(ckpt)
-    if os.path.isfile(f"{data}/val.bin") and os.path.isfile(f"{data}/meta.json"):
+    cfg, data = Config(**ckpt["config"]), data_of(ckpt)
+    ids = row_ids(ckpt["model"].get("row_of"), cfg.vocab_size)
+    shape = 2, min(cfg.block_size, 128) + 1
+    n = math.prod(shape)
+    if data and os.path.isfile(f"{data}/val.bin") and os.path.isfile(f"{data}/meta.json"):
         meta = read_meta(data)
         tokens = np.fromfile(f"{data}/val.bin", meta["dtype"], n)
         if meta["tokenizer"]["sha256"] == ckpt["tokenizer"]["sha256"] and len(tokens) == n:
-            tokens = speller(ids, meta["vocab_size"], lambda: read_spelling(data))(tokens)[:n]
-            return torch.from_numpy(tokens.astype(np.int64)).view(count, -1), f"tokens of {data}/val.bin", 0
-    picked = torch.randint(cfg.vocab_size, (count, n // count), generator=torch.Generator().manual_seed(0))
+            spell = speller(ids, meta["vocab_size"], lambda: read_spelling(data))
+            tokens = spell(tokens)[:n].astype(np.int64)
+            return torch.from_numpy(tokens).view(shape), f"tokens of {data}/val.bin", 0
+    picked = torch.randint(cfg.vocab_size, shape, generator=torch.Generator().manual_seed(0))
     return ids[picked], "random tokens", 0
 
 
@@ -777,13 +758,16 @@ def alive(ckpt: dict, tokens: torch.Tensor, slabs: set[str]) -> dict[str, float]
         model(tokens[:, :-1], tokens[:, 1:]).backward()
         if update < 2:
             optimizer.step()
-    params, share, top = dict(model.named_parameters()), {}, 0
+    params, share = dict(model.named_parameters()), {}
     read = torch.zeros(model.cfg.vocab_size, dtype=torch.bool)
     read[model.rows(tokens[:, :-1])] = True
-    rows = {}  # of each slab of wte, those that were read
+    rows, n = {}, 0  # {slab of wte: which of its rows were read}; the rows so far
     for i, (_, axis, shape) in enumerate(model.wte.plan):
-        rows[f"wte.{i}"] = read[:top] if axis == 1 else read[top : top + shape[0]]
-        top += shape[0] * (axis != 1)
+        if axis == 1:  # n_embd: more columns of all rows so far
+            rows[f"wte.{i}"] = read[:n]
+        else:
+            rows[f"wte.{i}"] = read[n : n + shape[0]]
+            n += shape[0]
     for name, w in before.items():
         moved = (params[name] != w) | (params[name].grad != 0)
         if not model.cfg.tied and name in rows and rows[name].any():
@@ -955,18 +939,18 @@ def asked_sizes(cfg: Config, args: argparse.Namespace) -> dict[str, int]:
         raise ValueError("give one of --double, --params, or explicit sizes")
     if bool(args.params) != bool(args.along):
         raise ValueError("--params and --along width|depth go together")
+    if args.double == "width":
+        return widen(cfg, 2 * cfg.n_embd)
     if args.double:
-        return {
-            "width": lambda: widen(cfg, 2 * cfg.n_embd),
-            "depth": lambda: {"n_layer": 2 * cfg.n_layer},
-            "ffn": lambda: {"ffn_dim": 2 * cfg.ffn_dim},
-            "head_dim": lambda: {"head_dim": 2 * cfg.head_dim},
-        }[args.double]()
+        name = {"depth": "n_layer", "ffn": "ffn_dim", "head_dim": "head_dim"}[args.double]
+        return {name: 2 * getattr(cfg, name)}
     if args.params:
         return nearest_size(cfg, asked_params(cfg, args.params), args.along, args.multiple)
-    sizes = widen(cfg, args.width, args.heads) if args.width else {}
-    if args.heads:
-        sizes |= heads_like(cfg, args.heads)
+    sizes = {}
+    if args.width:
+        sizes = widen(cfg, args.width, args.heads)
+    elif args.heads:
+        sizes = heads_like(cfg, args.heads)
     given = {"n_layer": args.depth, "ffn_dim": args.ffn, "head_dim": args.head_dim}
     return sizes | {name: size for name, size in given.items() if size}
 
@@ -974,7 +958,7 @@ def asked_sizes(cfg: Config, args: argparse.Namespace) -> dict[str, int]:
 def enough_room(cfg: Config, sizes: dict[str, int], path: str) -> None:
     """Raise OSError where not even the parameters of cfg at other sizes have room at path: at once, before a
     model of that size is planned."""
-    new = {name: getattr(cfg, name) for name in SIZES} | sizes
+    new = with_sizes(cfg, sizes)
     n_bytes = 4 * (non_embedding(cfg, sizes) + new["vocab_size"] * new["n_embd"] * (1 if cfg.tied else 2))
     free = shutil.disk_usage(os.path.dirname(path) or ".").free
     if n_bytes > free:
@@ -1020,7 +1004,7 @@ class Growth:
     sizes: dict[str, int]
     rows: np.ndarray | None  # token ids, of a growing vocabulary
     init: str
-    why: str  # the model is finished, '' if it is not
+    why: str  # the model is finished; '' if it is not
     ramp: int  # tokens in which what is new comes in
 
     @property
@@ -1044,20 +1028,21 @@ def asked_growth(ckpt: dict, args: argparse.Namespace) -> Growth:
     if args.ramp and args.condense == 1:
         raise ValueError("--condense 1 would fold the ramp in before it began: leave it out, or train first")
 
-    # at equal FLOPs, of one seed, plain copies ended at 1.841 bits per byte, copies that write zeros at
-    # 1.849, and random layers at 1.861; from scratch, at the best rate, 1.852: runs/results/best_size
     deeper, why = sizes.keys() == {"n_layer"}, finished(ckpt)
-    init = args.init or ("random" if not deeper else "copy" if why else "stack")
-    ramp = args.ramp or 0
-    if args.ramp is None and not args.init and init == "stack" and args.condense != 1:
-        # after 8M tokens, 0.2M ended level with copies that are there at once, 0.5M 0.004 behind, and 2M
-        # 0.005: runs/results/late
-        ramp = max(1, ckpt["ledger"]["tokens"] // 40)
-        print(f"the copies come in over {ramp:,} tokens; --ramp 0: at once")
+    init, ramp = args.init or "random", args.ramp or 0
+    if deeper and not args.init:
+        # at equal FLOPs, of one seed, plain copies ended at 1.841 bits per byte, copies that write zeros at
+        # 1.849, and random layers at 1.861; from scratch, at the best rate, 1.852: runs/results/best_size
+        init = "copy" if why else "stack"
+        if init == "copy" and not ramp:
+            print(f"{why}: --init copy keeps its function; --init stack would not")
+        if init == "stack" and args.ramp is None and args.condense != 1:
+            # after 8M tokens, 0.2M ended level with copies that are there at once, 0.5M 0.004 behind, and 2M
+            # 0.005: runs/results/late
+            ramp = max(1, ckpt["ledger"]["tokens"] // 40)
+            print(f"the copies come in over {ramp:,} tokens; --ramp 0: at once")
     if args.copy_state and (init not in ("copy", "stack") or "n_layer" not in sizes):
         raise ValueError("--copy_state is for copied layers: --init copy or stack, with depth")
-    if deeper and why and not args.init and not args.ramp:
-        print(f"{why}: --init copy keeps its function; --init stack would not")
     if args.params:
         print(chosen(cfg, args))
     return Growth(sizes, rows, init, why, ramp)
@@ -1070,8 +1055,10 @@ def make(
     slabs."""
     new, born = ckpt | ({"optimizer": {}} if args.fresh_optimizer else {}), []
     if growth.sizes or growth.rows is not None:
-        how = (args.place, growth.init, args.seed, args.copy_state, growth.rows, growth.ramp)
-        new, born = plan_growth(new, *how, **growth.sizes)
+        how = dict(place=args.place, seed=args.seed, copy_state=args.copy_state)
+        how |= dict(init=growth.init, rows=growth.rows, ramp=growth.ramp)
+        new, born = plan_growth(new, **how, **growth.sizes)
+    # planned here for its errors and its sizes, and again once its slabs are made
     condensed, notes = plan_condensing(new, args.condense) if args.condense else (new, [])
     print("\n".join(size_table(ckpt, condensed)))
     odd = not_stock(Config(**condensed["config"]))
@@ -1150,7 +1137,8 @@ def main() -> None:
         new = make(ckpt, growth, args, files[1:], probe[0])
         dlogit = check(ckpt, new, growth, args, probe)
         if args.dry_run:
-            return print("dry run: nothing written")
+            print("dry run: nothing written")
+            return
 
         # how it grew, for whoever reads the checkpoint
         step = {"sizes": growth.sizes, "vocab": args.vocab or "", "init": growth.init, "place": args.place}

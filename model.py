@@ -203,7 +203,7 @@ def init_std(kind: str, cfg: Config) -> float:
     | wte, q, k, v, gate, up, head | N(0, 0.02)                   | Llama's and GPT-2's
     | o, down                      | N(0, 0.02 / sqrt(2 n_layer)) | 2 n_layer writers add up in the residual
     | norm                         | 1                            |
-    grow.py's table says which new slabs of a growth are zero instead.
+    grow.py's start_of says which new slabs are zero, or copied, instead.
     """
     return 0.02 / math.sqrt(2 * cfg.n_layer) if kind in ("o", "down") else 0.02
 
@@ -284,6 +284,16 @@ def concatenate(plan: Plan, slabs: list[torch.Tensor]) -> torch.Tensor:
     for (_, axis, _), slab in zip(plan[1:], slabs[1:]):
         w = torch.cat([w, slab], axis)
     return w
+
+
+def assembled(
+    cfg: Config, weights: dict[str, torch.Tensor], name: str, kind: str, plan: Plan
+) -> torch.Tensor:
+    """Return the tensor `name`, or its first slabs if plan is cut, from {slab's name: slab}, with cfg's
+    ramps folded in."""
+    slabs = [weights[f"{name}.{i}"] for i in range(len(plan))]
+    factors = cfg.factors(kind, plan)
+    return concatenate(plan, [w * f if f < 1 else w for w, f in zip(slabs, factors)])
 
 
 class RMSNorm(nn.Module):
@@ -629,6 +639,12 @@ class Llama(nn.Module):
                 done |= torch.isin(new, stop)
                 if done.all():
                     return
+
+
+def skeleton(cfg: Config) -> Llama:
+    """Return the model of cfg without memory for its parameters."""
+    with torch.device("meta"):
+        return Llama(cfg)
 
 
 def row_ids(row_of: torch.Tensor | None, vocab_size: int) -> torch.Tensor:

@@ -14,8 +14,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from checkpoint import build_model, load_state, materialise, optimizer_state
-from grow import condense, differences, grow, plan_clone, skeleton
-from model import Config, Llama
+from grow import condense, differences, grow, plan_clone
+from model import Config, Llama, skeleton
 
 
 @contextlib.contextmanager

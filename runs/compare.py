@@ -62,8 +62,8 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."
 import train
 from checkpoint import load_checkpoint, save_checkpoint
 from data import read_meta, read_stage_rows
-from grow import asked_sizes, count, parse_args, skeleton
-from model import SIZES, Config, this_device
+from grow import asked_sizes, count, parse_args
+from model import SIZES, Config, skeleton, this_device
 
 # -----------------------------------------------------------------------------
 # what is to be trained

@@ -27,8 +27,8 @@ import torch
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
 from checkpoint import load_checkpoint
-from grow import count, skeleton
-from model import CHUNK, DEVICES, Config
+from grow import count
+from model import CHUNK, DEVICES, Config, skeleton
 from train import DEFAULTS, configure, last_checkpoint
 
 HERE = sys.path[0]  # the folder of train.py

@@ -25,8 +25,8 @@ from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, MaxNLocat
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
 from checkpoint import load_checkpoint
-from grow import count, skeleton
-from model import Config
+from grow import count
+from model import Config, skeleton
 
 STYLE = {
     "font.size": 8,

@@ -10,8 +10,7 @@ from helpers import ok, run
 
 import bench
 import export
-from grow import skeleton
-from model import Config
+from model import Config, skeleton
 from test_grow import TOKENS, default_dtype
 
 

@@ -30,8 +30,8 @@ import data as data_module
 import export
 from checkpoint import build_model, load_checkpoint, save_checkpoint
 from data import Tokenizer, load_tokenizer
-from grow import grow, skeleton
-from model import Config, rope_frequencies
+from grow import grow
+from model import Config, rope_frequencies, skeleton
 from test_grow import CLONE, GROWTHS, KINDS, TOKENS, build, grow_nine, heads, logits, steps, tiny
 
 transformers = pytest.importorskip("transformers")

@@ -11,8 +11,7 @@ from helpers import HERE, Forked, metrics, ok, run
 from ladder import memory
 
 from checkpoint import load_checkpoint
-from grow import skeleton
-from model import Config, Llama
+from model import Config, Llama, skeleton
 from train import configure
 
 

@@ -10,8 +10,7 @@ from helpers import ODD, STRANGE, metrics, ok, run, same, train_tokenizer, weigh
 
 import data as data_module
 from checkpoint import build_model, load_checkpoint
-from grow import skeleton
-from model import Config
+from model import Config, skeleton
 
 
 def test_the_whole_loop(stage, tmp_path):

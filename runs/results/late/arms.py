@@ -8,8 +8,7 @@ import math
 
 import torch
 
-from grow import skeleton
-from model import Config
+from model import Config, skeleton
 
 budget = 2.479e13
 seeds = [1337, 2, 3]
