@@ -1,11 +1,14 @@
-"""Stage 6: 32 x 2048, 1.75B parameters."""
+"""Stage 6: 16 x 3072, 2.01B parameters."""
 
 _after = "stage5.py"  # its settings hold where this file gives none
-_grow = "--params 2x --along depth"  # grow.py's options; depth takes copies, which come in slowly
+_grow = "--params 2x --along width --multiple 512"  # grow.py's options
 out_dir = "out/stage6"
 init_from = "out/stage5/grown.pt"
 tokens_per_step = 2**21
-batch_size = 1
-max_steps = 7511
-n_layer = 32
+batch_size = 2
+max_steps = 19156
+n_head = 24
+n_embd = 3072
+ffn_dim = 8192
 block_size = 4096
+learning_rate = 1e-3 * 512 / n_embd

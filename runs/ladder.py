@@ -160,9 +160,7 @@ def plan(paths: list[str], options: list[str], device: str, n_devices: int, mfu:
     stages = [read_stage(path, configure(options)) for path in paths]
     devices = f"{n_devices} x {names[device.lower()]} of {room / 1e9:.0f} GB"
     print(f"{devices} at {mfu:.0%} MFU. GB a device; *: recomputing")
-    print(
-        "grown: at this share of the FLOPs up to the stage's end; 10 to 25 % did best so far (runs/results)"
-    )
+    print("grown: at this share of the FLOPs up to the stage's end; half did best (docs/evidence.md)")
     heads = "stage,layers x width,parameters,tokens,rate,FLOPs,grown,GB,*,sharded,*,hours"
     print(("{:<8}{:>14}{:>16}" + "{:>9}" * 9).format(*heads.split(",")))
     tokens, flops, an_hour = 0, 0, n_devices * peak * mfu * 3600  # an_hour: FLOPs

@@ -44,13 +44,13 @@ def test_the_plan_of_a_ladder(tmp_path):
         counted = [saved(n, 256, recompute) - saved(n, 128, recompute) for n in (2, 3)]
         assert 2 * (counted[1] - counted[0]) == pytest.approx(planned, rel=0.01)
 
-    # what is printed. Stage 1 is grown at 1.59 of 1.59 + 5.36
+    # what is printed. Stage 1 is grown at 0.354 of 0.354 + 1.19
     stages = sorted(glob.glob(f"{HERE}/config/stage?.py"))
     printed = ok("runs/ladder.py", "plan", *stages, "--gpu", "h200", "--count", 8)
     assert len(re.findall(r"^stage\d ", printed, re.M)) == 9 and "6,738,415,616" in printed
     assert re.findall(r"^stage[01] .* (\d+)%", printed, re.M) == ["0", "23"]
     flops = float(re.search(r"all: .*?, (\S+) FLOPs", printed)[1])
-    assert flops == pytest.approx(4.01e21, rel=0.01)
+    assert flops == pytest.approx(3.71e21, rel=0.01)
     assert "--gpu tpu: one of h200" in run("runs/ladder.py", "plan", *stages, "--gpu", "tpu")[0]
     (tmp_path / "stage0.py").write_text("out_dir = 'x'\n")
     assert "stage0.py: max_steps is missing" in run("runs/ladder.py", "plan", tmp_path / "stage0.py")[0]
