@@ -66,11 +66,11 @@ stop_at = 0  # save and exit after so many steps, as on SIGTERM; 0: never
 # data
 data = "data/babel"  # a folder that prepare.py wrote
 check_data = True  # verify the sha256 of the training files when a run starts (1 s/GB); not on --resume
-data_mix = "natural"  # stages of text by their tokens; or {stage: share}; or a stage: that one, and review
+data_mix = "natural"  # all stages of text, by their tokens; or {stage: share}; or one stage, with review
 review = 0.2  # with data_mix a stage's name: the share of the stages before it, so that nothing is forgotten
 rows = ""  # from scratch: the stage whose tokens get rows, '': all tokens. grow.py --vocab adds more
 tokens_per_step = 65536  # over all processes; accumulation is derived from it
-batch_size = 16  # at most so many sequences a forward and process
+batch_size = 16  # sequences that a process takes in one forward, at most
 max_steps = 1000  # of this stage
 seed = 1337  # of the initial weights and of the order of the data
 # model, at a start from scratch; with init_from the checkpoint's sizes hold, and what is given must agree
@@ -99,7 +99,7 @@ warmup_tokens = 0  # of what is new or was decayed before; 0: 100 steps, at most
 horizon_tokens = 0  # on the ledger, where all rates end: the ladder's last token. 0: with this stage
 decay_share = 0.2  # wsd: the last part of the way to the horizon, in which all rates fall
 floor = 0.0  # the share of the peak at which the rates end
-policy = "own"  # 'own': a peak a generation; 'shared': one for all. See peaks(). Equal so far: runs/results
+policy = "own"  # 'own': a peak a generation; 'shared': one for all. See peaks(). As good so far: runs/results
 new_rate = 1.3  # shared: the youngest generation's rate, as a multiple of the others'
 # evaluation, logging, saving
 eval_interval = 250  # steps; 0: at the end only
@@ -127,11 +127,13 @@ CHOICES = {
     "device": ("", "cuda", "mps", "cpu"),
     "dtype": ("", "float32", "bfloat16"),
 }
-# numbers that must be above 0, and those that lie between 0 and 1; all others are 0 or more
 ABOVE_ZERO = """tokens_per_step batch_size max_steps n_layer n_head n_embd head_dim block_size rope_theta
     norm_eps learning_rate adam_eps new_rate eval_tokens""".split()
-AT_MOST_ONE = ("review", "decay_share", "floor")
-BELOW_ONE = ("beta1", "beta2")
+BOUNDS = dict.fromkeys(ABOVE_ZERO, ("above 0", lambda x: x > 0))  # of numbers; all others are 0 or more
+BOUNDS |= dict.fromkeys(("beta1", "beta2"), ("0 or more, and below 1", lambda x: 0 <= x < 1))
+BOUNDS |= dict.fromkeys(
+    ("review", "decay_share", "floor"), ("0 or more, and at most 1", lambda x: 0 <= x <= 1)
+)
 
 
 def check_setting(key: str, value: object, where: str) -> object:
@@ -150,14 +152,8 @@ def check_setting(key: str, value: object, where: str) -> object:
     if value not in CHOICES.get(key, (value,)):
         raise ValueError(f"{where}: {key} = {value!r}, expected one of {CHOICES[key]}")
     if kind in (int, float):
-        expected = "above 0" if key in ABOVE_ZERO else "0 or more"
-        if key in AT_MOST_ONE:
-            expected += ", and at most 1"
-        elif key in BELOW_ONE:
-            expected += ", and below 1"
-        low = value < 0 or value == 0 and key in ABOVE_ZERO
-        high = key in AT_MOST_ONE and value > 1 or key in BELOW_ONE and value >= 1
-        if low or high or not math.isfinite(value):
+        expected, holds = BOUNDS.get(key, ("0 or more", lambda x: x >= 0))
+        if not (holds(value) and math.isfinite(value)):
             raise ValueError(f"{where}: {key} = {value}, expected {expected}")
     return value
 
@@ -191,8 +187,10 @@ def configure(args: list[str]) -> dict:
             continue
         key, equals, text = arg[2:].partition("=")
         kind = type(DEFAULTS.get(key))
-        if not equals:  # --resume, --branch decay
-            text = "True" if kind is bool else args.pop(0) if args else ""
+        if not equals and kind is bool:  # --resume
+            text = "True"
+        elif not equals and args:  # --branch decay
+            text = args.pop(0)
         try:
             value = text if kind is str and text[:1] != "{" else ast.literal_eval(text)
         except (ValueError, SyntaxError):
@@ -278,8 +276,8 @@ def rates(
     It is the generation's peak (see peaks), times how far it is warmed up, times what the clock leaves."""
     out = []
     for g, peak in zip(generations, peaks(generations, policy, new_rate, n_fused)):
-        oldest = g if policy == "own" else generations[0]
-        begin = max(oldest.birth, clock.start) + oldest.warmup
+        first = g if policy == "own" else generations[0]  # shared: all follow the oldest's cosine
+        begin = max(first.birth, clock.start) + first.warmup
         out.append(peak * warmed(g, tokens) * fall(clock, begin, tokens))
     return out
 
@@ -312,6 +310,10 @@ def warm_again(
             g.warm_start, g.warm_share, g.warmup = now, share, warmup
 
 
+# -----------------------------------------------------------------------------
+# what the loop calls
+
+
 @torch.no_grad()
 def squares(optimizer: torch.optim.Optimizer, n: int) -> torch.Tensor:
     """Return (3, n) for n generations: the sum of squares of the gradient, the sum of squares of the update
@@ -320,7 +322,7 @@ def squares(optimizer: torch.optim.Optimizer, n: int) -> torch.Tensor:
     Of sharded parameters, this process's part counts. The update is read off Adam's state: no copy of the
     parameters is needed."""
     totals = torch.zeros(3, n, dtype=torch.float64)
-    born, sums = [], []
+    generations, pairs = [], []  # of every parameter that is trained; pairs: (gradient, update)
     for group in optimizer.param_groups:
         (b1, b2), lr, g = group["betas"], group["lr"], group["generation"]
         for p in group["params"]:
@@ -330,12 +332,12 @@ def squares(optimizer: torch.optim.Optimizer, n: int) -> torch.Tensor:
                 second = (s["exp_avg_sq"] / (1 - b2 ** s["step"])).sqrt() + group["eps"]
                 adam = s["exp_avg"] / (1 - b1 ** s["step"]) / second
                 before = (local(p) + lr * adam) / (1 - lr * group["weight_decay"])
-                born.append(g)
-                both = local(p.grad).square().sum(), (before - local(p)).square().sum()
-                sums.append(torch.stack(both))
-    # one wait for the device, where each of a grown model's hundreds of slabs would be two
-    for g, both in zip(born, torch.stack(sums).cpu().double()):
-        totals[:2, g] += both
+                pair = local(p.grad).square().sum(), (before - local(p)).square().sum()
+                generations.append(g)
+                pairs.append(torch.stack(pair))
+    # wait for the device once, not twice for each of a grown model's hundreds of slabs
+    for g, pair in zip(generations, torch.stack(pairs).cpu().double()):
+        totals[:2, g] += pair
     return totals
 
 
@@ -344,11 +346,7 @@ def local(x: torch.Tensor) -> torch.Tensor:
     return x.to_local() if is_shard(x) else x
 
 
-# -----------------------------------------------------------------------------
-# what the loop calls
-
-
-def everywhere(x: torch.Tensor, where: str) -> torch.Tensor:
+def summed(x: torch.Tensor, where: str) -> torch.Tensor:
     """Return the sum of a tensor over all processes, on the CPU.
 
     where: this process's device."""
@@ -361,31 +359,28 @@ def everywhere(x: torch.Tensor, where: str) -> torch.Tensor:
 class Reader:
     """This process's micro-batches of a mixture, one made ahead by a thread.
 
-    At each step the processes read micro * accumulation * world sequences, from `number` on."""
+    The processes take turns: `micro` sequences each, from the mixture's next on."""
 
     def __init__(
-        self, mixture: Mixture, spelled: Callable, sizes: tuple[int, int], ranks: tuple[int, int], pin: bool
-    ):
-        """sizes: (sequences a micro-batch, micro-batches a step). ranks: (this process, how many there
-        are)."""
-        self.mixture, self.spelled, self.pin = mixture, spelled, pin
-        (self.micro, self.accumulation), (self.rank, self.world) = sizes, ranks
-        self.number, self.m, self.thread = mixture.next, 0, ThreadPoolExecutor(1)
+        self, mixture: Mixture, spelled: Callable, micro: int, ranks: tuple[int, int], pin: bool
+    ) -> None:
+        """ranks: (this process, how many there are)."""
+        self.mixture, self.spelled, self.micro, self.pin = mixture, spelled, micro, pin
+        rank, world = ranks
+        self.first, self.turn = mixture.next + rank * micro, world * micro
+        self.thread = ThreadPoolExecutor(1)
         self.ahead = self.thread.submit(self.make)
 
     def make(self) -> torch.Tensor:
-        """Return micro-batch m of the step that begins with sequence `number`: (micro, block_size + 1)."""
-        first = self.number + (self.m * self.world + self.rank) * self.micro
-        rows = [self.mixture.sequence(first + j, self.spelled) for j in range(self.micro)]
+        """Return the micro-batch that begins with sequence `first`: (micro, block_size + 1)."""
+        rows = [self.mixture.sequence(self.first + j, self.spelled) for j in range(self.micro)]
         batch = torch.from_numpy(np.stack(rows).astype(np.int64))
         return batch.pin_memory() if self.pin else batch
 
     def next(self) -> torch.Tensor:
         """Return the next micro-batch, and begin to make the one after it."""
         batch = self.ahead.result()
-        self.m += 1
-        if self.m == self.accumulation:
-            self.m, self.number = 0, self.number + self.micro * self.accumulation * self.world
+        self.first += self.turn
         self.ahead = self.thread.submit(self.make)
         return batch
 
@@ -409,7 +404,7 @@ def evaluate(
     n_full = (len(ids) - 1) // block_size
     batches = [range(i, min(i + batch_size, n_full)) for i in range(0, n_full, batch_size)]
     if (len(ids) - 1) % block_size:
-        batches.append(range(n_full, n_full + 1))
+        batches.append(range(n_full, n_full + 1))  # the last window, which is shorter
 
     # all processes read as many batches, since sharded they must; what is read twice counts once
     for i in range(rank, -(-len(batches) // world) * world, world):
@@ -422,7 +417,7 @@ def evaluate(
             loss = model(torch.from_numpy(x).to(where), torch.from_numpy(y).to(where)).item()
         if i < len(batches):
             total += torch.tensor([loss * y.size, y.size, bytes_of(y, x)], dtype=torch.float64)
-    nats, tokens, n_bytes = everywhere(total, where).tolist()
+    nats, tokens, n_bytes = summed(total, where).tolist()
     return nats / tokens, nats / max(1.0, n_bytes) / math.log(2)
 
 
@@ -431,10 +426,10 @@ def continuation(
 ) -> list[int]:
     """Return the ids `start` and n_new that the model adds, by the same draws every time.
 
-    A token is a forward of its own. Sharded, all processes must call it, since they gather all weights."""
+    Where parameters are sharded, all processes must call it, since each forward gathers them."""
     idx = torch.from_numpy(start.astype(np.int64))[None].to(where)  # (1, T)
     rng = torch.Generator(where).manual_seed(seed)
-    with autocast, torch.compiler.set_stance("force_eager"):  # else it would be compiled for every length
+    with autocast, torch.compiler.set_stance("force_eager"):  # else every length is compiled
         return torch.cat([idx, *model.generate(idx, n_new, temperature=0.8, rng=rng)], 1)[0].tolist()
 
 
@@ -474,6 +469,7 @@ def on_signals() -> list[int]:
 
 def main() -> None:
     """Train the stage that the command line describes."""
+    global out_dir, resume, block_size, branch_tokens, horizon_tokens  # settings that main completes
     given = configure(sys.argv[1:])
     globals().update(given)
 
@@ -488,19 +484,18 @@ def main() -> None:
     autocast = torch.autocast(kind, torch.bfloat16, enabled=bf16)
     say = show if master else lambda *a, **k: None
 
-    # where to start: one run at a time writes into the folder, whose lock is held until this process ends. It
-    # goes on only where it is told to
-    globals()["out_dir"] = tidy(out_dir)
+    # where to start: at a checkpoint or from scratch. The folder stays locked until this process ends
+    out_dir = tidy(out_dir)
     folder = f"{out_dir}-{branch}" if branch else out_dir
     trunk = init_from or (last_checkpoint(out_dir) if branch else "")
-    held, globals()["resume"], source = claim_for_all(folder, trunk, resume, ranks)
-    ckpt = load_checkpoint(source, whole=False) if source else None
+    folder_lock, resume, source = claim_for_all(folder, trunk, resume, ranks)
+    ckpt = load_checkpoint(source, whole=False) if source else {}
     if ckpt and "block_size" not in given:
-        globals()["block_size"] = min(ckpt["config"]["block_size"], PAGE)
+        block_size = min(ckpt["config"]["block_size"], PAGE)
     if block_size > PAGE:
         raise ValueError(f"block_size = {block_size}: at most {PAGE}, or raise PAGE in data.py")
 
-    # text: what is trained on, and what is evaluated on, of which all processes verify their share
+    # text: what is trained on, and what is evaluated on
     meta = read_meta(data)
     shares = shares_of(meta, data_mix, review)
     shards = [Shard(data, split, meta, block_size, seed) for split in shares]
@@ -510,17 +505,22 @@ def main() -> None:
         if split == "val" or eval_stages and split.endswith(".val") and s["tokens"] > 1
     }
     for text, least in [(text, PAGE + 1) for text in shards] + [(val_sets["val"], 2)]:
-        n_tokens = len(text.tokens)
-        if n_tokens < least:
-            raise ValueError(f"{text.path}: too little text: {n_tokens} tokens, and {least} are needed")
-    for text in [*val_sets.values(), *(shards if check_data and not resume else [])][rank::world]:
+        n = len(text.tokens)
+        if n < least:
+            raise ValueError(f"{text.path}: too little text: {n} tokens, and {least} are needed")
+
+    # its files, of which each process verifies its share
+    checked = [*val_sets.values()]
+    if check_data and not resume:
+        checked += shards
+    for text in checked[rank::world]:
         text.verify()
     token_bytes, its_tokenizer = read_token_bytes(data, meta), read_tokenizer(data, meta)
 
     # the model's config and the ledger: the checkpoint's, or those of a start from scratch
     shape = {f.name: globals()[f.name] for f in dataclasses.fields(Config) if f.name in DEFAULTS}
     if ckpt:
-        check_sizes({key: given[key] for key in given.keys() & shape.keys()}, ckpt["config"], source)
+        check_sizes({key: given[key] for key in shape if key in given}, ckpt["config"], source)
         if ckpt["tokenizer"]["sha256"] != meta["tokenizer"]["sha256"]:
             name = meta["tokenizer"]["name"]
             raise ValueError(f"{data} has the tokenizer {name}, not the one that {source} was trained with")
@@ -532,11 +532,11 @@ def main() -> None:
             raise ValueError(f"vocab_size = {vocab_size}, but the tokenizer of {data} has {n_tokens}")
         shape["vocab_size"] = vocab_size or n_tokens
         if rows:
-            ids = read_stage_rows(data, rows, f"rows = {rows!r}")
-            shape |= {"vocab_size": len(ids), "n_tokens": n_tokens}
+            row_ids = read_stage_rows(data, rows, f"rows = {rows!r}")
+            shape |= {"vocab_size": len(row_ids), "n_tokens": n_tokens}
         cfg = Config(**shape)
         ledger, step = {"tokens": 0, "flops": 0, "seconds": 0.0, "dealt": 0, "read": {}}, 0
-    train = Mixture(shards, list(shares.values()), ledger["read"], ledger["dealt"])
+    mixture = Mixture(shards, list(shares.values()), ledger["read"], ledger["dealt"])
     flops_per_token = cfg.flops_per_token()
 
     # the batch: tokens a step -> sequences a process -> accumulation
@@ -547,59 +547,68 @@ def main() -> None:
     micro = max(b for b in range(1, min(batch_size, per_process) + 1) if per_process % b == 0)
     accumulation = per_process // micro
 
-    # the rates: of a branch, which decays those that its trunk had
-    was = ckpt and ckpt["schedule"]
-    before = ckpt["settings"] if ckpt else {}
-    old_clock = Clock(**{f.name: was[f.name] for f in dataclasses.fields(Clock)}) if was else None
+    # the rates that the checkpoint's run had
+    old_settings, old_schedule = ckpt.get("settings", {}), ckpt.get("schedule")
+    old_clock = None
+    if resume and not old_schedule:
+        raise ValueError(f"{source} was never trained: give it as --init_from, with another out_dir")
+    if old_schedule:
+        old_clock = Clock(**{f.name: old_schedule[f.name] for f in dataclasses.fields(Clock)})
     how = dict(policy=policy, new_rate=new_rate, n_fused=cfg.n_fused)
-    now, notes, told, off = ledger["tokens"], [], 0, None
+    now, notes, fork = ledger["tokens"], [], None
+
+    # those of a branch, which decays them from where it left its trunk
     if branch:
-        off = ckpt["branch"] if resume else branch_off(ckpt, source, branch_tokens)
+        fork = ckpt["branch"] if resume else branch_off(ckpt, source, branch_tokens)
         if branch_tokens:
-            check_kept(given, {"branch_tokens": off["length"]}, "branch")
-        globals()["branch_tokens"] = off["length"]
-        last_step = step + max(0, -(-(off["tokens"] + off["length"] - now) // tokens_per_step))
+            check_kept(given, {"branch_tokens": fork["length"]}, "branch")
+        branch_tokens = fork["length"]
+        to_read = max(0, fork["tokens"] + branch_tokens - now)
+        last_step = step + -(-to_read // tokens_per_step)
         end, clock = now + (last_step - step) * tokens_per_step, old_clock
 
-    # or of a stage: on the ladder's clock where somebody told its end, else on one of its own
+    # or of a stage: on the ladder's clock where this stage or one before was told its end, else on its own
     else:
         last_step, end = max_steps, now + max(0, max_steps - step) * tokens_per_step
-        earlier = before.get("horizon_tokens", 0)
-        told = horizon_tokens or (earlier if earlier >= end else 0)
-        if told and floor == 0 and end > told + tokens_per_step:
+        earlier = old_settings.get("horizon_tokens", 0)
+        if not horizon_tokens and earlier >= end:
+            horizon_tokens = earlier
+        if horizon_tokens and floor == 0 and end > horizon_tokens + tokens_per_step:
             raise ValueError(
-                f"horizon_tokens = {told}: the rates end there, and the stage at {end}: raise it, "
+                f"horizon_tokens = {horizon_tokens}: the rates end there, and the stage at {end}: raise it, "
                 "lower max_steps, or leave it out: then they end with the stage"
             )
-        if earlier and not told:
+        if earlier and not horizon_tokens:
             past = f"the ladder's end, {earlier:,} tokens, is past"
             notes.append(f"{past}: this stage has a schedule of its own")
-        globals()["horizon_tokens"] = told  # for the stages after this one
 
         # a stage that is resumed as it was keeps its schedule to the bit
+        same_end = resume and old_clock.horizon == (horizon_tokens or end)
         kept = ("decay_share", "schedule", "floor")
-        if resume and was["horizon"] == (told or end) and all(before[k] == globals()[k] for k in kept):
+        if same_end and all(old_settings[key] == globals()[key] for key in kept):
             clock = old_clock
         else:
             like = Clock(0, 0, 0, schedule, floor)
-            clock = stage_clock(old_clock if resume else None, now, end, told, like, decay_share)
+            clock = stage_clock(old_clock if resume else None, now, end, horizon_tokens, like, decay_share)
 
         # what is new gets its peak, and what was decayed climbs back to its own
         if resume:
-            check_kept(given, {key: before[key] for key in ("learning_rate", "warmup_tokens")}, "stage")
+            check_kept(given, {key: old_settings[key] for key in ("learning_rate", "warmup_tokens")}, "stage")
         warmup = warmup_tokens or min(100 * tokens_per_step, (end - now) // 10)
         new_peak = "learning_rate" in given and not resume
         fresh = begin_stage(cfg.generations, now, learning_rate, new_peak, warmup)
-        if was and (old_clock != clock or new_peak or ckpt["branch"]):
+        if old_schedule and (old_clock != clock or new_peak or ckpt["branch"]):
             old = cfg.generations[: len(cfg.generations) - len(fresh)]
-            due = rates(cfg.generations, was["at"], clock, **how)
-            warm_again(old, was["rates"], due, was["at"], now, warmup)
+            at = old_schedule["at"]
+            due = rates(cfg.generations, at, clock, **how)
+            warm_again(old, old_schedule["rates"], due, at, now, warmup)
         notes += warnings_of(cfg.generations, clock, now, end, tokens_per_step, freeze)
 
-    # the model: memory is taken when it is known which part of each parameter is this process's
-    sharded = shard and ddp
-    # the CPU's switch, too: in bf16, 128 tokens take it 2.3 ms in plain products, and 5.2 ms in the fused one
+    # a CPU's attention in bf16 takes 2.3 ms for 128 tokens unfused, 5.2 ms fused. cuda's switch is its, too
     torch.backends.cuda.enable_flash_sdp(not (bf16 and kind == "cpu" and block_size <= 128))
+
+    # the model: without memory until it is known which part of each parameter is this process's
+    sharded = shard and ddp
     model = skeleton(cfg)
     for block in model.layers:
         block.recompute = recompute
@@ -616,7 +625,7 @@ def main() -> None:
     else:
         model.init_weights(seed)
         if rows:
-            model.row_of[torch.from_numpy(ids)] = torch.arange(len(ids), device=where)
+            model.row_of[torch.from_numpy(row_ids)] = torch.arange(len(row_ids), device=where)
     trained = freeze_generations(optimizer, freeze)
     ddp_model = model
     if ddp and not sharded:  # gradients in DDP's own buckets: 4 bytes a parameter less
@@ -627,7 +636,7 @@ def main() -> None:
     ids = model.token_ids().cpu()
     spelled = speller(ids, meta["vocab_size"], lambda: read_spelling(data))
     val_ids = {name: spread(text.tokens, eval_tokens) for name, text in val_sets.items()}
-    absent = {name: 1 - np.isin(tokens, ids).mean() for name, tokens in val_ids.items()}
+    spelled_share = {name: 1 - np.isin(tokens, ids).mean() for name, tokens in val_ids.items()}
     start_ids = spelled(val_sets["val"].tokens[:16])
     bytes_of = functools.partial(
         count_bytes, token_bytes=token_bytes, bos=meta["bos"], dummy_prefix=meta["dummy_prefix"]
@@ -635,37 +644,37 @@ def main() -> None:
     tokenizer = Tokenizer.from_dict(its_tokenizer) if sample_tokens else None
 
     # what is about to happen: sizes, memory, the batch
-    n = model.count_params()
-    counted = f"{n['total']:,} parameters, {n['non_embedding']:,} without embedding and head"
+    counts = model.count_params()
+    counted = f"{counts['total']:,} parameters, {counts['non_embedding']:,} without embedding and head"
     say(f"{source or 'from scratch'}: {cfg.n_layer} x {cfg.n_embd}, {counted}")
     n_trained = sum(p.numel() for p in trained)
-    gb = (4 * n["total"] + 12 * n_trained) / (world if sharded else 1) / 1e9
+    gb = (4 * counts["total"] + 12 * n_trained) / (world if sharded else 1) / 1e9
     say(f"memory: {gb:.2f} GB for weights, gradients and Adam's moments, a process; activations come on top")
     factors = f"{world} processes x {accumulation} accumulated x {micro} sequences x {block_size}"
     say(f"{tokens_per_step:,} tokens a step = {factors}")
 
     # the rates
-    for g in sorted(n["generations"]):
+    for g in sorted(counts["generations"]):
         peak = peaks(cfg.generations, **how)[g]
         life = describe(cfg.generations[g], peak, now, g in freeze)
-        say(f"generation {g}: {n['generations'][g]:,} parameters, {life}")
+        say(f"generation {g}: {counts['generations'][g]:,} parameters, {life}")
     if branch:
-        say(f"all rates fall from where they are to 0, from {off['tokens']:,} to {end:,} tokens")
+        say(f"all rates fall from where they are to 0, from {fork['tokens']:,} to {end:,} tokens")
     else:
-        say(describe_clock(clock, end, bool(told)))
+        say(describe_clock(clock, end, bool(horizon_tokens)))
 
     # the text, what a resumed run changes, and notes
     small = [s["name"] for s in meta.get("stages", []) if 0 < s["tokens"] <= PAGE]
-    left_out = [name for name in small if f"{name}.train" not in shares]
-    if left_out and data_mix == "natural":
-        notes.append(f"too little text to be read: {', '.join(left_out)} (less than {PAGE + 1} tokens)")
+    if small and data_mix == "natural":
+        notes.append(f"too little text to be read: {', '.join(small)} (less than {PAGE + 1} tokens)")
     if model.row_of is not None:
-        parts = ", ".join(f"{share:.2%} of {name}" for name, share in absent.items())
+        parts = ", ".join(f"{share:.2%} of {name}" for name, share in spelled_share.items())
         say(f"spelled in byte tokens: {parts}")
+    settings = {key: globals()[key] for key in DEFAULTS}
     if resume:
         ours = DEFAULTS.keys() - {"resume", "stop_at"}
-        changed = {key: value for key, value in before.items() if key in ours and value != globals()[key]}
-        changes = "".join(f"; {key} {value} -> {globals()[key]}" for key, value in changed.items())
+        changed = [key for key, value in old_settings.items() if key in ours and value != settings[key]]
+        changes = "".join(f"; {key} {old_settings[key]} -> {settings[key]}" for key in changed)
         say(f"resumed at step {step}{changes}")
     for i, g in enumerate(cfg.generations):
         if g.ramp and g.birth + g.ramp > end:
@@ -674,23 +683,21 @@ def main() -> None:
         say(f"note: {note}")
 
     # the log
-    settings = {k: globals()[k] for k in DEFAULTS}
     if master:
         keep_metrics(f"{folder}/metrics.jsonl", step if resume else -1)
     run = start_wandb(wandb_project, wandb_name or out_dir, settings) if wandb and master else None
     log = Log(f"{folder}/metrics.jsonl" if master else os.devnull, run)
 
-    # the loop; busy: seconds of training, without evaluation and saving
+    # the loop
     stopping = on_signals()
-    reader = Reader(train, spelled, (micro, accumulation), ranks, pin=kind == "cuda")
-    _, peak = this_device(kind)
+    reader = Reader(mixture, spelled, micro, ranks, pin=kind == "cuda")
+    _, device_flops = this_device(kind)
     val_loss = bpb = math.nan
-    lr, at = (was["rates"], was["at"]) if was else (None, None)
-    epochs = train.epochs()
-    first_step, lap, busy = step, time.time(), 0.0
-    logged = {"step": step, "busy": busy}
+    epochs = mixture.epochs()
+    first_step, first_seconds = step, ledger["seconds"]
+    logged_step, logged_seconds = first_step, first_seconds
 
-    # a step makes no cycles; the collector would run in the middle of one, in each process at another time
+    # collect garbage at evaluations only: a step makes no cycles, and one process that collects halts all
     gc.collect()
     gc.freeze()
     gc.disable()
@@ -704,31 +711,32 @@ def main() -> None:
                 for name, tokens in val_ids.items()
             }
             val_loss, bpb = results.pop("val")
-            by_stage = {name: stage_bpb for name, (_, stage_bpb) in results.items()}
-            listed = "".join(f", {name} {stage_bpb:.4f}" for name, stage_bpb in by_stage.items())
+            listed = "".join(f", {name} {stage_bpb:.4f}" for name, (_, stage_bpb) in results.items())
             say(f"step {step}: val loss {val_loss:.4f}, {bpb:.4f} bits per byte{listed}")
-            named = {f"bpb_{name}": stage_bpb for name, stage_bpb in by_stage.items()}
-            log.record(step, ledger, val_loss=val_loss, bpb=bpb, **named)
+            by_stage = {f"bpb_{name}": stage_bpb for name, (_, stage_bpb) in results.items()}
+            log.record(step, ledger, val_loss=val_loss, bpb=bpb, **by_stage)
             if sample_tokens and (master or sharded) and math.isfinite(val_loss):
                 sampled = continuation(model, start_ids, sample_tokens, seed, where, autocast)
                 sample = printable(tokenizer, token_bytes, sampled)
                 say("\n".join(f"    {line}" for line in sample.splitlines() if line.strip()))
                 log.record(step, ledger, sample=sample)
-            lap = time.time()
         if step >= last_step:
             break
+        began = time.time()
 
         # rates and ramps at the middle of the step, so that neither the first nor the last is lost on zero
         at = ledger["tokens"] + tokens_per_step / 2
         model.ramp(at)
         if branch:
-            lr = [r * (1 - (at - off["tokens"]) / (end - off["tokens"])) for r in off["rates"]]
+            left = 1 - (at - fork["tokens"]) / (end - fork["tokens"])
+            lr = [rate * left for rate in fork["rates"]]
         else:
             lr = rates(cfg.generations, at, clock, **how)
         for group in optimizer.param_groups:
             group["lr"] = lr[group["generation"]]
 
-        # forward and backward. Not model.zero_grad(): after an evaluation, FSDP2 still has what it gathered
+        # forward and backward. Not model.zero_grad(): after an evaluation, FSDP2's model lists the parameters
+        # that it gathered, not their shards
         optimizer.zero_grad()
         loss = torch.zeros((), device=where)
         for m in range(accumulation):
@@ -746,71 +754,74 @@ def main() -> None:
         norm = torch.nn.utils.clip_grad_norm_(trained, grad_clip or math.inf)
         norm = norm.full_tensor() if sharded else norm
         if not math.isfinite(norm):  # the only wait for the GPU
-            saved = [path for path in (last_checkpoint(folder), source) if path and os.path.exists(path)]
+            saved = next(filter(os.path.exists, (last_checkpoint(folder), source)), "none")
             raise ValueError(
                 f"step {step}: loss {loss.item():.4g}, gradient norm {norm.item():.4g}, rates {lr}; "
-                f"nothing saved; last good checkpoint: {saved[0] if saved else 'none'}"
+                f"nothing saved; last good checkpoint: {saved}"
             )
         optimizer.step()
 
-        # the ledger
+        # the ledger; its seconds are those of training, without evaluating, logging and saving
         step += 1
-        train.next += per_process * world
+        mixture.next += per_process * world
         ledger["tokens"] += tokens_per_step
         ledger["flops"] += tokens_per_step * flops_per_token
         model.ramp(ledger["tokens"])  # for what is evaluated and saved
-        passed = time.time() - lap
-        ledger["seconds"] += passed
-        busy += passed
-        lap = time.time()
-        read_before, epochs = epochs, train.epochs()
-        for text, once, times in zip(shards, read_before, epochs):
-            if times > once:
+        ledger["seconds"] += time.time() - began
+        epochs_before, epochs = epochs, mixture.epochs()
+        for text, times_before, times in zip(shards, epochs_before, epochs):
+            if times > times_before:
                 say(f"step {step}: {text.path} has been read {times} times, and is dealt anew")
 
         # log gradients and updates by generation, and the speed
         if log_interval and step % log_interval == 0 or step == last_step:
-            loss = everywhere(loss, where).item() / world
+            loss = summed(loss, where).item() / world
             sums = squares(optimizer, len(cfg.generations))
-            gradient, update, size = everywhere(sums, where) if sharded else sums
+            gradient, update, size = summed(sums, where) if sharded else sums
             share = gradient / gradient.sum().clamp(min=1e-30)  # clipping scales all alike
             norms = (norm.item() * share.sqrt()).tolist()
             moved = (update / size.clamp(min=1)).sqrt().tolist()
-            speed = (step - logged["step"]) * tokens_per_step / max(1e-9, busy - logged["busy"])
-            mfu = speed * flops_per_token / (peak * world) if peak else None
-            left = (last_step - step) * busy / (step - first_step)
-            logged = {"step": step, "busy": busy}
+            seconds = ledger["seconds"]
+            speed = (step - logged_step) * tokens_per_step / max(1e-9, seconds - logged_seconds)
+            logged_step, logged_seconds = step, seconds
+            mfu = speed * flops_per_token / (device_flops * world) if device_flops else None
+            minutes = (last_step - step) * (seconds - first_seconds) / (step - first_step) / 60
 
             # a line for the reader, and one for metrics.jsonl
             done = f"step {step}/{last_step} {step / last_step:.0%}"
             fast = f"{speed:,.0f} tokens/s" + (f", MFU {mfu:.1%}" if mfu else "")
-            how_far = {g: f"{lr[g]:.1e} moves {moved[g]:.1e}" for g in n["generations"]}
+            how_far = {g: f"{lr[g]:.1e} moves {moved[g]:.1e}" for g in counts["generations"]}
             each = " ".join(f"g{g} {'frozen' if g in freeze else how_far[g]}" for g in sorted(how_far))
-            line = f"{done} | loss {loss:.4f} | {left / 60:.0f} min left | {fast} | norm {norm:.2f} | {each}"
+            line = f"{done} | loss {loss:.4f} | {minutes:.0f} min left | {fast} | norm {norm:.2f} | {each}"
             say(line, progress=True)
             values = dict(loss=loss, norm=norm.item(), lr=lr, grad_norm=norms, update_rms=moved)
             log.record(step, ledger, **values, tokens_per_second=speed, mfu=mfu)
 
         # save, and stop when asked to
-        asked = everywhere(torch.tensor(float(bool(stopping))), where).item() > 0
+        asked = summed(torch.tensor(float(bool(stopping))), where).item() > 0
         halt = asked or step == stop_at
         if halt or step >= last_step or save_interval and step % save_interval == 0:
-            ledger["dealt"] = train.next
-            ledger["read"].update(train.read())
+            ledger["dealt"] = mixture.next
+            ledger["read"].update(mixture.read())
             if master or sharded:
                 state = {"lineage": [], "tokenizer": its_tokenizer}
-                state |= {key: ckpt[key] for key in ("lineage", "tokenizer", "origin") if key in (ckpt or {})}
-                state |= {"config": cfg.plain(), "model": model.state_dict()}
-                state |= {"optimizer": optimizer_state(model, optimizer), "ledger": ledger, "step": step}
-                state |= {"settings": settings, "branch": off}
-                state |= {"schedule": vars(clock) | {"rates": lr, "at": at}}
+                state |= {key: ckpt[key] for key in ("lineage", "tokenizer", "origin") if key in ckpt}
+                state |= {
+                    "config": cfg.plain(),
+                    "model": model.state_dict(),
+                    "optimizer": optimizer_state(model, optimizer),
+                    "ledger": ledger,
+                    "step": step,
+                    "settings": settings,
+                    "branch": fork,
+                    "schedule": vars(clock) | {"rates": lr, "at": at},
+                }
                 save_checkpoint(f"{folder}/ckpt.pt", state, keep=f"{folder}/ckpt.prev.pt")
             if ddp:
                 dist.barrier()
         if halt and step < last_step:
             say(f"stopped at step {step}, saved in {folder}/ckpt.pt; go on with --resume")
             break
-        lap = time.time()
 
     # summary, for grep
     end_progress()
@@ -819,8 +830,8 @@ def main() -> None:
         "tokens": ledger["tokens"],
         "flops": f"{ledger['flops']:.4g}",
         "seconds": f"{ledger['seconds']:.1f}",
-        "parameters": n["total"],
-        "spelled": f"{absent['val']:.4f}",
+        "parameters": counts["total"],
+        "spelled": f"{spelled_share['val']:.4f}",
         "val_loss": f"{val_loss:.4f}",
         "bpb": f"{bpb:.4f}",
         "peak_memory_MiB": f"{peak_memory(kind) / 2**20:.0f}",
@@ -831,13 +842,13 @@ def main() -> None:
     if run:
         run.finish()
     if ddp:
-        # gloo's thread wants the GIL for the last tensors, and destroying waits for the thread with the GIL
+        # gloo's thread needs the GIL for its last tensors, and destroying would wait for it with the GIL held
         time.sleep(0.2)
         dist.destroy_process_group()
 
 
 # -----------------------------------------------------------------------------
-# the paragraphs of main that are longer than a page
+# what main calls around the loop
 
 
 def find_device(asked: str) -> tuple[str, str]:
@@ -903,8 +914,8 @@ def agent() -> str:
 
 
 def tidy(folder: str) -> str:
-    """Return a folder's path as one that a suffix can be added to: b for b/ and b/., the folder's for a
-    dot."""
+    """Return a folder's path so that a suffix can be added to it: b for b/ and b/., the absolute path
+    for . and .."""
     path = Path(folder)
     return str(path.resolve() if path.name in ("", "..") else path)
 
@@ -933,7 +944,7 @@ def claim(folder: str, trunk: str, resume: bool, launch: list[str]) -> tuple[Bin
         raise ValueError(f"{last} exists: go on with --resume, or give another out_dir")
     if not ours:
         held.truncate(0)
-    held.write("".join(f"{name}\n" for name in launch if not ours or name not in known).encode())
+    held.write("".join(f"{name}\n" for name in launch if name not in known).encode())
     held.flush()
     os.fsync(held.fileno())  # for the node that may have rank 0 after a restart
     resumed = resume or exists
@@ -941,8 +952,7 @@ def claim(folder: str, trunk: str, resume: bool, launch: list[str]) -> tuple[Bin
 
 
 def claim_for_all(folder: str, trunk: str, resume: bool, ranks: tuple[int, int]) -> tuple:
-    """Return in all processes what claim returns to rank 0, or raise its error in all. Only rank 0 holds the
-    lock.
+    """Return what claim returns to rank 0, or raise its error, in all processes. Rank 0 alone holds the lock.
 
     Rank 0 decides, since on another node the folder may look older."""
     rank, world = ranks
@@ -950,17 +960,19 @@ def claim_for_all(folder: str, trunk: str, resume: bool, ranks: tuple[int, int])
     if dist.is_initialized():
         launch = [None] * world
         dist.all_gather_object(launch, agent())
-    held, found = None, [None]
+    held, found = None, None
     if rank == 0:
         try:
-            held, *found[0] = claim(folder, trunk, resume, sorted(set(launch) - {""}))
+            held, *found = claim(folder, trunk, resume, sorted(set(launch) - {""}))
         except (ValueError, OSError) as e:
-            found[0] = e
+            found = e
     if dist.is_initialized():
-        dist.broadcast_object_list(found)
-    if isinstance(found[0], Exception):
-        raise found[0]
-    return held, *found[0]
+        box = [found]
+        dist.broadcast_object_list(box)
+        found = box[0]
+    if isinstance(found, Exception):
+        raise found
+    return held, *found
 
 
 def check_sizes(asked: dict, has: dict, source: str) -> None:
@@ -1003,7 +1015,7 @@ def warnings_of(
         begin, peak_ends = clock.start, min(end, clock.horizon)
     for i, g in enumerate(generations):
         warm = g.warm_start + g.warmup
-        if i not in freeze and now < warm > peak_ends:
+        if i not in freeze and warm > max(now, peak_ends):
             notes.append(
                 f"generation {i} never reaches its peak: its warmup ends at {warm:,} tokens, and the rates "
                 f"fall, or the stage ends, from {peak_ends:,} on; see warmup_tokens"
@@ -1062,11 +1074,10 @@ def freeze_generations(optimizer: torch.optim.Optimizer, freeze: list[int]) -> l
     unknown = set(freeze) - {group["generation"] for group in optimizer.param_groups}
     if unknown:
         raise ValueError(f"freeze = {freeze}: no generation {unknown.pop()}")
-    trained = []
     for group in optimizer.param_groups:
         for p in group["params"]:
             p.requires_grad_(group["generation"] not in freeze)
-            trained += [p] if p.requires_grad else []
+    trained = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
     if not trained:
         raise ValueError(f"freeze = {freeze}: nothing is left to train")
     return trained
@@ -1134,14 +1145,14 @@ def read_tokenizer(folder: str, meta: dict) -> dict:
 
 
 def keep_metrics(path: str, step: int) -> None:
-    """Drop the lines of metrics.jsonl that a run resumed at `step` writes again."""
+    """Drop the lines of metrics.jsonl that a run resumed at `step` writes again; with -1, all."""
     if os.path.isfile(path):
         with open(path) as f:
             lines = [line for line in f if line.endswith("\n")]  # a kill may have cut the last one
         with open(f"{path}.tmp", "w") as f:
             for line in lines:
-                at = json.loads(line)
-                if at["step"] < step or at["step"] == step and "loss" in at:
+                record = json.loads(line)
+                if record["step"] < step or record["step"] == step and "loss" in record:
                     f.write(line)
         os.replace(f"{path}.tmp", path)
 

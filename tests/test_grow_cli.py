@@ -54,6 +54,12 @@ def imported(trained, tmp_path):
     return tmp_path / "llama.pt"
 
 
+def test_an_imported_model_is_not_resumed(imported, data, tmp_path):
+    shutil.copy(imported, tmp_path / "ckpt.pt")
+    error, _ = run("train.py", f"--data={data}", f"--out_dir={tmp_path}", "--block_size=64", "--resume")
+    assert f"{tmp_path}/ckpt.pt was never trained: give it as --init_from, with another out_dir" in error
+
+
 def with_schedule(rates, tokens=900, peaks=(1e-2,), decay_from=800, **more):
     """A tiny checkpoint whose schedule stands as told."""
     ckpt = tiny()
