@@ -1,6 +1,6 @@
 """
-Make a stock Llama of a checkpoint: a folder that transformers, vLLM, lm-evaluation-harness and llama.cpp's
-converter load. Or make a checkpoint, of one generation, of a stock Llama, for grow.py and train.py.
+Turn a checkpoint into a stock Llama: a folder that transformers, vLLM, lm-evaluation-harness and llama.cpp's
+converter load. Or turn a stock Llama into a checkpoint of one generation, for grow.py and train.py.
 
 $ python export.py --in out/stage2/ckpt.pt --out out/stage2/hf
 $ python export.py --in out/stage2/ckpt.pt --out out/stage2/hf --dtype bfloat16
@@ -8,13 +8,13 @@ $ python export.py --from TinyLlama-1.1B/ --out out/tinyllama/ckpt.pt
 $ python export.py --from Llama-3.2-1B/ --out out/llama3/ckpt.pt --context 8192
 $ python export.py --from SmolLM2-135M-Instruct.Q8_0.gguf --out out/smol/ckpt.pt
 
-What growing has added is folded into the weights, and the logits stay:
+An export folds what growing has added into the weights, and keeps the logits:
 
 | here                                                     | there
 |----------------------------------------------------------|-----------------------------------------------
 | a tensor's slabs                                         | one tensor
 | a norm's factor sqrt(born / n_embd)                      | in its gain
-| the one eps, norm_eps x n_embd of generation 0 / n_embd  | rms_norm_eps
+| eps, norm_eps x n_embd of generation 0 / n_embd          | rms_norm_eps
 | the scores' scale, head_dim of generation 0 ^ -1/2       | head_dim ^ -1/2, and the rest in q
 | RoPE's pairs in the order of their birth                 | by falling frequency: Hugging Face's half-split
 | rows for some of the tokens, in an order of their own    | all, in the tokenizer's order; see absent_row
@@ -32,6 +32,8 @@ import struct
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -62,6 +64,18 @@ from model import SCALING, Config, Llama, assembled, rope_places, row_ids, skele
 
 DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 SHARD = 5 * 10**9  # bytes a file, as Hugging Face has it
+KEPT_FILES = (  # the small ones that an import keeps, and an export writes back
+    "tokenizer.model", "tokenizer.json", "tokenizer_config.json",
+    "special_tokens_map.json", "added_tokens.json",
+    "chat_template.jinja", "chat_template.json", "generation_config.json",
+    "LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE", "NOTICE.txt", "USE_POLICY.md",
+)  # fmt: skip
+TEMPLATES = "additional_chat_templates/*.jinja"
+CARD = ("license", "license_name", "license_link", "base_model")  # of a model card's front matter
+STOPS = ("<|end_of_text|>", "<|im_end|>", "<|eot_id|>")  # what generation stops at, where a tokenizer has it
+# What tokenizer_config.json says. Not LlamaTokenizer: transformers 5 builds its own from the vocabulary, and
+# that reads "a  b" and " a" differently.
+READ_AS = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
 
 
 def llama_config(
@@ -69,8 +83,8 @@ def llama_config(
 ) -> dict:
     """Return the config.json of the stock Llama that computes what a model of Config cfg does. Raise
     ValueError if there is none. bos, eos, pad: token ids."""
-    if not_stock(cfg):
-        raise ValueError(not_stock(cfg))
+    if reason := not_stock(cfg):
+        raise ValueError(reason)
     scaling = {"rope_type": "llama3"} | cfg.rope_scaling if cfg.rope_scaling else None
     parameters = (scaling or {"rope_type": "default"}) | {"rope_theta": cfg.rope_theta}
     padding = {} if pad is None else {"pad_token_id": pad}
@@ -110,7 +124,7 @@ NAMES = [  # of a layer's tensors: here, there, and in a GGUF file
     ("mlp.up", "mlp.up_proj", "ffn_up"),
     ("mlp.down", "mlp.down_proj", "ffn_down"),
 ]
-TRANSPOSED = ("o", "down")
+TRANSPOSED = ("o", "down")  # kinds whose matrix is the other way round there
 
 
 def llama_names(cfg: Config) -> dict[str, str]:
@@ -126,8 +140,8 @@ def llama_shape(cfg: Config, kind: str) -> tuple[int, ...]:
     *out, width = cfg.shape(kind)
     if kind == "norm":
         return (width,)
-    out = cfg.n_tokens or cfg.vocab_size if kind in ("wte", "head") else math.prod(out)
-    return (width, out) if kind in TRANSPOSED else (out, width)
+    n_out = cfg.n_tokens if cfg.n_tokens and kind in ("wte", "head") else math.prod(out)
+    return (width, n_out) if kind in TRANSPOSED else (n_out, width)
 
 
 def all_rows(w: torch.Tensor, ids: torch.Tensor, n_tokens: int, absent: torch.Tensor | None) -> torch.Tensor:
@@ -171,23 +185,23 @@ def llama_tensors(
 
 
 def write_safetensors(folder: str, tensors: dict[str, Made], dtype: str) -> None:
-    """Write model.safetensors, or from SHARD bytes on several and their index. One tensor at a time is in
+    """Write model.safetensors, or above SHARD bytes several files and their index. One tensor at a time is in
     memory; safetensors' own save_file has them all. The format: huggingface.co/docs/safetensors."""
     # share the tensors out to files: {name: its entry in the header}
-    kind, files, size = getattr(torch, dtype), [{}], 0
+    torch_dtype, files, start, total = getattr(torch, dtype), [{}], 0, 0
     for name, (shape, _) in tensors.items():
-        n = math.prod(shape) * kind.itemsize
-        if size and size + n > SHARD:
+        size = math.prod(shape) * torch_dtype.itemsize
+        if start and start + size > SHARD:
             files.append({})
-            size = 0
-        files[-1][name] = {"dtype": DTYPES[dtype], "shape": shape, "data_offsets": [size, size + n]}
-        size += n
+            start = 0
+        files[-1][name] = {"dtype": DTYPES[dtype], "shape": shape, "data_offsets": [start, start + size]}
+        start += size
+        total += size
     names = ["model.safetensors"]
     if len(files) > 1:
         names = [f"model-{i + 1:05}-of-{len(files):05}.safetensors" for i in range(len(files))]
 
     # write them, and an index of several
-    total = sum(math.prod(shape) for shape, _ in tensors.values()) * kind.itemsize
     count = counter("written", total)
     for file_name, entries in zip(names, files):
         header = json.dumps({"__metadata__": {"format": "pt"}} | entries).encode()
@@ -196,7 +210,7 @@ def write_safetensors(folder: str, tensors: dict[str, Made], dtype: str) -> None
             f.write(struct.pack("<Q", len(header)) + header)
             for name in entries:
                 shape, make = tensors[name]
-                tensor = make().to(kind).contiguous()
+                tensor = make().to(torch_dtype).contiguous()
                 assert tensor.shape == shape, name
                 f.write(tensor.flatten().view(torch.uint8).numpy())
                 count(tensor.nbytes)
@@ -210,9 +224,7 @@ def write_safetensors(folder: str, tensors: dict[str, Made], dtype: str) -> None
 
 def write_json(path: str, values: dict) -> None:
     """Write values as a JSON file."""
-    with open(path, "w", encoding="utf-8") as f:
-        json.dump(values, f, indent=2)
-        f.write("\n")
+    Path(path).write_text(json.dumps(values, indent=2) + "\n", "utf-8")
 
 
 def counter(what: str, total: int) -> Callable[[int], None]:
@@ -231,13 +243,11 @@ def counter(what: str, total: int) -> Callable[[int], None]:
 
 
 def write_tokenizer(folder: str, tok: Tokenizer, context: int, end: int) -> None:
-    """Write the tokenizer's own file and what reads it; for a tokenizer.model also the tokenizer.json that
-    says the same to Hugging Face's tokenizers. What the model came with stays. end: the token at which text
-    ends, for llama.cpp, which stops at eos_token alone."""
-    path = f"{folder}/{MODEL_FILES[tok.kind]}"
-    if not os.path.exists(path):
-        with open(path, "wb") as f:
-            f.write(tok.model)
+    """Write the tokenizer's own file, and what tells Hugging Face's tokenizers how to read it. Files that the
+    model came with stay. end: the token at which text ends; llama.cpp stops at eos_token alone."""
+    path = Path(folder, MODEL_FILES[tok.kind])
+    if not path.exists():
+        path.write_bytes(tok.model)
     if os.path.exists(f"{folder}/tokenizer_config.json"):
         return
     ids = {"bos_token": tok.bos, "eos_token": end}
@@ -251,27 +261,25 @@ def write_tokenizer(folder: str, tok: Tokenizer, context: int, end: int) -> None
     write_json(f"{folder}/special_tokens_map.json", special)
 
 
-# Of tokenizer_config.json. Not LlamaTokenizer: transformers 5 makes one of its own of the vocabulary, which
-# reads "a  b" and " a" differently.
-READ_AS = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
-
-
 def write_generation(path: str, bos: int | None, stop: int | list[int] | None) -> None:
     """Write generation_config.json, or put the stop tokens into the one that the model came with."""
-    values = parse_json(path, read_file(path)) if os.path.exists(path) else {"bos_token_id": bos}
+    if not os.path.exists(path):
+        return write_json(path, {"bos_token_id": bos, "eos_token_id": stop})
+    values = parse_json(path, read_file(path))
     known = values.get("eos_token_id")
     if stop is not None and {*np.atleast_1d(stop)} != {*np.atleast_1d(known)}:
         write_json(path, values | {"eos_token_id": stop})
-    elif not os.path.exists(path):
-        write_json(path, values | {"eos_token_id": None})
 
 
 def write_origin(folder: str, origin: dict) -> None:
-    """Write the small files that an imported model came with, as they were."""
+    """Write the small files that an imported model came with, as they were. Raise ValueError where a
+    checkpoint names one outside the folder."""
     for name, data in origin.get("files", {}).items():
-        os.makedirs(os.path.dirname(f"{folder}/{name}"), exist_ok=True)
-        with open(f"{folder}/{name}", "wb") as f:
-            f.write(data.numpy())
+        path = Path(folder, name)
+        if not path.resolve().is_relative_to(Path(folder).resolve()):
+            raise ValueError(f"the checkpoint's origin has a file {name!r}, which is not inside the folder")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data.numpy())
 
 
 def tokenizer_json(sp: "sentencepiece.SentencePieceProcessor") -> dict:  # noqa: F821
@@ -335,23 +343,24 @@ def model_card(ckpt: dict, cfg: Config, n_params: int, last: dict, stop: list[in
     for g in ckpt["lineage"]:
         sizes = ", ".join(f"{name} {size}" for name, size in g["sizes"].items()) or "condensed"
         rows = f", rows for {g['vocab']}" if g["vocab"] else ""
-        spent_so_far = f"{g['tokens']:,} | {g['flops']:.3g}"
-        lines.append(f"| {spent_so_far} | {sizes}{rows} | {g['init']} | {g['max_dlogit']:.1e} |")
+        read = f"{g['tokens']:,} | {g['flops']:.3g}"
+        lines.append(f"| {read} | {sizes}{rows} | {g['init']} | {g['max_dlogit']:.1e} |")
     grown = "\n".join(lines) if ckpt["lineage"] else "It has not been grown."
 
-    # where it is from, and how well it does
-    ledger, origin, first = ckpt["ledger"], ckpt.get("origin", {}), cfg.generations[0]
-    name, beside = "one", ""
-    if "from" in ledger:
-        name, beside = ledger["from"], ", beside what that had read"
+    # where it is from
+    ledger, origin = ckpt["ledger"], ckpt.get("origin", {})
+    name = ledger.get("from", "one")
     how = "grown" if ckpt["lineage"] else "made"
-    grown_from = f"{how} with Babel from {name} of width {first.n_embd}."
-    loss = f"Validation text, at step {last['step']}: {last['bpb']:.4f} bits per byte.\n" if last else ""
+    grown_from = f"{how} with Babel from {name} of width {cfg.generations[0].n_embd}."
     kept = {key: origin[key] for key in CARD if origin.get(key)}
     front = "".join(f"{key}: {json.dumps(value, ensure_ascii=False)}\n" for key, value in kept.items())
-    based = f"\n{name} was made from {origin['base_model']}." if origin.get("base_model") else ""
-    licence = f"\nIts licence is that of {name}: {origin['license']}." if origin.get("license") else ""
+    based = f"\n{name} was made from {kept['base_model']}." if "base_model" in kept else ""
+    licence = f"\nIts licence is that of {name}: {kept['license']}." if "license" in kept else ""
+
+    # what it read, and how well it does
     spent = f"{ledger['tokens']:,} tokens for {ledger['flops']:.4g} training FLOPs"
+    beside = ", beside what that had read" if "from" in ledger else ""
+    loss = f"Validation text, at step {last['step']}: {last['bpb']:.4f} bits per byte.\n" if last else ""
     return f"""---
 library_name: transformers
 tags: [llama, babel]
@@ -366,11 +375,12 @@ It has read {spent}, those of the smaller models included{beside}.
 
 
 def last_evaluation(path: str, step: int) -> dict:
-    """Return what metrics.jsonl at path says of an evaluation at this step, {} if nothing."""
+    """Return what metrics.jsonl at path says of the evaluation at this step, {} if there is none."""
     if not os.path.isfile(path):
         return {}
     with open(path) as f:
-        return next((e for line in f if '"bpb"' in line and (e := json.loads(line))["step"] == step), {})
+        evaluations = (json.loads(line) for line in f if '"bpb"' in line)
+        return next((e for e in evaluations if e["step"] == step), {})
 
 
 # -----------------------------------------------------------------------------
@@ -378,29 +388,30 @@ def last_evaluation(path: str, step: int) -> dict:
 
 
 def absent_row(model: Llama, bos: int, n_absent: int) -> torch.Tensor:
-    """Return the head's row, (n_embd,), for all tokens that the model has no row for. It gives them the least
-    share of the probability that a row can, on text that the model writes.
+    """Return the head's row, (n_embd,), for all n_absent tokens that the model has no row for. On text that
+    the model writes, it gives them about the least probability that one row can.
 
-    A Llama's head has no bias, so no row is improbable after any text. But the mean of log(1 + what the
-    absent tokens have / what the others have) is convex in their row. In the demo's models they had 14 to
-    18 % of the probability with the rows' mean, and have 0.02 to 2 % with this row. Where the head is tied to
-    the embedding, the row would be read too, and is left the mean."""
-    # states of the model on its own text, and the logits' sum there
+    A Llama's head has no bias, so no row is improbable after every text. But the mean of log(1 + probability
+    of the absent tokens / that of the others) is convex in their row. In the demo's models the absent tokens
+    had 14 to 18 % of the probability with the rows' mean, and have 0.02 to 2 % with this row. A head that is
+    tied to the embedding keeps the mean, since there the row is an input too."""
+    # states of the model on its own text, and what to compare the row's logits with there
     rng = torch.Generator().manual_seed(0)
-    n_new = min(model.cfg.context, 128)
-    count = max(32, 8 * model.cfg.n_embd // n_new)  # 8 states for each number of the row, and 4,096 at least
-    starts = torch.full((count, 1), bos)
-    written = torch.cat([starts, *model.generate(starts, n_new - 1, rng=rng)], 1)
+    length = min(model.cfg.context, 128)
+    n_texts = max(32, 8 * model.cfg.n_embd // length)  # about 8 states for each of the row's n_embd numbers
+    starts = torch.full((n_texts, 1), bos)
+    written = torch.cat([starts, *model.generate(starts, length - 1, rng=rng)], 1)
     states, others = [], []
     with torch.no_grad():
         for idx in written.split(8):
-            x, head = model.trunk(idx, model.cos[:n_new], model.sin[:n_new])
+            x, head = model.trunk(idx, model.cos[:length], model.sin[:length])
             states.append(x.flatten(0, 1))
             others.append(F.linear(states[-1], head).logsumexp(-1))
-    x, other = torch.cat(states), torch.cat(others) - math.log(n_absent)
+    x = torch.cat(states)  # (n_texts * length, n_embd)
+    other = torch.cat(others) - math.log(n_absent)  # x @ row - other: log(absent tokens / others)
 
     # the row of the least loss, from the rows' mean on
-    row = head.detach().mean(0).clone().requires_grad_()
+    row = head.detach().mean(0).requires_grad_()
     optimizer = torch.optim.LBFGS([row], max_iter=200, line_search_fn="strong_wolfe")
 
     def loss():
@@ -438,22 +449,20 @@ def bits_per_byte(model: Llama, ids: np.ndarray, n_bytes: int) -> float:
     return nats / math.log(2) / n_bytes
 
 
-def measure(
-    ckpt: dict, tok: Tokenizer, model: Llama, absent: torch.Tensor | None, n_tokens: int = 16384
-) -> str:
-    """Return what the card says of a model that lacks rows: its bits per byte here and there, where the
-    validation text is at hand. n_tokens: how many of that are read."""
+def measure(ckpt: dict, tok: Tokenizer, model: Llama, absent: torch.Tensor | None) -> str:
+    """Return what the card says of a model that lacks rows: how many it has and, where the validation text is
+    at hand, the bits per byte of about 16,384 tokens before and after the export."""
     n_rows, n = model.cfg.vocab_size, model.cfg.n_tokens
     said = f"It was trained with rows for {n_rows:,} of the {n:,} tokens.\n"
-    path = f"{data_of(ckpt)}/val.bin"
-    if not data_of(ckpt) or not os.path.isfile(path):
+    folder = data_of(ckpt)
+    if not folder or not os.path.isfile(f"{folder}/val.bin"):
         return said
-    ids = spread(np.fromfile(path, token_dtype(tok.vocab_size)), n_tokens)
+    ids = spread(np.fromfile(f"{folder}/val.bin", token_dtype(tok.vocab_size)), 16384)
     n_bytes = count_bytes(ids[1:], ids[:-1], tok.token_bytes(), tok.bos, tok.dummy_prefix)
     spelled = speller(model.token_ids(), tok.vocab_size, tok.spelling)(ids)
+    before = bits_per_byte(model, spelled, n_bytes)
     there = with_all_rows(model, absent)
-    runs = ((model, spelled), (there, spelled), (there, ids))
-    before, after, own = (bits_per_byte(a_model, its_ids, n_bytes) for a_model, its_ids in runs)
+    after, own = bits_per_byte(there, spelled, n_bytes), bits_per_byte(there, ids, n_bytes)
     return (
         f"{said}Bits per byte of a part of the validation text: {before:.4f} before the export and "
         f"{after:.4f} after\nit, where the other tokens are spelled in bytes as in training, and "
@@ -485,14 +494,19 @@ def read_file(path: str) -> bytes:
         raise ValueError(f"{path}: {e.strerror}") from None
 
 
+def object_in(files: dict[str, bytes], name: str) -> dict:
+    """Return the object in one of a model's small JSON files, {} without the file."""
+    return parse_json(name, files.get(name, b"{}"))
+
+
 def babel_config(path: str, c: dict, context: int | None = None) -> Config:
-    """Return the Config, of one generation, that computes what the Llama of a parsed config.json does. What
-    that leaves out is as in transformers' LlamaConfig. Raise ValueError, which names the reason, if there is
-    none.
+    """Return the Config, of one generation, that computes what the Llama of a parsed config.json, c, does.
+    What c leaves out is as in transformers' LlamaConfig. Raise ValueError, which names the reason, if there
+    is none.
 
     context: a shorter one than its own. A Mistral is a Llama if it has no sliding window, or one as long."""
     # refuse what model.py has not
-    mistral, rope, c = c.get("model_type") == "mistral", {}, dict(c)
+    mistral, rope = c.get("model_type") == "mistral", {}
     for name in ("rope_scaling", "rope_parameters"):  # the latter since transformers 5
         if not isinstance(c.get(name) or {}, dict):
             raise ValueError(f"{path}: {name} = {c[name]!r}, expected an object")
@@ -531,7 +545,7 @@ def babel_config(path: str, c: dict, context: int | None = None) -> Config:
         )
 
     # the sizes
-    c |= rope  # rope_theta, and what scales it
+    c = c | rope  # rope_theta, and what scales it
     n_head, n_embd = number("num_attention_heads"), number("hidden_size")
     if not c.get("head_dim") and n_embd % max(n_head, 1):
         raise ValueError(
@@ -555,8 +569,12 @@ def babel_config(path: str, c: dict, context: int | None = None) -> Config:
     )
 
 
-# a tensor's dtype, shape, and a function that reads it
-Stored = tuple[str, tuple[int, ...], Callable[[], torch.Tensor]]
+class Stored(NamedTuple):
+    """A tensor in a file."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    read: Callable[[], torch.Tensor]
 
 
 def open_safetensors(folder: str) -> dict[str, Stored]:
@@ -567,22 +585,24 @@ def open_safetensors(folder: str) -> dict[str, Stored]:
         from safetensors import SafetensorError, safe_open
     except ImportError:
         raise ValueError("--from needs safetensors: pip install safetensors") from None
-    index, where, files = f"{folder}/model.safetensors.index.json", {}, ["model.safetensors"]
-    if not os.path.isfile(f"{folder}/{files[0]}"):
-        if not os.path.isfile(index):
-            weights = r"\.(bin|pth|pt|h5|msgpack|safetensors)$"
-            other = sorted(name for name in os.listdir(folder) if re.search(weights, name))
-            found = f", only {other[0]}" if other else ""
-            raise ValueError(
-                f"{folder}: no model.safetensors, nor its index, in it{found}; "
-                "save_pretrained of transformers makes it"
-            )
+    index = f"{folder}/model.safetensors.index.json"
+    if os.path.isfile(f"{folder}/model.safetensors"):
+        where, files = {}, ["model.safetensors"]
+    elif os.path.isfile(index):
         where = parse_json(index, read_file(index)).get("weight_map")
         if not where or not isinstance(where, dict):
             raise ValueError(f"{index}: no weight_map in it")
         if not all(isinstance(name, str) and name == os.path.basename(name) for name in where.values()):
             raise ValueError(f"{index}: its weight_map names what is no file of the folder")
         files = sorted(set(where.values()))
+    else:
+        weights = r"\.(bin|pth|pt|h5|msgpack|safetensors)$"
+        other = sorted(name for name in os.listdir(folder) if re.search(weights, name))
+        found = f", only {other[0]}" if other else ""
+        raise ValueError(
+            f"{folder}: no model.safetensors, nor its index, in it{found}; "
+            "save_pretrained of transformers makes it"
+        )
 
     # the tensors in them
     tensors = {}
@@ -603,7 +623,8 @@ def open_safetensors(folder: str) -> dict[str, Stored]:
             raise ValueError(f"{path}: missing, truncated, or no safetensors file ({one_line(e)})") from None
         for key in f.keys():
             part = f.get_slice(key)
-            tensors[key] = (part.get_dtype(), tuple(part.get_shape()), functools.partial(f.get_tensor, key))
+            read = functools.partial(f.get_tensor, key)
+            tensors[key] = Stored(part.get_dtype(), tuple(part.get_shape()), read)
     absent = sorted(where.keys() - tensors.keys())
     if absent:
         raise ValueError(f"{folder}: {absent[0]} is missing: {index} says that {where[absent[0]]} has it")
@@ -640,20 +661,9 @@ def no_model(folder: str, names: list[str]) -> str:
     return f"{what}; from the Hugging Face hub: hf download NAME --local-dir {folder}"
 
 
-KEPT_FILES = (  # the small ones that an import keeps, and an export writes back
-    "tokenizer.model", "tokenizer.json", "tokenizer_config.json",
-    "special_tokens_map.json", "added_tokens.json",
-    "chat_template.jinja", "chat_template.json", "generation_config.json",
-    "LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE", "NOTICE.txt", "USE_POLICY.md",
-)  # fmt: skip
-TEMPLATES = "additional_chat_templates/*.jinja"
-CARD = ("license", "license_name", "license_link", "base_model")  # of a model card's front matter
-STOPS = ("<|end_of_text|>", "<|im_end|>", "<|eot_id|>")  # what generation stops at, where a tokenizer has it
-
-
 def choose_tokenizer(where: str, files: dict[str, bytes]) -> Tokenizer:
-    """Return the tokenizer of a model's files: tokenizer.model, or tokenizer.json if the former is none, or
-    another tokenizer. Raise ValueError if neither is one. where: the model, for the message."""
+    """Return the tokenizer of tokenizer.model, or of tokenizer.json where the former is missing, broken or at
+    odds with it. Raise ValueError if neither will do. where: the model, for the message."""
     errors = []
     for name in [name for name in MODEL_FILES.values() if name in files]:
         try:
@@ -682,9 +692,9 @@ def agree(tok: Tokenizer, spec: bytes | None) -> bool:
 def special_tokens(files: dict[str, bytes], tok: Tokenizer) -> dict[str, int]:
     """Return {token: id} of a model's special tokens. Raise ValueError if its files don't tell."""
     special = control_pieces(tok.sp) if tok.kind == "sentencepiece" else {}
-    added = parse_json("added_tokens.json", files.get("added_tokens.json", b"{}"))
+    added = object_in(files, "added_tokens.json")
     special |= {token: i for token, i in added.items() if isinstance(i, int)}
-    described = parse_json("tokenizer.json", files.get("tokenizer.json", b"{}")).get("added_tokens") or []
+    described = object_in(files, "tokenizer.json").get("added_tokens") or []
     try:
         special |= {token["content"]: int(token["id"]) for token in described if token["special"]}
     except (KeyError, TypeError, ValueError):
@@ -695,8 +705,8 @@ def special_tokens(files: dict[str, bytes], tok: Tokenizer) -> dict[str, int]:
 def find_origin(name: str, config: dict, files: dict[str, bytes], tok: Tokenizer) -> dict:
     """Return ckpt["origin"]: what an imported model came with and export.py gives back. config: the values of
     config.json; files: {name: bytes} of the small ones."""
-    generation = parse_json("generation_config.json", files.get("generation_config.json", b"{}"))
-    tokens = parse_json("tokenizer_config.json", files.get("tokenizer_config.json", b"{}"))
+    generation = object_in(files, "generation_config.json")
+    tokens = object_in(files, "tokenizer_config.json")
     special = special_tokens(files, tok)
 
     def numbers(value):
@@ -719,11 +729,12 @@ def find_origin(name: str, config: dict, files: dict[str, bytes], tok: Tokenizer
     # its licence, and the model that it was made from
     readme = files.get("README.md", b"").decode(errors="replace")
     front = re.match(r"---\r?\n(.*?)\r?\n---", readme, re.DOTALL)
-    card = {key: front_value(front[1], key) if front else "" for key in CARD}
+    card = {key: front_value(front[1] if front else "", key) for key in CARD}
     known_as = config.get("_name_or_path")
     if not card["base_model"] and isinstance(known_as, str) and re.fullmatch(r"[\w.-]+/[\w.-]+", known_as):
         card["base_model"] = known_as
 
+    # the small files, but for those that an export makes anew
     kept = {key: data for key, data in files.items() if data and key != "README.md" and data != tok.model}
     kept = {key: as_tensor(data) for key, data in kept.items()}
     return {"name": name, "stop": stop, "ids": ids, "files": kept} | card
@@ -742,15 +753,12 @@ def front_value(front: str, key: str) -> str:
 
 
 def babel_tensors(
-    cfg: Config, stored: dict[str, Stored], where: str, count: Callable = int
+    cfg: Config, stored: dict[str, Stored], where: str, count: Callable[[int], None]
 ) -> dict[str, Lazy]:
     """Return {slab: Lazy} of a Config of one generation and a model's tensors. Raise ValueError if these are
     not what the Config wants. count is called with the bytes of each that is made."""
-    # GGUF's others are dequantised on the way, whole numbers of safetensors are no weights
-    readable = set(DTYPES.values())
-    if where.endswith(".gguf"):
-        readable = {dtype for dtype, _, _ in stored.values()}
-    names, slabs, wte, head = llama_names(cfg), {}, "model.embed_tokens.weight", "lm_head.weight"
+    # refuse tensors that a Llama has not
+    names, wte, head = llama_names(cfg), "model.embed_tokens.weight", "lm_head.weight"
     known = {*names.values(), head}  # a tied one may have a head as well
     buffer = "rotary_emb.inv_freq"  # of older ones
     unknown = [name for name in stored if name not in known and not name.endswith(buffer)]
@@ -760,38 +768,40 @@ def babel_tensors(
         stored = stored | {wte: stored[head]}
 
     def fill(out, name, kind):
-        w = stored[name][2]()
+        w = stored[name].read()
         out.copy_((w.T if kind in TRANSPOSED else w).view(out.shape))
         if not all(map(math.isfinite, out.aminmax())):
             raise ValueError(
                 f"{where}: {name} holds NaN or infinity: this model is broken, fetch or train it again"
             )
-        if cfg.tied and name == wte and head in stored and not torch.equal(w, stored[head][2]()):
+        if cfg.tied and name == wte and head in stored and not torch.equal(w, stored[head].read()):
             raise ValueError(
                 f"{where}: its config.json ties the head to the embedding, but {head} is another: "
                 f"put tie_word_embeddings right, or take {head} out"
             )
         count(out.nbytes)
 
+    # make a slab of each. GGUF's types are dequantised on the way; safetensors' integers are no weights
+    slabs, is_gguf = {}, where.endswith(".gguf")
     for name, tensor in skeleton(cfg).growables().items():
         there, shape = names[name], llama_shape(cfg, tensor.kind)
         if there not in stored:
             raise ValueError(f"{where}: {there} is missing")
-        dtype, stored_shape, _ = stored[there]
-        if stored_shape != shape or dtype not in readable:
+        found = stored[there]
+        if found.shape != shape or not is_gguf and found.dtype not in DTYPES.values():
             expected = f"{list(shape)} of {', '.join(DTYPES.values())}"
-            raise ValueError(f"{where}: {there} is {dtype} {list(stored_shape)}, expected {expected}")
+            raise ValueError(f"{where}: {there} is {found.dtype} {list(found.shape)}, expected {expected}")
         made = functools.partial(fill, name=there, kind=tensor.kind)
         slabs[f"{name}.0"] = Lazy(tensor.plan[0][2], torch.float32, made)
     return slabs
 
 
 def read_llama(source: str, out: str, block_size: int | None = None, context: int | None = None) -> None:
-    """Make the checkpoint `out` of a Hugging Face folder or a GGUF file, with one of its tensors in memory at
-    a time. Raise ValueError if it is no Llama.
+    """Make the checkpoint `out` from a Hugging Face folder or a GGUF file, with one tensor in memory at a
+    time. Raise ValueError if it is no Llama.
 
-    block_size: the tokens in a sequence of its training, by default what train.py can read of the context;
-    context: one shorter than its own."""
+    block_size: tokens a sequence in training, by default the context, up to PAGE; context: one shorter than
+    its own."""
     # what the source says
     if os.path.isdir(source):
         config, files, opened = read_hf(source)
@@ -806,11 +816,10 @@ def read_llama(source: str, out: str, block_size: int | None = None, context: in
     else:
         raise ValueError(f"{source}: neither a folder nor a .gguf file: give the folder that it is in")
     cfg = babel_config(path, config, context)
-    if block_size is not None and block_size > cfg.context:
-        raise ValueError(
-            f"--block_size {block_size}: {source} has a context of {cfg.context}, and it can only be shorter"
-        )
     if block_size is not None:
+        if block_size > cfg.context:
+            had = f"{source} has a context of {cfg.context}"
+            raise ValueError(f"--block_size {block_size}: {had}, and it can only be shorter")
         cfg = Config(**vars(cfg) | {"block_size": block_size})
     tok = choose_tokenizer(source, files)
     if tok.vocab_size > cfg.vocab_size:
@@ -840,8 +849,8 @@ def read_llama(source: str, out: str, block_size: int | None = None, context: in
     }
 
     # make them, aside
-    kinds = sorted({dtype for dtype, _, _ in stored.values()})
-    print(f"reading {source}: {n_params:,} parameters, {' and '.join(kinds)}", flush=True)
+    dtypes = sorted({tensor.dtype for tensor in stored.values()})
+    print(f"reading {source}: {n_params:,} parameters, {' and '.join(dtypes)}", flush=True)
     parent = os.path.dirname(out) or "."
     fresh = not os.path.isdir(parent)
     os.makedirs(parent, exist_ok=True)
@@ -861,7 +870,7 @@ def read_llama(source: str, out: str, block_size: int | None = None, context: in
         f"wrote {out}: {cfg.n_layer} x {cfg.n_embd}, {n_params:,} parameters, {lengths}, "
         f"tokenizer {tok.name}{rows}"
     )
-    if kinds != ["F32"]:
+    if dtypes != ["F32"]:
         print("a checkpoint has float32: steps of training are too small for less")
 
 
@@ -881,8 +890,8 @@ CUT_BY = {"gpt-2": [GPT2], "smollm": [r"\p{N}", GPT2], "llama-bpe": [LLAMA3], "l
 
 
 def read_gguf(path: str) -> tuple[dict, dict[str, bytes], Callable[[], dict[str, Stored]]]:
-    """Return of a GGUF file what read_hf does of a folder, its tensors dequantised. Raise ValueError if it
-    has no Llama."""
+    """Return for a GGUF file what read_hf returns for a folder, its tensors dequantised. Raise ValueError if
+    it has no Llama."""
     # the file
     try:
         from gguf import GGUFReader, dequantize
@@ -897,9 +906,9 @@ def read_gguf(path: str) -> tuple[dict, dict[str, bytes], Callable[[], dict[str,
         values = {key: field.contents() for key, field in reader.fields.items()}
     except (ValueError, OSError, IndexError, KeyError, TypeError, AttributeError) as e:
         raise ValueError(f"{path}: truncated, or no GGUF file ({one_line(e)})") from None
-    kind = values.get("general.architecture")
-    if kind != "llama":
-        raise ValueError(f"{path}: general.architecture is {kind}, and model.py has only llama")
+    architecture = values.get("general.architecture")
+    if architecture != "llama":
+        raise ValueError(f"{path}: general.architecture is {architecture}, and model.py has only llama")
     llama = {key.removeprefix("llama."): value for key, value in values.items() if key.startswith("llama.")}
     in_file = {tensor.name.removesuffix(".weight"): tensor for tensor in reader.tensors}
     if "token_embd" not in in_file:
@@ -947,18 +956,20 @@ def read_gguf(path: str) -> tuple[dict, dict[str, bytes], Callable[[], dict[str,
             kind, there = name, GGUF_OUTSIDE.get(name, name)
         shape = tuple(map(int, reversed(tensor.shape)))
         reads = functools.partial(read, tensor, heads_of.get(kind, 0))
-        stored[f"{there}.weight"] = (tensor.tensor_type.name, shape, reads)
+        stored[f"{there}.weight"] = Stored(tensor.tensor_type.name, shape, reads)
     return config, gguf_files(path, values), lambda: stored
 
 
 def gguf_scaling(path: str, llama: dict, factors: object) -> dict | None:
-    """Return the rope_scaling of a GGUF file's values and of its tensor rope_freqs, or None. That tensor is
-    what Llama 3.1's makes the frequencies smaller by. Raise ValueError if the scaling is another."""
-    kind = llama.get("rope.scaling.type", "none")
-    if kind != "none":
-        raise ValueError(f"{path}: rope.scaling.type is {kind}, and model.py has only Llama 3.1's")
+    """Return the rope_scaling of a GGUF file, or None. llama: its values; factors: its tensor rope_freqs, by
+    which Llama 3.1's scaling divides the frequencies. Raise ValueError if the scaling is another."""
+    named = llama.get("rope.scaling.type", "none")
+    if named != "none":
+        raise ValueError(f"{path}: rope.scaling.type is {named}, and model.py has only Llama 3.1's")
     if factors is None:
         return None
+
+    # compare the divisors with those of model.py's rope_frequencies
     found = torch.from_numpy(np.array(factors.data, np.float32))
     theta, context, low, high = llama.get("rope.freq_base", 10000.0), 8192, 1.0, 4.0
     turns = context * theta ** (-torch.arange(len(found)) / len(found)) / (2 * math.pi)
@@ -966,18 +977,12 @@ def gguf_scaling(path: str, llama: dict, factors: object) -> dict | None:
     factor = found.max().item()
     if not torch.allclose(1 / found, kept + (1 - kept) / factor, rtol=1e-3):
         raise ValueError(f"{path}: its rope_freqs are not those of Llama 3.1's scaling, which model.py has")
-    return {
-        "rope_type": "llama3",
-        "factor": factor,
-        "low_freq_factor": low,
-        "high_freq_factor": high,
-        "original_max_position_embeddings": context,
-    }
+    return {"rope_type": "llama3"} | dict(zip(SCALING, (factor, low, high, context)))
 
 
 def gguf_files(path: str, values: dict) -> dict[str, bytes]:
-    """Return the files that a Hugging Face folder would have, {name: bytes}, of a GGUF file's values. Raise
-    ValueError if its tokenizer can't be made."""
+    """Return {name: bytes} of the small files that a Hugging Face folder would have, from a GGUF file's
+    values. Raise ValueError if its tokenizer can't be made."""
     # the tokenizer
     prefix = "tokenizer.ggml."
     says = {key.removeprefix(prefix): value for key, value in values.items() if key.startswith(prefix)}
@@ -1032,7 +1037,8 @@ def byte_level_json(path: str, says: dict, bos: str | None) -> dict:
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
     split = {"type": "Split", "behavior": "Isolated", "invert": False}
     cuts = [split | {"pattern": {"Regex": regex}} for regex in CUT_BY[cut]]
-    starts = bos and says.get("add_bos_token", cut in ("llama-bpe", "llama3"))
+    is_llama3 = CUT_BY[cut] == [LLAMA3]
+    starts = bos and says.get("add_bos_token", is_llama3)
     return {
         "version": "1.0",
         "added_tokens": added,
@@ -1044,7 +1050,7 @@ def byte_level_json(path: str, says: dict, bos: str | None) -> dict:
             "type": "BPE",
             "vocab": vocab,
             "merges": [merge.split(" ", 1) for merge in says.get("merges") or []],
-            "ignore_merges": cut in ("llama-bpe", "llama3"),  # a word that is a token is that token
+            "ignore_merges": is_llama3,  # a word that is a token is that token
         },
     }
 
@@ -1072,8 +1078,8 @@ def export(path: str, out: str, dtype: str = "float32") -> None:
         if tok and ckpt["ledger"]["tokens"]:  # text that Babel reads has a bos as an end
             stop = [*stop, tok.bos]
     stop = list(dict.fromkeys(stop))
-    end = stop[0] if len(stop) == 1 else stop or None
-    config = llama_config(cfg, dtype, ids.get("bos"), end, ids.get("pad"))
+    eos = stop[0] if len(stop) == 1 else stop or None
+    config = llama_config(cfg, dtype, ids.get("bos"), eos, ids.get("pad"))
     n_params = sum(math.prod(shape) for shape, _ in llama_tensors(cfg, ckpt["model"]).values())
     print(f"exporting {path}: {n_params:,} parameters", flush=True)
     for i, g in enumerate(cfg.generations):
@@ -1098,16 +1104,15 @@ def export(path: str, out: str, dtype: str = "float32") -> None:
     try:
         if origin:
             write_origin(aside, origin)
-        if tok and kind in MODEL_FILES:
+        if kind in MODEL_FILES:
             write_tokenizer(aside, tok, cfg.context, ids.get("eos", tok.eos) if origin else tok.bos)
         else:
             name = ckpt["tokenizer"]["name"]
             print(f"no tokenizer files for tiktoken's {name}: add those of its own repository")
         write_json(f"{aside}/config.json", config)
-        write_generation(f"{aside}/generation_config.json", ids.get("bos"), end)
+        write_generation(f"{aside}/generation_config.json", ids.get("bos"), eos)
         write_safetensors(aside, tensors, dtype)
-        with open(f"{aside}/README.md", "w", encoding="utf-8") as f:
-            f.write(model_card(ckpt, cfg, n_params, last, stop, figures))
+        Path(aside, "README.md").write_text(model_card(ckpt, cfg, n_params, last, stop, figures), "utf-8")
         os.rename(aside, out)
     except OSError as e:
         raise unwritten(out, e) from None

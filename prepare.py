@@ -13,8 +13,8 @@ fineweb-edu, streamed from the Hugging Face hub. A .txt holds documents with a l
 without one it is one document. A .jsonl has a document a line, a .parquet a document a row. A file is read
 once, whatever links lead to it. Hidden files are not read, nor those that prepare.py wrote.
 
-It stops at what is broken or not UTF-8. --skip_bad leaves that out: of a text a kilobyte around the byte, of
-a .jsonl the line, of a .gz all that follows.
+It stops at what is broken or not UTF-8. --skip_bad leaves out no more than it must: in a text a kilobyte
+around the byte, in a .jsonl the line, in a .gz all that follows.
 
 With --words there is no train.bin, but stages that widen. words2000 holds the chunks of which 95 % (--known)
 of the words are names or among the 2,000 most frequent words; words5000 holds what 5,000 words add to that,
@@ -220,6 +220,7 @@ def split_at_markers(blocks: Iterable[bytes], marker: bytes | None) -> Iterator[
     rest = b""  # a line that may go on in the next block
     begins = True  # does rest have the line's beginning?
     for block in itertools.chain(blocks, [None]):
+        # take whole lines; a CR at the end may be half of a CRLF, a long line goes on in parts
         rest += block or b""
         end = max(rest.rfind(b"\n"), rest.rfind(b"\r", 0, -1)) + 1
         if block is None or not end and len(rest) > PIECE:
@@ -240,26 +241,33 @@ def cut_documents(where: str, blocks: Iterable[bytes], marker: bytes | None, bad
 
     marker None: blocks are one document, and end in a LF that isn't its own.
     """
-    text, start, line = bytearray(), True, 1  # line: the number of the first one in text
-    for part, done in itertools.chain(split_at_markers(blocks, marker), [(b"", True)]):
-        if not done:
+    line = 1  # the number of the piece's first one
+    for piece, start, last in cut_pieces(split_at_markers(blocks, marker)):
+        n_lines = count_lines(piece, len(piece))
+        if last:
+            n_lines += 1  # the marker
+            piece = piece.removesuffix(b"\n").removesuffix(b"" if marker is None else b"\r")
+        if start:
+            piece = piece.removeprefix(codecs.BOM_UTF8)
+        yield decode(piece, where, line, marker, bad), start
+        line += n_lines
+
+
+def cut_pieces(parts: Iterable[tuple[bytes, bool]]) -> Iterator[tuple[bytes, bool, bool]]:
+    """Yield (at most 2 PIECE bytes, starts a document?, ends it?) of (bytes, is a marker?)."""
+    text, start = bytearray(), True
+    for part, is_marker in itertools.chain(parts, [(b"", True)]):
+        if not is_marker:
             text += part
-        while done or len(text) > 2 * PIECE:
-            last = len(text) <= 2 * PIECE
-            if last:
-                end = len(text)
-                piece = bytes(text).removesuffix(b"\n").removesuffix(b"" if marker is None else b"\r")
-            else:
-                end = next(m.start() for cut in CUTS if (m := cut.search(text, PIECE, 2 * PIECE)))
-                piece = bytes(text[:end])
-            if start:
-                piece = piece.removeprefix(codecs.BOM_UTF8)
-            yield decode(piece, where, line, marker, bad), start
-            line += count_lines(text, end)
-            if last:
-                line += 1  # the marker
-            start, done = last, done and not last
+        while len(text) > 2 * PIECE:
+            end = next(m.start() for cut in CUTS if (m := cut.search(text, PIECE, 2 * PIECE)))
+            yield bytes(text[:end]), start, False
+            start = False
             del text[:end]
+        if is_marker:
+            yield bytes(text), start, True
+            start = True
+            text.clear()
 
 
 def count_lines(data: bytes | bytearray, end: int) -> int:
@@ -284,10 +292,10 @@ def decode(data: bytes, where: str, line: int, marker: bytes | None, bad: Callab
 
     line: the number of its first one; without a marker, lines don't count.
     """
-    try:
+    with contextlib.suppress(UnicodeDecodeError):
         return check_text(data)
-    except UnicodeDecodeError:
-        good, nuls = [], re.compile(b"\0") if NULS.search(data) else NULS
+    # where NULs come as UTF-16 has them, none is meant
+    good, nuls = [], re.compile(b"\0") if NULS.search(data) else NULS
     for part in PART.findall(data):
         try:
             good.append(check_text(part, nuls))
@@ -354,8 +362,7 @@ def read_json(line: bytes) -> object:
 
 
 def read_column(path: str, packing: str | None, field: str, bad: Callable) -> Iterator[tuple[int, bytes]]:
-    """Yield (row number, bytes) of a column of a .parquet, from 1; None for null. Report broken row
-    groups."""
+    """Yield (row number from 1, bytes or None) of a column of a .parquet. Report broken row groups."""
     try:
         import pyarrow.parquet
     except ImportError:
@@ -372,8 +379,9 @@ def read_column(path: str, packing: str | None, field: str, bad: Callable) -> It
         if field not in schema.names:
             return bad(f"{path}: no column {field}, only {', '.join(schema.names)}", "name it with --field")
         kind = schema.types[schema.names.index(field)]
-        values = kind.value_type if pyarrow.types.is_dictionary(kind) else getattr(kind, "storage_type", kind)
-        if not re.fullmatch(r"(large_)?(string|binary)(_view)?|fixed_size_binary.*", str(values)):
+        # a dictionary or an extension holds a plain type
+        plain = kind.value_type if pyarrow.types.is_dictionary(kind) else getattr(kind, "storage_type", kind)
+        if not re.fullmatch(r"(large_)?(string|binary)(_view)?|fixed_size_binary.*", str(plain)):
             return bad(f"{path}: column {field} holds {kind}, not text", "name another with --field")
 
         # its values
@@ -409,8 +417,9 @@ def stream(name: str) -> Iterator[dict]:
 def split_by_hash(pieces: Documents, limit: float, seen: dict) -> Pieces:
     """Add the split to (text, starts a document?): val if its first piece with text has a hash below limit.
 
-    Leave out empty documents: blank pieces at the start wait, packed, for text. seen counts documents, empty
-    ones, characters, and those up to the last that isn't blank (end). lowest is the lowest hash, of 64 bits.
+    Leave out empty documents: blank pieces at the start wait, packed, for text. limit: of 64 bits, as the
+    hash. seen, a dict of counts: documents, empty ones, characters, those up to the last that isn't blank
+    (end); and the lowest hash.
     """
     for text, start in pieces:
         if start:
@@ -443,7 +452,7 @@ def split_by_hash(pieces: Documents, limit: float, seen: dict) -> Pieces:
 
 def split_at(pieces: Pieces, at: int) -> Pieces:
     """Split a single document: what follows its last space before character `at` is a document for val."""
-    for text, start, _ in pieces:
+    for text, start, _ in pieces:  # at: of the characters from here on; 0 or less behind the cut
         if 0 < at < len(text):
             cut = 1 + max(text.rfind("\n", 0, at), text.rfind(" ", 0, at)) or at
             yield text[:cut], start, "train"
@@ -481,8 +490,7 @@ def word_count(text: str) -> float:
 
 
 def units(text: str, ends: list[re.Pattern] = ENDS) -> Iterator[tuple[str, float]]:
-    """Yield (a part of text, its word count): parts of at most 300 words, cut at the best of ENDS that
-    does."""
+    """Yield (a part of text, its word count): parts of at most 300 words, cut at the best ends that do."""
     if len(text) <= 3000 and (n := word_count(text)) <= 300:
         yield text, n
     elif ends:
@@ -495,9 +503,9 @@ def units(text: str, ends: list[re.Pattern] = ENDS) -> Iterator[tuple[str, float
 def chunks(text: str) -> list[str]:
     """Gather paragraphs into chunks of 200 to 500 words; only the last can be shorter. Joined they are the
     text."""
-    out, counts = [], [200]
+    out, counts = [], []
     for unit, n in units(text):
-        if counts[-1] >= 200:
+        if not out or counts[-1] >= 200:
             out.append("")
             counts.append(0)
         out[-1] += unit
@@ -531,15 +539,16 @@ def words(text: str) -> list[str]:
 def by_vocabulary(chunk: str, ranks: dict[str, int], known: float) -> float:
     """Return how many of the most frequent words one must know to know this share of the chunk's. A name,
     "\\0", ranks 0th."""
-    needed = sorted(map(ranks.get, words(chunk), itertools.repeat(math.inf)))
-    return needed[max(math.ceil(known * len(needed) - 1e-9), 1) - 1] if needed else math.inf
+    found = sorted(ranks.get(word, math.inf) for word in words(chunk))
+    n_known = max(math.ceil(known * len(found) - 1e-9), 1)
+    return found[n_known - 1] if found else math.inf
 
 
 def by_structure(chunk: str) -> float:
     """Return the words a sentence, plus one for each comma, semicolon, colon, dash and joining word in it.
 
-    Length is what readability formulas agree on. What is counted twice are the places where a sentence takes
-    in another part: of two as long, the one of more parts is the harder.
+    Length is what readability formulas agree on. Of two sentences as long, the one of more parts is the
+    harder, so the places where a part begins count once more.
     """
     found = words(chunk)
     if not found:
@@ -585,20 +594,24 @@ def call(work: Callable, batch: list) -> dict:
     return work(batch, *worker)
 
 
-def count_words(batch: list, tok: Tokenizer | None = None, stages: Stages | None = None) -> dict[str, int]:
+def count_words(batch: list, tok: Tokenizer, stages: Stages | None) -> dict[str, int]:
     """Return how often each word occurs in the documents for train of a batch, a list of Pieces."""
     texts = (text for text, _, split in batch if split == "train")
     return collections.Counter(itertools.chain.from_iterable(map(words, texts)))
 
 
-def encode_batch(batch: list, tok: Tokenizer, stages: Stages | None = None) -> dict[str, tuple]:
-    """Return {split: (ids, (documents, tokens, bytes of text), sources, sample)} of a list of Pieces.
+class Encoded:
+    """What a batch has of a split; with stages, of one of theirs, whose documents are chunks."""
 
-    ids: raw bytes. With stages the splits are theirs, and their documents chunks. sources: the numbers of the
-    batch's documents that these are from, counted from 1; 0 is one that goes on. sample: (hash, chunk), of
-    the lowest hash.
-    """
-    out, bos, source = {}, np.array(tok.bos, tok.dtype).tobytes(), 0
+    def __init__(self) -> None:
+        self.ids, self.counts = bytearray(), np.zeros(3, np.int64)  # documents, tokens, bytes
+        self.sources = set()  # the documents that the chunks are from, numbered from 1; 0: one that goes on
+        self.sample = math.inf, ""  # (hash, a chunk), of the lowest hash
+
+
+def encode_batch(batch: list, tok: Tokenizer, stages: Stages | None) -> dict[str, Encoded]:
+    """Return {split: Encoded} of a batch, a list of Pieces."""
+    out, bos, source = collections.defaultdict(Encoded), np.array(tok.bos, tok.dtype).tobytes(), 0
     for piece in batch:
         source += piece[1]
         for text, start, split in stages.split(*piece) if stages else [piece]:
@@ -607,18 +620,13 @@ def encode_batch(batch: list, tok: Tokenizer, stages: Stages | None = None) -> d
             data, ids = text.encode(), tok.encode_raw(text, start)
             if start:
                 ids = bos + ids
-            if split not in out:
-                out[split] = [], np.zeros(3, np.int64), set(), [(math.inf, "")]
-            parts, count, sources, samples = out[split]
-            parts.append(ids)
-            count += start, len(ids) // tok.dtype.itemsize, len(data)
+            found = out[split]
+            found.ids += ids
+            found.counts += start, len(ids) // tok.dtype.itemsize, len(data)
             if stages:
-                sources.add(source)
-                samples[0] = min(samples[0], (zlib.crc32(data), text))
-    return {
-        split: (b"".join(parts), count, sources, sample)
-        for split, (parts, count, sources, [sample]) in out.items()
-    }
+                found.sources.add(source)
+                found.sample = min(found.sample, (zlib.crc32(data), text))
+    return out
 
 
 def run_all(
@@ -701,19 +709,18 @@ def write_splits(
         splits = {name: Split(file, tok.vocab_size) for name, file in files.items()}
         results = run_all(encode_batch, pieces, tok, stages, workers)
         for result in stack.enter_context(contextlib.closing(results)):
-            for name, (ids, count, sources, sample) in result.items():
+            for name, found in result.items():
                 split = splits[name]
-                split.file.write(ids)
-                split.hash.update(ids)
-                split.counts += count
-                if not sources:
+                split.file.write(found.ids)
+                split.hash.update(found.ids)
+                split.counts += found.counts
+                if not stages:
                     continue
-                split.occurs += np.bincount(np.frombuffer(ids, tok.dtype), minlength=tok.vocab_size)
-                split.sample = min(split.sample, sample)
-                split.n_sources += len(sources)
-                if n_sources + min(sources) == split.last_source:  # it goes on, and is counted
-                    split.n_sources -= 1
-                split.last_source = n_sources + max(sources)
+                split.occurs += np.bincount(np.frombuffer(found.ids, tok.dtype), minlength=tok.vocab_size)
+                split.sample = min(split.sample, found.sample)
+                sources = {n_sources + number for number in found.sources}
+                split.n_sources += len(sources - {split.last_source})  # one that goes on is counted
+                split.last_source = max(sources)
             n_sources = max(split.last_source for split in splits.values())
     return splits
 
@@ -744,19 +751,22 @@ def choose_rows(counts: list[np.ndarray], share: float, first: np.ndarray) -> li
     """
     rows, so_far, out = np.array(first), np.zeros_like(counts[0]), []
     for count in counts:
+        # the other ids, most frequent first; covered[n]: the tokens that the rows and n of these are
         so_far = so_far + count
         rest = np.argsort(-so_far, kind="stable")
         rest = rest[~np.isin(rest, rows)]
         covered = so_far[rows].sum() + np.cumsum([0, *so_far[rest]])
+
+        # how many of them become rows
         if share > 1:
             more = max(int(share) - len(rows), 0)
         else:
             more = np.searchsorted(covered, share * so_far.sum())
-        more += -(len(rows) + more) % 128
+        more = min(more + -(len(rows) + more) % 128, len(rest))
         if len(out) == len(counts) - 1:
             more = len(rest)
         rows = np.concatenate([rows, rest[:more]])
-        out.append((rows, float(covered[min(more, len(rest))] / max(covered[-1], 1))))
+        out.append((rows, float(covered[more] / max(covered[-1], 1))))
     return out
 
 
@@ -858,6 +868,7 @@ def is_mount(folder: str) -> bool:
     """Return whether the folder is a mount point, also of its own file system, as os.path.ismount doesn't."""
     with contextlib.suppress(OSError):
         points = [line.split(b" ")[4] for line in Path("/proc/self/mountinfo").read_bytes().splitlines()]
+        # a space in them is written \040
         points = [re.sub(rb"\\(\d{3})", lambda found: bytes([int(found[1], 8)]), point) for point in points]
         if os.fsencode(folder) in points:
             return True
@@ -916,6 +927,7 @@ def replace(out: str, aside: str, mine: dict[str, tuple]) -> None:
 
     What else has come into out stays there. If that can't be, keep aside, renamed, and raise ValueError.
     """
+    # exchange the folders
     old, kept = f"{aside}.old", f"{aside}.done"
     try:
         come = {name for name, stamp in list_stamps(out).items() if mine.get(name) != stamp}
@@ -933,6 +945,8 @@ def replace(out: str, aside: str, mine: dict[str, tuple]) -> None:
     except OSError as e:
         os.rename(aside, kept)
         raise ValueError(f"{out}: {one_line(e)}: the text is prepared, but lies in {kept}") from None
+
+    # empty the old one
     try:
         for name, stamp in list_stamps(old).items():
             if mine.get(name) == stamp:
@@ -990,24 +1004,23 @@ class Text:
         return split_at(pieces, self.cut_at) if self.cut_at else pieces
 
     def choose_split(self) -> None:
-        """Look for a document that falls to val, about the 100th, and one to train, before the work begins.
-        If there are none, choose another limit, or where to cut. Raise ValueError if there is too little
-        text."""
+        """Read on until a document has fallen to val, about the 100th, and one to train. If there are none,
+        choose another limit, or where to cut. Raise ValueError if there is too little text."""
         sides = set()
         for _, _, split in self.pieces(looking=True):
             sides.add(split)
             if len(sides) == 2:
                 return
-        n_documents, end = self.seen["documents"], self.seen["end"]
-        if n_documents > 1:
+        if self.seen["documents"] > 1:
             said = "no document falls to val by its hash, or all do: taking the one of the lowest"
-            self.limit = self.seen["lowest"] + 1
-        elif n_documents == 1:
-            said = "only one document: cutting off its end for val"
-            self.cut_at = min(int(end * (1 - max(self.args.val, 0.01))), end - 1)
-        if n_documents:
             print(said, file=sys.stderr)
-        if n_documents < 2 and not self.cut_at:
+            self.limit = self.seen["lowest"] + 1
+            return
+        if self.seen["documents"] == 1:
+            print("only one document: cutting off its end for val", file=sys.stderr)
+            end = self.seen["end"]
+            self.cut_at = min(int(end * (1 - max(self.args.val, 0.01))), end - 1)
+        if not self.cut_at:
             inputs = self.args.input
             more = f" and {len(inputs) - 1} more" if inputs[1:] else ""
             raise ValueError(f"{inputs[0]}{more}: too little text for a train and a val split")

@@ -108,6 +108,16 @@ def chat_model(request, tmp_path, sp_model):
     return hf
 
 
+def test_a_hostile_origin_writes_nothing_outside_the_folder(tmp_path):
+    data = torch.zeros(1, dtype=torch.uint8)
+    for name in ("../x", f"{tmp_path}/x", "a/../../x"):
+        with pytest.raises(ValueError, match="not inside the folder"):
+            export.write_origin(str(tmp_path / "out"), {"files": {name: data}})
+    assert not any(tmp_path.iterdir())
+    export.write_origin(str(tmp_path / "out"), {"files": {"a/x": data}})
+    assert (tmp_path / "out/a/x").read_bytes() == b"\0"
+
+
 def test_a_model_that_chats_comes_back_as_it_was(chat_model, tmp_path):
     again = import_and_export(chat_model, tmp_path)
     for name in ("tokenizer_config.json", "special_tokens_map.json", "tokenizer.json", "LICENSE"):
