@@ -237,6 +237,17 @@ def at(x, y, level):
     return math.nan
 
 
+def flops_for(line, level):
+    """Return the FLOPs at which a line of (FLOPs, bits per byte), in that order, reaches the level: straight
+    in log-log, and straight on beyond its ends; nan if it has one point."""
+    points = [(math.log(flops), math.log(bpb)) for flops, bpb in line]
+    found = math.nan
+    for (x0, y0), (x1, y1) in zip(points, points[1:]):
+        if math.isnan(found) or math.log(level) < y0:
+            found = math.exp(x0 + (y0 - math.log(level)) / (y0 - y1) * (x1 - x0))
+    return found
+
+
 def gather(lines):
     """Return {arm: {seed: [evaluation], in order}}."""
     arms = {}
@@ -277,13 +288,26 @@ def before_decay(run, share, branch):
     return [line["bpb"] for line in run if line["tokens"] <= start][-1] if share < 1 else math.nan
 
 
+def behind(run, trunk):
+    """Return by how many bits per byte a grown arm is behind a control that has read as many tokens, both at
+    the constant rate: the mean of the arm's last three evaluations before its decay; nan if the control has
+    not read as many. Both runs end with a branch."""
+    grown = [line for line in run[growths(run)[-1] + 1 :] if line["stage"] < run[-1]["stage"]][-3:]
+    control = [line for line in trunk if line["stage"] < trunk[-1]["stage"]]
+    if not grown or grown[-1]["tokens"] > control[-1]["tokens"]:
+        return math.nan
+    tokens, bpb = zip(*((line["tokens"], line["bpb"]) for line in control))
+    return statistics.mean(line["bpb"] - np.interp(line["tokens"], tokens, bpb) for line in grown)
+
+
 def compare(spec, lines):
     """Return (the rows of the table, arms).
 
     worth: how many times as many FLOPs a control needs for the arm's final loss. Losses are turned into FLOPs
-    by the mean of the best control, of those with the most seeds, and by the log-log slope of the controls of
-    its regime at other budgets. R: the tokens that the arm read, over those that the best control reads on
-    the same FLOPs. eta = worth / R. ideal: read off the curve of the control that has the arm's regime."""
+    by the mean of the best control, of those with the most seeds, and by the log-log line through the
+    controls of its regime at other budgets. R: the tokens that the arm read, over those that the best
+    control reads on the same FLOPs. eta = worth / R. ideal: read off the curve of the control that has the
+    arm's regime. behind: as `behind` says, of the control that reads the most."""
     arms = gather(lines)
     final = {name: {seed: r[-1]["bpb"] for seed, r in runs.items()} for name, runs in arms.items()}
     one = {name: next(iter(runs.values())) for name, runs in arms.items()}  # a run of each
@@ -295,10 +319,11 @@ def compare(spec, lines):
     best = min(full, key=lambda name: (-len(final[name]), mean[name]), default=None)
     how = {name: regime(name, spec) for name in arms}
     line = [name for name in controls if how[name] == how[best]] if best else []
-    slope = base = None
-    if len(line) > 1:
-        base = mean[best]
-        slope, _ = np.polyfit([math.log(ends[n]) for n in line], [math.log(final[n][first]) for n in line], 1)
+    line.sort(key=lambda name: ends[name])
+    shift = mean[best] / final[best][first] if best else 1.0  # others have the first seed alone
+    by_budget = [(ends[name], final[name][first] * shift) for name in line]
+
+    trunk = line[-1] if line else None
 
     # a row an arm; what can't be said of it is left out
     rows = []
@@ -313,12 +338,14 @@ def compare(spec, lines):
         if "head" in end:
             steps = [(b["flops"] - a["flops"]) * b["head"] for a, b in zip([{"flops": 0}, *run], run)]
             row["head"] = sum(steps) / end["flops"]
+        if branch and grown_at and trunk:
+            row["behind"] = behind(run, one[trunk])
         if best:
             row["R"] = end["tokens"] / end["flops"] * ends[best] / one[best][-1]["tokens"]
-        if slope:
-            row["worths"] = [(value / base) ** (1 / slope) * ends[best] / ends[name] for value in values]
+        if len(line) > 1:
+            row["worths"] = [flops_for(by_budget, value) / ends[name] for value in values]
             row["worth"] = statistics.mean(row["worths"])
-        if slope and len(grown_at) == 1:
+        if len(line) > 1 and len(grown_at) == 1:
             flops, bpb = curve(runs)
             grown = grown_at[0] - 1
             big = next((control for control in full if how[control] == how[name]), best)
@@ -333,7 +360,7 @@ def compare(spec, lines):
 def table(rows):
     """Yield the lines of a Markdown table."""
     names = "arm | tokens | a parameter | bits per byte | seeds | worth | R | eta | grown at, of the tokens"
-    names += " | head, of the FLOPs | the last decay | at the growth | ideal | share of it"
+    names += " | head, of the FLOPs | the last decay | behind before it | at the growth | ideal | share of it"
     yield f"| {names} |"
     yield "|---" * names.count("|") + "|---|"
 
@@ -348,11 +375,12 @@ def table(rows):
         when = ", ".join(f"{at:.2f}" for at in r["growths"])
         head = f"{r['head']:.0%}" if "head" in r else ""
         decay = f"{r['bpb'] - r['before']:+.4f}" if math.isfinite(r["before"]) else ""
+        mixed = f"{r['behind']:+.4f}" if math.isfinite(r.get("behind", math.nan)) else ""
         grown = f"{r['grown_at']:.4f} | {r['ideal']:.2f} | {share}" if "ideal" in r else "| |"
         name = f"**{r['arm']}**" if r["best"] else r["arm"]
         read = f"{count(r['tokens'])} | {r['a_parameter']:.1f}"
         bpb, n = f"{r['bpb']:.4f}{among(r['values'], '.4f')}", len(r["values"])
-        cells = [name, read, bpb, n, worth, ratio, eta, when, head, decay, grown]
+        cells = [name, read, bpb, n, worth, ratio, eta, when, head, decay, mixed, grown]
         yield f"| {' | '.join(map(str, cells))} |"
 
 

@@ -11,7 +11,6 @@ which all arms have. Small dots are the other seeds.
 
 import argparse
 import json
-import math
 import os
 import runpy
 import statistics
@@ -24,7 +23,7 @@ import matplotlib.pyplot as plt
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from compare import chain, compare, regime
+from compare import chain, compare, flops_for, regime
 
 SAME = 1.05  # budgets that differ by less are one
 
@@ -62,17 +61,6 @@ def lines(points):
     return {key: sorted(line) for key, line in found.items()}
 
 
-def flops_for(line, level):
-    """Return the FLOPs at which a line of (FLOPs, _, values) reaches the level; nan if it does not. The line
-    is straight in log-log, and goes on for half of its last piece."""
-    ends = [(math.log(flops), math.log(values[0])) for flops, _, values in line]
-    for (x0, y0), (x1, y1) in zip(ends, ends[1:]):
-        share = (y0 - math.log(level)) / (y0 - y1)
-        if 0 <= share <= (1.5 if x1 == ends[-1][0] else 1):
-            return math.exp(x0 + share * (x1 - x0))
-    return math.nan
-
-
 def draw(found, path):
     """Draw a line for each size from scratch, and a dot for what was grown, with its worth."""
     plt.rcParams |= {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
@@ -92,7 +80,8 @@ def draw(found, path):
         for (flops, shapes, _), level in zip(line, y):
             label = " → ".join(shapes)
             ax.annotate(label, (flops, level), (-8, 0), ha="right", color=color, **beside)
-            same = flops_for(found.get((target, False), []), level)
+            control = [(end[0], end[2][0]) for end in found.get((target, False), [])]
+            same = flops_for(control, level)
             if same > flops:
                 arrow = dict(arrowstyle="->", color="0.4", shrinkA=4, shrinkB=0)
                 ax.annotate("", (same, level), (flops, level), arrowprops=arrow)

@@ -75,9 +75,11 @@ def test_the_ends_of_a_budget_and_the_flops_for_a_loss():
     )
     assert found[("2 x 8", False)] == [(102.0, ("2 x 8",), [3.5, 3.9]), (200.0, ("2 x 8",), [2.0])]
     assert found[("2 x 8", True)] == [(100.0, ("1 x 4", "1 x 8", "2 x 8"), [2.9])]
-    line = [(100.0, (), [4.0]), (400.0, (), [1.0])]  # loss x FLOPs = 400
-    assert [round(room["flops_for"](line, level)) for level in (4.0, 2.0, 1.0, 0.5)] == [100, 200, 400, 800]
-    assert math.isnan(room["flops_for"](line, 0.4)) and math.isnan(room["flops_for"](line, 5.0))
+    flops_for, line = room["flops_for"], [(100.0, 4.0), (200.0, 2.0), (800.0, 1.0)]
+    # loss x FLOPs is 400 at first, and then loss^2 x FLOPs 800
+    levels = (8.0, 4.0, 3.0, 2.0, 1.0, 0.5)
+    assert [round(flops_for(line, level)) for level in levels] == [50, 100, 133, 200, 800, 3200]
+    assert math.isnan(flops_for(line[:1], 4.0))
 
 
 def test_what_the_table_says_of_an_arm():
@@ -119,8 +121,30 @@ def test_what_the_table_says_of_an_arm():
     assert (grown["head"], control["head"]) == pytest.approx((0.3, 0.2))
     assert (control["before"], other["before"], grown["before"]) == (3.5, 3.8, 6.0)
     text = {line.split(" | ")[0].strip("| *"): line for line in room["table"](compared)}
-    assert "| 2.00 x | 1.50 | 1.33 | 0.67 | 30% | -5.0000 |" in text["grown"]
+    assert "| 2.00 x | 1.50 | 1.33 | 0.67 | 30% | -5.0000 |  |" in text["grown"]
     assert "| 1.00 x | 1.00 | 1.00 |  | 20% | -1.5000 |" in text["scratch"]
+
+
+def test_how_far_a_grown_arm_is_behind():
+    behind = runpy.run_path(os.path.join(HERE, "runs/compare.py"))["behind"]
+
+    def run_of(*points):
+        return [{"stage": s, "tokens": t, "bpb": b, "grow": "depth" if s == 1 else ""} for s, t, b in points]
+
+    control = run_of((0, 0, 8.0), (0, 100, 7.0), (2, 100, 7.0), (2, 120, 1.0))
+    # 9.0 is at the growth itself, and 9.0 again the fourth from the decay
+    points = [
+        (1, 20, 9.0),
+        (1, 30, 9.0),
+        (1, 40, 7.7),
+        (1, 50, 7.6),
+        (1, 60, 7.6),
+        (2, 60, 7.6),
+        (2, 90, 1.0),
+    ]
+    assert behind(run_of((0, 20, 7.9), *points), control) == pytest.approx((0.1 + 0.1 + 0.2) / 3)
+    points[4] = (1, 101, 7.6)  # the control did not read as many
+    assert math.isnan(behind(run_of((0, 20, 7.9), *points), control))
 
 
 def test_compare(data, tmp_path, forks):
