@@ -1,9 +1,12 @@
 """runs/ladder.py: what a ladder takes, runs of it, and its control."""
 
 import glob
+import os
 import re
+import runpy
 import subprocess
 import sys
+from dataclasses import fields
 
 import pytest
 import torch
@@ -11,7 +14,8 @@ from helpers import HERE, Forked, metrics, ok, run
 from ladder import memory
 
 from checkpoint import load_checkpoint
-from model import Config, Llama, skeleton
+from grow import asked_sizes, parse_args
+from model import SIZES, Config, Llama, skeleton
 from train import configure
 
 
@@ -158,3 +162,21 @@ def test_the_configs_know_the_ladders_end():
         stages = [configure([path]) for path in sorted(glob.glob(f"{HERE}/config/{name}?.py"))]
         tokens = sum(s["max_steps"] * s["tokens_per_step"] for s in stages)
         assert len(stages) == n and {s["horizon_tokens"] for s in stages} == {tokens}
+
+
+def test_a_stage_has_the_sizes_that_its_growth_makes():
+    def sizes_of(path):
+        settings = configure([path])
+        return Config(**{f.name: settings[f.name] for f in fields(Config) if f.name in settings})
+
+    grown = [f"{HERE}/config/evening.py", *sorted(glob.glob(f"{HERE}/config/*[1-9].py"))]
+    for path in grown:
+        stage = runpy.run_path(path)
+        before = sizes_of(os.path.join(os.path.dirname(path), stage["_after"]))
+        args = parse_args(["--in", "-", *stage["_grow"].split()])
+        asked = asked_sizes(before, args)
+        asked.pop("vocab_size", None)
+        expected = {name: getattr(before, name) for name in ("n_layer", *SIZES)} | asked
+        after = sizes_of(path)
+        assert {name: getattr(after, name) for name in expected} == expected, path
+    assert len(grown) == 11
