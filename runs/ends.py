@@ -71,13 +71,12 @@ def draw(found, path):
         color = f"C{targets.index(target)}"
         style = dict(ls="", marker="o", ms=6) if grown else dict(ls="-", marker="s", ms=4, mfc="w")
         x, y = [flops for flops, *_ in line], [values[0] for *_, values in line]
-        ax.plot(x, y, color=color, lw=1.5, zorder=3, **style)
+        ax.plot(
+            x, y, color=color, lw=1.5, zorder=3, label=None if grown else f"{target} from scratch", **style
+        )
         for flops, _, (_, *others) in line:
             ax.plot([flops] * len(others), others, ".", color=color, ms=3)
-        if not grown:
-            ax.annotate(f"{target} from scratch", (x[-1], y[-1]), (8, 0), color=color, **beside)
-            continue
-        for (flops, shapes, _), level in zip(line, y):
+        for (flops, shapes, _), level in zip(line if grown else [], y):
             label = " → ".join(shapes)
             ax.annotate(label, (flops, level), (-8, 0), ha="right", color=color, **beside)
             control = [(end[0], end[2][0]) for end in found.get((target, False), [])]
@@ -91,6 +90,7 @@ def draw(found, path):
     ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:.1e}".replace("e+", "e")))
     ax.xaxis.set_minor_formatter(NullFormatter())
     ax.margins(x=0.3, y=0.1)
+    ax.legend(frameon=False)
     ax.grid(alpha=0.25)
     ax.set_xlabel("training FLOPs, all stages summed")
     ax.set_ylabel("final bits per byte")
