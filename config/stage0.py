@@ -12,7 +12,7 @@ has the options of grow.py that make it. The rules below are a place to start fr
 tokens         20 a parameter in each stage, but no more than 43G. A model is grown when it has taken 23 to
                47 % of the FLOPs up to the next stage's end; half did best, at 0.3M parameters
                (runs/results/late). The ladder reads 169G, 25 a parameter of the last model, for 3.7e+21
-               FLOPs. The last model from scratch would read 80G on these.
+               FLOPs. The last model from scratch would read 81G on these.
 a step         0.26M tokens at first, 4.2M at the end; a multiple of block_size x 8 processes.
 learning rate  1e-3 x 512 / n_embd is the peak of what is born in a stage. A slab that reads d inputs moves
                its output by about d x rate a step, and so by the same at any width. Older slabs are never

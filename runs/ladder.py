@@ -124,9 +124,9 @@ def control(path: str, rate: str, options: list[str], n_processes: int, out: str
 # -----------------------------------------------------------------------------
 # what a ladder takes
 
-# how well tokens that a small model reads count for the grown one, where R was 1.4 or more: from 0.75, on the
-# longest run, to 0.95. Two doublings had 0.86 (runs/results/late and doublings)
-ETA = (0.75, 0.95)
+# how well tokens that a small model reads count for the grown one: width doubled had 0.70 to 0.77, depth 0.72
+# to 1.0 where R was 1.4 or more (three seeds: 0.95), two doublings of it 0.85 (runs/results)
+ETA = (0.7, 0.95)
 
 
 def memory(cfg: Config, tokens: int, n_devices: int, sharded: bool, recompute: bool) -> float:
