@@ -1,8 +1,8 @@
 """
-Do more doublings pay more, with the batch, rate and decay that were tuned for 6 x 64? Arms end at 12 layers of 64
-with 768 rows, on the text of ../late and four times its budget: 18.7M tokens for the control, 29 a parameter.
-The best smaller model from scratch is "scratch 4e-3, decay 20 %, four times the budget" of ../late. Trained
-at the commit that log.md names, on one thread of one core, beside other work.
+Do more doublings pay more, with the batch, rate and decay that were tuned for 6 x 64? Arms end at 12 layers
+of 64 with 768 rows, on the text of ../late and four times its budget: 18.7M tokens for the control, 29 a
+parameter. The best smaller model from scratch is "scratch 4e-3, decay 20 %, four times the budget" of
+../late. Trained at the commit that log.md names, on one thread of one core, beside other work.
 """
 
 import os
