@@ -21,8 +21,9 @@ horizon        The end of the ladder. wsd lets all rates fall in the last tenth 
                last fifth of its FLOPs, from 152G on. The last growth, at 126G, is before: nothing anneals
                before it grows. For figures on the way: train.py --branch=decay.
 growths        By width first, where tokens are cheap, and to the two sizes at which a ladder is likely to end
-               by depth, which was worth more (docs/evidence.md): 16 x 2048 (stage 5) and 32 x 4096. The
-               order made no difference at 0.3M parameters (runs/results/best_size).
+               by depth, which was worth more: 16 x 2048 (stage 5) and 32 x 4096. That is a guess: the order
+               made no difference in runs/results/best_size, and in runs/results/doublings a growth in
+               width before two in depth took more than it gave.
 vocabulary     All rows from the start. Rows that grow with depth were worth 10 % of the FLOPs at 0.3M
                parameters (runs/results/vocabulary), but need text in stages: prepare.py --words, then
                rows = "words2000" here, and --vocab in _grow of a stage that follows.

@@ -77,14 +77,15 @@ def draw(found, path):
         for flops, _, (_, *others) in line:
             ax.plot([flops] * len(others), others, ".", color=color, ms=3)
         for (flops, shapes, _), level in zip(line if grown else [], y):
+            side = 7 if targets.index(target) % 2 else -7  # points: two targets may end alike
             label = " → ".join(shapes)
-            ax.annotate(label, (flops, level), (-8, 0), ha="right", color=color, **beside)
+            ax.annotate(label, (flops, level), (-8, side), ha="right", color=color, **beside)
             control = [(end[0], end[2][0]) for end in found.get((target, False), [])]
             same = flops_for(control, level)
             if same > flops:
                 arrow = dict(arrowstyle="->", color="0.4", shrinkA=4, shrinkB=0)
                 ax.annotate("", (same, level), (flops, level), arrowprops=arrow)
-                ax.annotate(f"{same / flops:.2f} x", (same, level), (4, 0), color="0.3", **beside)
+                ax.annotate(f"{same / flops:.2f} x", (same, level), (4, 7), color="0.3", **beside)
     ax.set_xscale("log")
     ax.set_xticks([flops for line in found.values() for flops, *_ in line])
     ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:.1e}".replace("e+", "e")))
