@@ -440,7 +440,7 @@ def plan_growth(
                     state[slab] = dict(ckpt["optimizer"][old_slab])
                 continue
 
-            # a new slab, before it: in a new layer the tensor it may copy, else the slabs it is appended to
+            # a new slab. Before it comes the tensor it may copy, or, in an old layer, what it is appended to
             whole, its_plan = (copied, tensors[copied].plan) if copied else (name, plan[:i])
             how, why = start_of(kind, axis_name(kind, axis), init, ramp > 0)
             before = functools.partial(assembled, come_in, weights, whole, kind, its_plan)
@@ -531,12 +531,10 @@ def plan_clone(ckpt: dict, seed: int, noise: float = 10**-0.5, **sizes: int) -> 
 
         # Adam's moments, of gradients that are as many times smaller as there are copies of what it writes
         copies = 1 if kind == "head" or last_gain else k
-        moments = fused_state(name, tensor.plan, ckpt["optimizer"])
-        for key, scale in ("exp_avg", 1 / copies), ("exp_avg_sq", 1 / copies**2):
-            if moments:
+        if moments := fused_state(name, tensor.plan, ckpt["optimizer"]):
+            for key, scale in ("exp_avg", 1 / copies), ("exp_avg_sq", 1 / copies**2):
                 fill = functools.partial(tile, before=moments[key].made, k=k, kind=kind, scale=scale)
                 moments[key] = Lazy(shape, moments[key].dtype, fill)
-        if moments:
             state[slab] = moments
     return ckpt | {"config": cfg.plain(), "model": weights, "optimizer": state, "step": 0}, born
 

@@ -62,7 +62,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."
 import train
 from checkpoint import load_checkpoint, save_checkpoint
 from data import read_meta, read_stage_rows
-from grow import asked_sizes, count, parse_args
+from grow import asked_sizes, count, parse_args, with_sizes
 from model import SIZES, Config, skeleton, this_device
 
 # -----------------------------------------------------------------------------
@@ -76,11 +76,16 @@ def n_rows(data, stage):
     return len(read_stage_rows(data, stage, "rows")) if stage else read_meta(data)["vocab_size"]
 
 
+def branches(name, spec):
+    """Return whether an arm's last stage is a branch, of a trunk at a constant rate."""
+    return "branch" in spec["arms"][name][-1]
+
+
 def chain(name, spec, seed, rows=n_rows):
     """Return the stages of an arm: {'folder', which all that went before names, 'parent', 'grow', 'edit',
     'settings', 'steps', 'config', 'flops'}. Raise a ValueError that names the stage that can't be."""
     stages, cfg, flops, tokens, defaults = [], None, 0.0, 0, train.DEFAULTS
-    before, branches = spec["common"], "branch" in spec["arms"][name][-1]
+    before = spec["common"]
     for i, stage in enumerate(spec["arms"][name]):
         stage = (spec["common"] if "grow" in stage else before) | stage
         until, growth = stage.pop("until", 1.0), shlex.split(stage.pop("grow", ""))
@@ -105,8 +110,7 @@ def chain(name, spec, seed, rows=n_rows):
             sizes = asked_sizes(cfg, args)
             if args.vocab:
                 sizes |= {"vocab_size": rows(settings["data"], args.vocab)}
-            same = {key: getattr(cfg, key) for key in ("n_layer", "block_size", "tied", *SIZES)}
-            cfg = Config(**same | sizes)
+            cfg = Config(**with_sizes(cfg, sizes), block_size=cfg.block_size, tied=cfg.tied)
         if i:
             sizes = {"n_layer", "tied", "rows", *SIZES}
             settings = {key: value for key, value in settings.items() if key not in sizes}
@@ -126,7 +130,7 @@ def chain(name, spec, seed, rows=n_rows):
     # all stages end their rates with the arm, unless they are a trunk
     parent = None
     for stage in stages:
-        stage["settings"]["horizon_tokens"] = FAR if branches else tokens
+        stage["settings"]["horizon_tokens"] = FAR if branches(name, spec) else tokens
         known = json.dumps([parent, stage["grow"], stage["edit"], stage["settings"]], sort_keys=True)
         folder = hashlib.sha256(known.encode()).hexdigest()[:12]
         if "branch" in stage["settings"]:
@@ -321,9 +325,8 @@ def compare(spec, lines):
     line = [name for name in controls if how[name] == how[best]] if best else []
     line.sort(key=lambda name: ends[name])
     shift = mean[best] / final[best][first] if best else 1.0  # others have the first seed alone
-    by_budget = [(ends[name], final[name][first] * shift) for name in line]
-
-    trunk = line[-1] if line else None
+    by_budget = sorted({(ends[name], final[name][first] * shift) for name in line})
+    trunk = next((name for name in reversed(line) if branches(name, spec)), None)
 
     # a row an arm; what can't be said of it is left out
     rows = []
@@ -331,9 +334,13 @@ def compare(spec, lines):
         values, run = list(final[name].values()), one[name]
         end, grown_at = run[-1], growths(run)
         row = {"arm": name, "values": values, "bpb": mean[name], "best": name == best}
-        row |= {"tokens": end["tokens"], "a_parameter": end["tokens"] / end["parameters"]}
+        row |= {
+            "tokens": end["tokens"],
+            "flops": end["flops"],
+            "a_parameter": end["tokens"] / end["parameters"],
+        }
         row |= {"growths": [run[i]["tokens"] / end["tokens"] for i in grown_at]}
-        branch = "branch" in spec["arms"][name][-1]
+        branch = branches(name, spec)
         row |= {"before": statistics.mean(before_decay(r, how[name][2], branch) for r in runs.values())}
         if "head" in end:
             steps = [(b["flops"] - a["flops"]) * b["head"] for a, b in zip([{"flops": 0}, *run], run)]
@@ -342,10 +349,10 @@ def compare(spec, lines):
             row["behind"] = behind(run, one[trunk])
         if best:
             row["R"] = end["tokens"] / end["flops"] * ends[best] / one[best][-1]["tokens"]
-        if len(line) > 1:
+        if len(by_budget) > 1:
             row["worths"] = [flops_for(by_budget, value) / ends[name] for value in values]
             row["worth"] = statistics.mean(row["worths"])
-        if len(line) > 1 and len(grown_at) == 1:
+        if len(by_budget) > 1 and len(grown_at) == 1:
             flops, bpb = curve(runs)
             grown = grown_at[0] - 1
             big = next((control for control in full if how[control] == how[name]), best)

@@ -39,13 +39,12 @@ def read(folder):
     ValueError if no control has its budget."""
     spec = runpy.run_path(f"{folder}/arms.py")
     with open(f"{folder}/lines.jsonl") as f:
-        rows, arms = compare(spec, list(map(json.loads, f)))
+        rows, _ = compare(spec, list(map(json.loads, f)))
     best = next((row["arm"] for row in rows if row["best"]), None)
     if best is None:
         raise ValueError(f"{folder}: no control of its budget is done")
-    ends = {name: next(iter(runs.values()))[-1]["flops"] for name, runs in arms.items()}
     like = [row for row in rows if regime(row["arm"], spec) == regime(best, spec)]
-    return [(sizes(row["arm"], spec), ends[row["arm"]], row["values"]) for row in like]
+    return [(sizes(row["arm"], spec), row["flops"], row["values"]) for row in like]
 
 
 def lines(points):
@@ -69,18 +68,18 @@ def draw(found, path):
     beside = dict(textcoords="offset points", va="center")
     for (target, grown), line in found.items():
         color = f"C{targets.index(target)}"
-        style = dict(ls="", marker="o", ms=6) if grown else dict(ls="-", marker="s", ms=4, mfc="w")
         x, y = [flops for flops, *_ in line], [values[0] for *_, values in line]
-        ax.plot(
-            x, y, color=color, lw=1.5, zorder=3, label=None if grown else f"{target} from scratch", **style
-        )
         for flops, _, (_, *others) in line:
             ax.plot([flops] * len(others), others, ".", color=color, ms=3)
-        for (flops, shapes, _), level in zip(line if grown else [], y):
-            side = 7 if targets.index(target) % 2 else -7  # points: two targets may end alike
+        if not grown:
+            ax.plot(x, y, "s-", color=color, ms=4, mfc="w", zorder=3, label=f"{target} from scratch")
+            continue
+        ax.plot(x, y, "o", color=color, ms=6, zorder=3)
+        control = [(flops, values[0]) for flops, _, values in found.get((target, False), [])]
+        side = 7 if targets.index(target) % 2 else -7  # points: two targets may end alike
+        for (flops, shapes, _), level in zip(line, y):
             label = " → ".join(shapes)
             ax.annotate(label, (flops, level), (-8, side), ha="right", color=color, **beside)
-            control = [(end[0], end[2][0]) for end in found.get((target, False), [])]
             same = flops_for(control, level)
             if same > flops:
                 arrow = dict(arrowstyle="->", color="0.4", shrinkA=4, shrinkB=0)

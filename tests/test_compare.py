@@ -93,11 +93,12 @@ def test_what_the_table_says_of_an_arm():
         "scratch, half": [dict(until=0.5)],
         "scratch, another decay": [dict(until=0.6), dict(branch="decay")],
         "grown": [dict(until=0.5), dict(grow="--double depth")],
+        "grown, a branch": [dict(until=0.5), dict(grow="--double depth", until=0.75), dict(branch="decay")],
     }
 
     def lines(arm, *points):
         for stage, tokens, flops, bpb in points:
-            grow = "--double depth" if arm == "grown" and stage else ""
+            grow = "--double depth" if arm.startswith("grown") and stage == 1 else ""
             how = {"parameters": 50, "head": 0.4 if arm == "grown" and not stage else 0.2}
             at = {"tokens": tokens, "flops": flops, "bpb": bpb}
             yield {"arm": arm, "seed": 1, "stage": stage, "grow": grow} | at | how
@@ -110,6 +111,7 @@ def test_what_the_table_says_of_an_arm():
         *lines("scratch, half", *whole[:2]),
         *lines("scratch, another decay", start, (0, 60, 60, 3.8), (1, 60, 60, 3.8), (1, 100, 100, 2.5)),
         *lines("grown", start, (0, 100, 50, 5.0), (1, 100, 50, 6.0), (1, 150, 100, 1.0)),
+        *lines("grown, a branch", start, (0, 9, 50, 5.0), (1, 9, 50, 6.0), (1, 9, 75, 3.0), (2, 9, 75, 3.0)),
     ]
     compared, _ = room["compare"](spec, everything)
     rows = {row["arm"]: row for row in compared}
@@ -120,6 +122,7 @@ def test_what_the_table_says_of_an_arm():
     assert grown["a_parameter"] == 3
     assert (grown["head"], control["head"]) == pytest.approx((0.3, 0.2))
     assert (control["before"], other["before"], grown["before"]) == (3.5, 3.8, 6.0)
+    assert "behind" not in rows["grown, a branch"]  # no control of its regime has a trunk
     text = {line.split(" | ")[0].strip("| *"): line for line in room["table"](compared)}
     assert "| 2.00 x | 1.50 | 1.33 | 0.67 | 30% | -5.0000 |  |" in text["grown"]
     assert "| 1.00 x | 1.00 | 1.00 |  | 20% | -1.5000 |" in text["scratch"]

@@ -14,8 +14,8 @@ from helpers import HERE, Forked, metrics, ok, run
 from ladder import memory
 
 from checkpoint import load_checkpoint
-from grow import asked_sizes, parse_args
-from model import SIZES, Config, Llama, skeleton
+from grow import asked_sizes, parse_args, with_sizes
+from model import Config, Llama, skeleton
 from train import configure
 
 
@@ -176,7 +176,7 @@ def test_a_stage_has_the_sizes_that_its_growth_makes():
         args = parse_args(["--in", "-", *stage["_grow"].split()])
         asked = asked_sizes(before, args)
         asked.pop("vocab_size", None)
-        expected = {name: getattr(before, name) for name in ("n_layer", *SIZES)} | asked
+        expected = with_sizes(before, asked)
         after = sizes_of(path)
         assert {name: getattr(after, name) for name in expected} == expected, path
     assert len(grown) == 11
