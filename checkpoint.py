@@ -32,7 +32,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from data import one_line
+from data import Tokenizer, one_line
 from model import Config, Llama, is_shard, put
 
 OTHER = "use the one before, ckpt.prev.pt, or a copy"  # the remedy for a damaged checkpoint
@@ -410,3 +410,13 @@ def build_model(ckpt: dict, assign: bool = False) -> Llama:
         which = str(e).splitlines()[1].strip()
         raise ValueError(f"the checkpoint's tensors are not those of its config ({which})") from None
     return model
+
+
+def stop_ids(ckpt: dict, tokenizer: Tokenizer) -> list[int]:
+    """Return the ids at which a text ends, each once: those that an imported model came with, else the
+    tokenizer's eos. In a model that was trained here, the bos of the next text ends it, too."""
+    came_with = (ckpt.get("origin") or {}).get("stop")
+    if came_with and not ckpt["ledger"]["tokens"]:
+        return came_with
+    ends = [*(came_with or [tokenizer.eos]), tokenizer.bos]
+    return list(dict.fromkeys(i for i in ends if i >= 0))

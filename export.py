@@ -39,7 +39,16 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from checkpoint import Lazy, build_model, load_checkpoint, materialise, remove, unwritten, write_checkpoint
+from checkpoint import (
+    Lazy,
+    build_model,
+    load_checkpoint,
+    materialise,
+    remove,
+    stop_ids,
+    unwritten,
+    write_checkpoint,
+)
 from data import (
     CONTROL,
     LLAMA2_PIECES,
@@ -261,13 +270,18 @@ def write_tokenizer(folder: str, tok: Tokenizer, context: int, end: int) -> None
     write_json(f"{folder}/special_tokens_map.json", special)
 
 
+def numbers(value: object) -> list[int]:
+    """Return the token ids in a value of a JSON file: those of a list, or the one that it is itself."""
+    value = value if isinstance(value, list) else [value]
+    return [i for i in value if type(i) is int and i >= 0]
+
+
 def write_generation(path: str, bos: int | None, stop: int | list[int] | None) -> None:
     """Write generation_config.json, or put the stop tokens into the one that the model came with."""
     if not os.path.exists(path):
         return write_json(path, {"bos_token_id": bos, "eos_token_id": stop})
     values = parse_json(path, read_file(path))
-    known = values.get("eos_token_id")
-    if stop is not None and {*np.atleast_1d(stop)} != {*np.atleast_1d(known)}:
+    if stop is not None and {*numbers(stop)} != {*numbers(values.get("eos_token_id"))}:
         write_json(path, values | {"eos_token_id": stop})
 
 
@@ -348,7 +362,7 @@ def model_card(ckpt: dict, cfg: Config, n_params: int, last: dict, stop: list[in
     grown = "\n".join(lines) if ckpt["lineage"] else "It has not been grown."
 
     # where it is from
-    ledger, origin = ckpt["ledger"], ckpt.get("origin", {})
+    ledger, origin = ckpt["ledger"], ckpt.get("origin") or {}
     name = ledger.get("from", "one")
     how = "grown" if ckpt["lineage"] else "made"
     grown_from = f"{how} with Babel from {name} of width {cfg.generations[0].n_embd}."
@@ -709,10 +723,6 @@ def find_origin(name: str, config: dict, files: dict[str, bytes], tok: Tokenizer
     tokens = object_in(files, "tokenizer_config.json")
     special = special_tokens(files, tok)
 
-    def numbers(value):
-        value = value if isinstance(value, list) else [value]
-        return [i for i in value if type(i) is int and i >= 0]
-
     # its special tokens, and those at which generation stops
     ids = {}
     for key in ("bos", "eos", "pad"):
@@ -1072,12 +1082,9 @@ def export(path: str, out: str, dtype: str = "float32") -> None:
 
     # where generation stops, and the config.json
     ids = {"bos": tok.bos, "eos": tok.eos} if tok else {}
-    stop = [i for i in (ids.get("eos"), ids.get("bos")) if i is not None and i >= 0]
     if origin:
-        ids, stop = origin.get("ids", {}), origin.get("stop", stop[:1])
-        if tok and ckpt["ledger"]["tokens"]:  # text that Babel reads has a bos as an end
-            stop = [*stop, tok.bos]
-    stop = list(dict.fromkeys(stop))
+        ids = origin.get("ids", {})
+    stop = stop_ids(ckpt, tok) if tok else []
     eos = stop[0] if len(stop) == 1 else stop or None
     config = llama_config(cfg, dtype, ids.get("bos"), eos, ids.get("pad"))
     n_params = sum(math.prod(shape) for shape, _ in llama_tensors(cfg, ckpt["model"]).values())

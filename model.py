@@ -46,6 +46,10 @@ class Generation:
     def pairs(self) -> int:  # RoPE turns a head's dimensions in pairs
         return self.head_dim // 2
 
+    @property
+    def warm_end(self) -> int:
+        return self.warm_start + self.warmup
+
 
 Plan = list[tuple[int, int | None, tuple[int, ...]]]  # what Config.slabs returns
 

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from checkpoint import load_checkpoint
+from checkpoint import load_checkpoint, stop_ids
 from data import Tokenizer, count_bytes, one_line, read_meta, speller, spread, token_dtype
 from grow import data_of, fused
 from model import Llama
@@ -69,15 +69,6 @@ def check_device(device: str) -> None:
         torch.Generator(device)
     except (RuntimeError, AssertionError) as e:
         raise ValueError(f"--device {device}: {one_line(e)}: use another, as --device cpu") from None
-
-
-def stop_ids(ckpt: dict, tokenizer: Tokenizer) -> set[int]:
-    """Return the ids at which a text ends: those that an imported model came with, else the tokenizer's eos.
-    In a model that was trained here, the bos of the next text ends it, too."""
-    came_with = (ckpt.get("origin") or {}).get("stop")
-    if came_with and not ckpt["ledger"]["tokens"]:
-        return set(came_with)
-    return {i for i in (tokenizer.bos, *(came_with or [tokenizer.eos])) if i >= 0}
 
 
 def render_chat(template: str, tokens: dict[str, str], message: str, system: str | None) -> str:
@@ -177,7 +168,7 @@ def prompt_ids(
 
 
 def samples(
-    model: Llama, start: list[int], n: int, stop: set[int], args: argparse.Namespace, seed: int
+    model: Llama, start: list[int], n: int, stop: list[int], args: argparse.Namespace, seed: int
 ) -> Iterator[list[list[int]]]:
     """Yield, token by token, the n continuations so far of the ids `start`, each without its stop token."""
     new, ended = [[] for _ in range(n)], [False] * n

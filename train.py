@@ -234,7 +234,7 @@ def stage_clock(was: Clock | None, now: int, end: int, told: int, like: Clock, s
 
 def warmed(g: Generation, tokens: float) -> float:
     """Return the share of its peak that a generation is warmed up to at `tokens` on the ledger."""
-    if tokens >= g.warm_start + g.warmup:
+    if tokens >= g.warm_end:
         return 1.0
     return g.warm_share + (1 - g.warm_share) * max(0.0, tokens - g.warm_start) / g.warmup
 
@@ -1014,11 +1014,10 @@ def warnings_of(
     if clock.shape == "cosine":
         begin, peak_ends = clock.start, min(end, clock.horizon)
     for i, g in enumerate(generations):
-        warm = g.warm_start + g.warmup
-        if i not in freeze and warm > max(now, peak_ends):
+        if i not in freeze and g.warm_end > max(now, peak_ends):
             notes.append(
-                f"generation {i} never reaches its peak: its warmup ends at {warm:,} tokens, and the rates "
-                f"fall, or the stage ends, from {peak_ends:,} on; see warmup_tokens"
+                f"generation {i} never reaches its peak: its warmup ends at {g.warm_end:,} tokens, and the "
+                f"rates fall, or the stage ends, from {peak_ends:,} on; see warmup_tokens"
             )
     last = fall(clock, begin, end - a_step)
     if clock.horizon <= end and last > clock.floor + (1 - clock.floor) / 2:
@@ -1039,11 +1038,10 @@ def describe(g: Generation, peak: float, now: int, frozen: bool) -> str:
         text += f", what it writes comes in until {g.birth + g.ramp:,}"
     if frozen:
         return text + ", frozen"
-    warm = g.warm_start + g.warmup
-    if warm <= now:
+    if g.warm_end <= now:
         return text
     again = f" again, from {g.warm_share:.0%}" if g.warm_start > g.birth else ""
-    return text + f", warmed up{again} until {warm:,}"
+    return text + f", warmed up{again} until {g.warm_end:,}"
 
 
 def describe_clock(clock: Clock, end: int, told: bool) -> str:

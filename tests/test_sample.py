@@ -112,11 +112,11 @@ def test_stops_are_those_a_model_came_with_else_bos_and_eos(sp_model, tmp_path):
     bos, eos = tokenizer.bos, tokenizer.eos
     untouched, trained = {"tokens": 0}, {"tokens": 512}
     for ckpt, stop in [
-        ({"ledger": untouched}, {bos, eos}),
-        ({"ledger": trained, "origin": None}, {bos, eos}),
-        ({"ledger": untouched, "origin": {"stop": []}}, {bos, eos}),
-        ({"ledger": untouched, "origin": {"stop": [7, 9]}}, {7, 9}),
-        ({"ledger": trained, "origin": {"stop": [7, 9]}}, {bos, 7, 9}),
+        ({"ledger": untouched}, [eos, bos]),
+        ({"ledger": trained, "origin": None}, [eos, bos]),
+        ({"ledger": untouched, "origin": {"stop": []}}, [eos, bos]),
+        ({"ledger": untouched, "origin": {"stop": [7, 9]}}, [7, 9]),
+        ({"ledger": trained, "origin": {"stop": [7, 9]}}, [7, 9, bos]),
     ]:
         assert sample.stop_ids(ckpt, tokenizer) == stop
     # every token that the model writes is one, so that nothing is written
