@@ -118,6 +118,15 @@ def test_a_hostile_origin_writes_nothing_outside_the_folder(tmp_path):
     assert (tmp_path / "out/a/x").read_bytes() == b"\0"
 
 
+@pytest.mark.parametrize("known", [None, 2, {"a": 2}, [9, 2]])
+def test_the_generation_config_that_a_model_came_with_gets_its_stop_tokens(known, tmp_path):
+    path = tmp_path / "generation_config.json"
+    path.write_text(json.dumps({"eos_token_id": known, "temperature": 0.7}))
+    export.write_generation(str(path), 1, [2, 9])
+    stop = known if known == [9, 2] else [2, 9]  # another order is no other set
+    assert json.loads(path.read_text()) == {"eos_token_id": stop, "temperature": 0.7}
+
+
 def test_a_model_that_chats_comes_back_as_it_was(chat_model, tmp_path):
     again = import_and_export(chat_model, tmp_path)
     for name in ("tokenizer_config.json", "special_tokens_map.json", "tokenizer.json", "LICENSE"):
