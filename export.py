@@ -65,7 +65,6 @@ from data import (
     sha256,
     speller,
     spread,
-    token_dtype,
     tokenizer_from,
 )
 from grow import data_of, fused, not_stock
@@ -471,7 +470,7 @@ def measure(ckpt: dict, tok: Tokenizer, model: Llama, absent: torch.Tensor | Non
     folder = data_of(ckpt)
     if not folder or not os.path.isfile(f"{folder}/val.bin"):
         return said
-    ids = spread(np.fromfile(f"{folder}/val.bin", token_dtype(tok.vocab_size)), 16384)
+    ids = spread(np.fromfile(f"{folder}/val.bin", tok.dtype), 16384)
     n_bytes = count_bytes(ids[1:], ids[:-1], tok.token_bytes(), tok.bos, tok.dummy_prefix)
     spelled = speller(model.token_ids(), tok.vocab_size, tok.spelling)(ids)
     before = bits_per_byte(model, spelled, n_bytes)

@@ -46,14 +46,13 @@ import torch.nn.functional as F
 from checkpoint import (
     Lazy,
     build_model,
-    file_sha256,
     load_checkpoint,
     lock,
     materialise,
     remove,
     write_checkpoint,
 )
-from data import Tokenizer, count_bytes, read_meta, read_spelling, read_stage_rows, speller
+from data import Tokenizer, count_bytes, file_sha256, read_meta, read_spelling, read_stage_rows, speller
 from model import (
     SHAPES,
     SIZES,

@@ -165,7 +165,8 @@ DEVICES = {  # dense bf16 FLOP/s, bytes of memory
     "H200": (989e12, 141e9),
     "H100": (989e12, 80e9),
     "A100": (312e12, 80e9),
-    "L40S": (362e12, 48e9),
+    "L40S": (362e12, 48e9),  # the first whose name a GPU's contains is taken
+    "L40": (181e12, 48e9),
     "L4": (121e12, 24e9),
     "4090": (165e12, 24e9),
 }
@@ -303,14 +304,15 @@ def assembled(
 class RMSNorm(nn.Module):
     """An RMSNorm that zero-padding of its input does not change.
 
-    Padded from n_embd = born to n_embd = d, the input's mean square falls by born/d. The factor sqrt(born/d)
-    makes up for that, and so does an eps that shrinks with it."""
+    Padded from the n_embd that it was born with, `width`, to n_embd = d, the input's mean square falls by
+    width/d. The factor sqrt(width/d) makes up for that, and so does an eps that shrinks with it."""
 
-    def __init__(self, cfg: Config, birth: int, born: int) -> None:
+    def __init__(self, cfg: Config, birth: int, width: int) -> None:
         super().__init__()
         self.gain = Growable(cfg, "norm", birth)
+        # from generation 0's width in all norms, so that they share one eps, as a Llama's config has
         self.eps = cfg.norm_eps * (cfg.generations[0].n_embd / cfg.n_embd)
-        self.factor = math.sqrt(born / cfg.n_embd)
+        self.factor = math.sqrt(width / cfg.n_embd)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return F.rms_norm(x, x.shape[-1:], self.gain.full().to(x.dtype) * self.factor, self.eps)

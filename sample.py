@@ -25,9 +25,11 @@ import torch
 import torch.nn.functional as F
 
 from checkpoint import load_checkpoint, stop_ids
-from data import Tokenizer, count_bytes, one_line, read_meta, speller, spread, token_dtype
+from data import Tokenizer, count_bytes, one_line, read_meta, speller, spread
 from grow import data_of, fused
 from model import Llama
+
+DEFAULT = "out/ckpt.pt"  # --in
 
 # --check
 EVALUATED = 262144  # tokens of a validation text that are read, as in train.py
@@ -43,8 +45,6 @@ AT_ONCE = 1024  # samples that are drawn at once, at most
 def load(path: str, device: str) -> tuple[Llama, Tokenizer, Callable, dict]:
     """Return (model, its generations fused; tokenizer; a function that spells ids which the model has no row
     for; checkpoint). Raise ValueError if there is none at path."""
-    if os.path.exists(f"{path}/ckpt.pt"):
-        raise ValueError(f"{path}: the folder of a run: its checkpoint is {path}/ckpt.pt")
     ckpt = load_checkpoint(path)
     model, tokenizer = fused(ckpt), Tokenizer.from_dict(ckpt["tokenizer"])
     spelled = speller(model.token_ids(), tokenizer.vocab_size, tokenizer.spelling)
@@ -115,8 +115,9 @@ def chat_ids(ckpt: dict, tokenizer: Tokenizer, message: str, system: str | None)
     files = {name: x.numpy().tobytes().decode(errors="replace") for name, x in kept.items()}
     read = {}
     for name, text in files.items():
-        with contextlib.suppress(ValueError, TypeError):  # what is broken, or no object, says nothing
-            read[name] = dict(json.loads(text)) if name.endswith(".json") else {}
+        if name.endswith(".json"):
+            with contextlib.suppress(ValueError, TypeError):  # what is broken, or no object, says nothing
+                read[name] = dict(json.loads(text))
     config = read.get("tokenizer_config.json", {})
     template = files.get("chat_template.jinja") or config.get("chat_template")
     if isinstance(template, list):  # several, by name
@@ -151,7 +152,10 @@ def prompt_ids(
     """Return the ids of the prompt, all with a row: a bos and the text, or with --chat a message. Say so on
     stderr where the context is too short for them. Raise ValueError where a chat can't be read."""
     if args.chat:
-        ids = chat_ids(ckpt, tokenizer, args.prompt, args.system)
+        try:
+            ids = chat_ids(ckpt, tokenizer, args.prompt, args.system)
+        except (KeyError, TypeError, AttributeError) as e:
+            raise ValueError(f"--chat: a file that the model came with is broken: {one_line(e)}") from None
     else:
         ids = [tokenizer.bos, *tokenizer.encode(args.prompt)]
     ids, context = spelled(ids).tolist(), model.cfg.context
@@ -273,12 +277,20 @@ def reference_text(ckpt: dict, tokenizer: Tokenizer, path: str | None) -> tuple[
             raise ValueError(f"{gone}: give --text FILE")
         if read_meta(data_of(ckpt))["tokenizer"]["sha256"] != tokenizer.sha256:
             raise ValueError(f"{path} was made with another tokenizer than the checkpoint: give --text FILE")
-        ids = spread(np.fromfile(path, token_dtype(tokenizer.vocab_size)), EVALUATED)
+        ids = spread(np.fromfile(path, tokenizer.dtype), EVALUATED)
         known = tokenizer.token_bytes(), tokenizer.bos, tokenizer.dummy_prefix
         n_bytes = count_bytes(ids[1:], ids[:-1], *known)
     if not n_bytes:
         raise ValueError(f"{path}: no text in it: give another with --text FILE")
     return ids, n_bytes
+
+
+ROWS = {  # of the table of --check, and how each is written
+    "bits per byte of the text": ".4f",
+    "repeated 4-grams": ".1%",
+    "distinct 2-grams": ".3f",
+    "mean log-probability under itself": ".3f",
+}
 
 
 @torch.no_grad()
@@ -328,14 +340,6 @@ def check(args: argparse.Namespace, autocast: contextlib.AbstractContextManager)
         print(apart)
 
 
-ROWS = {  # of the table, and how each is written
-    "bits per byte of the text": ".4f",
-    "repeated 4-grams": ".1%",
-    "distinct 2-grams": ".3f",
-    "mean log-probability under itself": ".3f",
-}
-
-
 def starts_with(long: torch.Tensor, short: torch.Tensor) -> bool:
     """Return whether the one 1-d tensor begins with the other."""
     return torch.equal(long[: len(short)], short)
@@ -348,7 +352,7 @@ def starts_with(long: torch.Tensor, short: torch.Tensor) -> bool:
 def main() -> None:
     p = argparse.ArgumentParser(description="Sample from a checkpoint, or check how coherent it is.")
     which = "one, or two with --check (default: out/ckpt.pt)"
-    p.add_argument("--in", dest="inputs", nargs="+", metavar="CKPT", help=which)
+    p.add_argument("--in", dest="inputs", nargs="+", default=[DEFAULT], metavar="CKPT", help=which)
     p.add_argument("--prompt", default="Once upon a time")
     p.add_argument("--chat", action="store_true", help="the prompt is a message, for an imported chat model")
     p.add_argument("--system", metavar="TEXT", help="with --chat: how the model is to answer")
@@ -388,11 +392,9 @@ def main() -> None:
 
 
 def validate(args: argparse.Namespace) -> None:
-    """Fill in --in. Raise ValueError where an argument makes no sense, before anything is loaded."""
-    if args.inputs is None:
-        args.inputs = ["out/ckpt.pt"]
-        if not os.path.exists(args.inputs[0]):
-            raise missing(args.inputs[0])
+    """Raise ValueError where an argument makes no sense, before anything is loaded."""
+    if args.inputs == [DEFAULT] and not os.path.exists(DEFAULT):
+        raise missing(DEFAULT)
     if len(args.inputs) > (2 if args.check else 1):
         raise ValueError("give one checkpoint, or two with --check")
     if not 0 <= args.temperature < math.inf or args.top_k < 0:

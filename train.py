@@ -38,7 +38,7 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from checkpoint import file_sha256, load_checkpoint, load_state, lock, optimizer_state, save_checkpoint
+from checkpoint import load_checkpoint, load_state, lock, optimizer_state, save_checkpoint
 from data import (
     MODEL_FILES,
     PAGE,
@@ -46,6 +46,7 @@ from data import (
     Shard,
     Tokenizer,
     count_bytes,
+    file_sha256,
     read_meta,
     read_spelling,
     read_stage_rows,

@@ -83,7 +83,7 @@ def branches(name, spec):
 
 def chain(name, spec, seed, rows=n_rows):
     """Return the stages of an arm: {'folder', which all that went before names, 'parent', 'grow', 'edit',
-    'settings', 'steps', 'config', 'flops'}. Raise a ValueError that names the stage that can't be."""
+    'settings', 'steps', 'config'}. Raise a ValueError that names the stage that can't be."""
     stages, cfg, flops, tokens, defaults = [], None, 0.0, 0, train.DEFAULTS
     before = spec["common"]
     for i, stage in enumerate(spec["arms"][name]):
@@ -123,9 +123,8 @@ def chain(name, spec, seed, rows=n_rows):
         n_tokens = steps * settings["tokens_per_step"]
         flops, tokens = flops + steps * a_step, tokens + n_tokens
         settings |= {"branch_tokens": n_tokens} if "branch" in stage else {"max_steps": steps}
-        settings |= {"seed": seed}
-        stages.append({"grow": growth, "edit": edit, "settings": settings, "steps": steps})
-        stages[-1] |= {"config": cfg, "flops": flops}
+        settings["seed"] = seed
+        stages.append({"grow": growth, "edit": edit, "settings": settings, "steps": steps, "config": cfg})
 
     # all stages end their rates with the arm, unless they are a trunk
     parent = None
@@ -321,27 +320,30 @@ def compare(spec, lines):
     first = spec["seeds"][0]  # the one that all arms have
     mean = {name: statistics.mean(values.values()) for name, values in final.items()}
     best = min(full, key=lambda name: (-len(final[name]), mean[name]), default=None)
-    how = {name: regime(name, spec) for name in arms}
-    line = [name for name in controls if how[name] == how[best]] if best else []
-    line.sort(key=lambda name: ends[name])
+    regimes = {name: regime(name, spec) for name in arms}
+    alike = [name for name in controls if best and regimes[name] == regimes[best]]
+    alike.sort(key=lambda name: ends[name])
     shift = mean[best] / final[best][first] if best else 1.0  # others have the first seed alone
-    by_budget = sorted({(ends[name], final[name][first] * shift) for name in line})
-    trunk = next((name for name in reversed(line) if branches(name, spec)), None)
+    by_budget = sorted({(ends[name], final[name][first] * shift) for name in alike})
+    trunk = next((name for name in reversed(alike) if branches(name, spec)), None)
 
     # a row an arm; what can't be said of it is left out
     rows = []
     for name, runs in arms.items():
-        values, run = list(final[name].values()), one[name]
+        run, branch = one[name], branches(name, spec)
         end, grown_at = run[-1], growths(run)
-        row = {"arm": name, "values": values, "bpb": mean[name], "best": name == best}
-        row |= {
+        before = statistics.mean(before_decay(r, regimes[name][2], branch) for r in runs.values())
+        row = {
+            "arm": name,
+            "best": name == best,
+            "values": list(final[name].values()),
+            "bpb": mean[name],
+            "decay": mean[name] - before,
             "tokens": end["tokens"],
             "flops": end["flops"],
             "a_parameter": end["tokens"] / end["parameters"],
+            "growths": [run[i]["tokens"] / end["tokens"] for i in grown_at],
         }
-        row |= {"growths": [run[i]["tokens"] / end["tokens"] for i in grown_at]}
-        branch = branches(name, spec)
-        row |= {"before": statistics.mean(before_decay(r, how[name][2], branch) for r in runs.values())}
         if "head" in end:
             steps = [(b["flops"] - a["flops"]) * b["head"] for a, b in zip([{"flops": 0}, *run], run)]
             row["head"] = sum(steps) / end["flops"]
@@ -350,12 +352,13 @@ def compare(spec, lines):
         if best:
             row["R"] = end["tokens"] / end["flops"] * ends[best] / one[best][-1]["tokens"]
         if len(by_budget) > 1:
-            row["worths"] = [flops_for(by_budget, value) / ends[name] for value in values]
+            row["worths"] = [flops_for(by_budget, value) / ends[name] for value in row["values"]]
             row["worth"] = statistics.mean(row["worths"])
+            row["eta"] = row["worth"] / row["R"]
         if len(by_budget) > 1 and len(grown_at) == 1:
             flops, bpb = curve(runs)
             grown = grown_at[0] - 1
-            big = next((control for control in full if how[control] == how[name]), best)
+            big = next((control for control in full if regimes[control] == regimes[name]), best)
             ideal = at(*curve(arms[big]), bpb[grown]) - flops[grown]
             row |= {"grown_at": bpb[grown], "ideal": ideal / ends[name]}
             if row["ideal"] > 0.03:  # it is read off no better, and of easier text it would be negative
@@ -366,29 +369,38 @@ def compare(spec, lines):
 
 def table(rows):
     """Yield the lines of a Markdown table."""
-    names = "arm | tokens | a parameter | bits per byte | seeds | worth | R | eta | grown at, of the tokens"
-    names += " | head, of the FLOPs | the last decay | behind before it | at the growth | ideal | share of it"
-    yield f"| {names} |"
-    yield "|---" * names.count("|") + "|---|"
 
     def among(values, form):
         return f" ({min(values):{form}} to {max(values):{form}})" if len(values) > 1 else ""
 
-    for r in rows:
-        worth = f"{r['worth']:.2f} x{among(r['worths'], '.2f')}" if "worth" in r else ""
-        share = f"{r['share']:.0%}" if "share" in r else ""
-        ratio = f"{r['R']:.2f}" if "R" in r else ""
-        eta = f"{r['worth'] / r['R']:.2f}" if "worth" in r else ""
-        when = ", ".join(f"{at:.2f}" for at in r["growths"])
-        head = f"{r['head']:.0%}" if "head" in r else ""
-        decay = f"{r['bpb'] - r['before']:+.4f}" if math.isfinite(r["before"]) else ""
-        mixed = f"{r['behind']:+.4f}" if math.isfinite(r.get("behind", math.nan)) else ""
-        grown = f"{r['grown_at']:.4f} | {r['ideal']:.2f} | {share}" if "ideal" in r else "| |"
-        name = f"**{r['arm']}**" if r["best"] else r["arm"]
-        read = f"{count(r['tokens'])} | {r['a_parameter']:.1f}"
-        bpb, n = f"{r['bpb']:.4f}{among(r['values'], '.4f')}", len(r["values"])
-        cells = [name, read, bpb, n, worth, ratio, eta, when, head, decay, mixed, grown]
-        yield f"| {' | '.join(map(str, cells))} |"
+    for i, row in enumerate(rows):
+
+        def shown(key, form):
+            value = row.get(key, math.nan)  # nan: it can't be said
+            return "" if math.isnan(value) else format(value, form)
+
+        worth = shown("worth", ".2f")
+        cells = {
+            "arm": f"**{row['arm']}**" if row["best"] else row["arm"],
+            "tokens": count(row["tokens"]),
+            "a parameter": shown("a_parameter", ".1f"),
+            "bits per byte": shown("bpb", ".4f") + among(row["values"], ".4f"),
+            "seeds": str(len(row["values"])),
+            "worth": worth and f"{worth} x{among(row['worths'], '.2f')}",
+            "R": shown("R", ".2f"),
+            "eta": shown("eta", ".2f"),
+            "grown at, of the tokens": ", ".join(f"{share:.2f}" for share in row["growths"]),
+            "head, of the FLOPs": shown("head", ".0%"),
+            "the last decay": shown("decay", "+.4f"),
+            "behind before it": shown("behind", "+.4f"),
+            "at the growth": shown("grown_at", ".4f"),
+            "ideal": shown("ideal", ".2f"),
+            "share of it": shown("share", ".0%"),
+        }
+        if i == 0:
+            yield f"| {' | '.join(cells)} |"
+            yield "|---" * len(cells) + "|"
+        yield f"| {' | '.join(cells.values())} |"
 
 
 def picture(rows, arms, path):

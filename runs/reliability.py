@@ -33,7 +33,8 @@ import sentencepiece
 import torch
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
-from checkpoint import file_sha256, load_checkpoint, lock
+from checkpoint import load_checkpoint, lock
+from data import file_sha256
 
 ROOT = sys.path[0]
 TRAIN = {  # a model so small that it is saved many times a second

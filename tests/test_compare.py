@@ -121,7 +121,8 @@ def test_what_the_table_says_of_an_arm():
     assert grown["growths"] == [100 / 150] and control["growths"] == other["growths"] == []
     assert grown["a_parameter"] == 3
     assert (grown["head"], control["head"]) == pytest.approx((0.3, 0.2))
-    assert (control["before"], other["before"], grown["before"]) == (3.5, 3.8, 6.0)
+    ends = {"scratch": -1.5, "scratch, another decay": -1.3, "grown": -5.0}  # what the decay brings
+    assert {name: rows[name]["decay"] for name in ends} == pytest.approx(ends)
     assert "behind" not in rows["grown, a branch"]  # no control of its regime has a trunk
     text = {line.split(" | ")[0].strip("| *"): line for line in room["table"](compared)}
     assert "| 2.00 x | 1.50 | 1.33 | 0.67 | 30% | -5.0000 |  |" in text["grown"]

@@ -9,7 +9,7 @@ from helpers import ODD, make_docs, run_prepare, spell, split_docs, train_tokeni
 
 import data as data_module
 import prepare
-from data import DEAL, PAGE, Mixture, Shard
+from data import DEAL, PAGE, Mixture, Shard, shares_of
 
 
 @pytest.fixture
@@ -96,6 +96,18 @@ def test_a_mixture_keeps_its_shares_and_replays_nothing(shard):
     assert third.epochs() == [0, 0, 0]
 
 
+def test_stages_of_less_than_a_page_are_left_out():
+    meta = {"stages": [{"name": name} for name in "abc"], "splits": {}}
+    for name, n in ("a", PAGE), ("b", 3 * PAGE), ("c", 5 * PAGE):
+        meta["splits"][f"{name}.train"] = {"tokens": n}
+    assert shares_of(meta, "natural", 0.2) == {"b.train": 3 / 8, "c.train": 5 / 8}
+    assert shares_of(meta, "c", 0.2) == pytest.approx({"b.train": 0.2, "c.train": 0.8})
+    assert shares_of(meta, "a", 0.2) == {"a.train": 1.0}  # it is asked for by name
+    meta["stages"] = meta["stages"][:1]
+    with pytest.raises(ValueError, match="too little text: no stage has the 4097 tokens"):
+        shares_of(meta, "natural", 0.2)
+
+
 @pytest.mark.parametrize("docs", [ODD, ODD + make_docs(200), [ODD[0] + "\n" + ODD[3]], ["\n\n x" * 500]])
 def test_bytes_are_exact(tmp_path, sp_model, docs, monkeypatch):
     monkeypatch.setattr(prepare, "PIECE", 300)
@@ -119,6 +131,7 @@ def test_tiktoken_and_uint32(tmp_path, fake_tiktoken):
     assert sorted(got) == sorted(d for d in docs if d.strip())
     ids = np.fromfile(tmp_path / "out" / "train.bin", "<u4")
     assert tok.token_bytes()[ids].sum() == meta["splits"]["train"]["bytes"] and tok.token_bytes()[257] == 3
+    assert tok.decode([*tok.encode("Ann"), 300, 70000]) == "Ann"  # 300 is of no token
     assert [data_module.token_dtype(n) for n in (65535, 65536)] == ["<u2", "<u4"]
 
 

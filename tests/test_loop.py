@@ -128,6 +128,7 @@ def test_the_curriculum_loop(tmp_path):
     for args, message in [
         (["--rows=words13"], "rows = 'words13': "),
         (["--data_mix=words13"], "has no stage words13, only words12, all"),
+        (["--data_mix={'natural': 0.5, 'all': 0.5}"], "has no stage natural, only words12, all"),
         (["--data_mix={'all': 0.5}"], "the shares are not positive, or sum to 0.5, not to 1"),
     ]:
         error, _ = run("train.py", *stage, f"--out_dir={tmp_path / 'x'}", *args)

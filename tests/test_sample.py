@@ -489,6 +489,21 @@ def test_a_chat_that_cannot_be_says_why(template, message, sp_model, tmp_path, m
     assert message in error and not os.path.exists("hacked")
 
 
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {"tokenizer_config.json": b'{"added_tokens_decoder": null}'},
+        {"tokenizer.json": b'{"added_tokens": null}'},
+        {"chat_template.jinja": b"", "tokenizer_config.json": b'{"chat_template": [{"name": "default"}]}'},
+    ],
+)
+def test_broken_files_that_a_chat_model_came_with_are_one_line(broken, sp_model, tmp_path):
+    files = {name: as_tensor(data) for name, data in ({"chat_template.jinja": b"a"} | broken).items()}
+    path = untrained(tmp_path / "a.pt", tokenizer_of(sp_model), origin={"stop": [2], "files": files})
+    error, _ = run("sample.py", "--in", path, "--chat", "--prompt", "Ann")
+    assert "--chat: a file that the model came with is broken" in error
+
+
 # -----------------------------------------------------------------------------
 # what can't be done
 
@@ -578,7 +593,7 @@ def test_without_arguments(tmp_path, monkeypatch, model_file):
         os.utime(f"out/{name}/ckpt.pt", (1e9 - age, 1e9 - age))
     error, _ = run("sample.py")
     assert error.endswith("try the newest, --in out/new/ckpt.pt; or out/old/ckpt.pt")
-    assert "its checkpoint is out/new/ckpt.pt" in run("sample.py", "--in", "out/new")[0]
+    assert "a folder with a checkpoint in it: give out/new/ckpt.pt" in run("sample.py", "--in", "out/new")[0]
     shutil.copy(model_file, "out/ckpt.pt")
     assert ok("sample.py", "--tokens", 2).startswith("Once upon a time")
 
@@ -632,7 +647,9 @@ def test_tools_read_sharded_checkpoints(grown_run, tmp_path):
     shutil.copytree(b / "ckpt.prev.pt", tmp_path / "other", ignore=shutil.ignore_patterns("whole.pt"))
     torch.save({"step": 2}, tmp_path / "other/rest.pt")
     assert "other/rest.pt: not a Babel checkpoint" in run("sample.py", "--in", tmp_path / "other")[0]
-    for evil in (b"cos\nsystem\n(S'touch evil'\ntR.", b"", (b / "ckpt.prev.pt/.metadata").read_bytes()[:99]):
+    hidden = b"ctorch.distributed.checkpoint.filesystem\n_get_device_module\n(S'_import_dotted_name'\ntR."
+    cut = (b / "ckpt.prev.pt/.metadata").read_bytes()[:99]
+    for evil in (b"cos\nsystem\n(S'touch evil'\ntR.", hidden, b"", cut):
         (b / "ckpt.prev.pt/whole.pt").unlink(missing_ok=True)
         (b / "ckpt.prev.pt/.metadata").write_bytes(evil)
         error, _ = run("sample.py", "--in", b / "ckpt.prev.pt")

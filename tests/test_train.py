@@ -20,7 +20,7 @@ from helpers import HERE, metrics, ok, run, same, together, weights
 import data as data_module
 import train
 from checkpoint import load_checkpoint, save_checkpoint
-from model import Config, Generation, Llama
+from model import Generation, Llama
 from train import Clock, rates, stage_clock, warm_again, warmed
 
 BASE = """--n_layer=2 --n_head=2 --n_embd=32 --head_dim=16 --block_size=64 --tokens_per_step=512
@@ -295,21 +295,6 @@ def test_a_horizon_before_the_end_is_refused_or_said(base, tmp_path):
     printed = ok("train.py", *base, out, "--horizon_tokens=5120", "--floor=0.1")
     assert "from 5,120 tokens on, all rates are 10% of their peaks, the floor" in printed
     assert lr(tmp_path / "a")[10:] == pytest.approx([1e-3] * 10)
-
-
-def test_checkpoints_of_older_versions_go_on(base, tmp_path):
-    ok("train.py", *base, f"--out_dir={tmp_path / 'a'}")
-    new = load_checkpoint(tmp_path / "a/ckpt.pt")
-    old = {key: value for key, value in new.items() if key != "schedule"}
-    (g,) = new["config"]["generations"]
-    g = {key: value for key, value in g.items() if not key.startswith("warm_")} | {"horizon": 10240}
-    save_checkpoint(f"{tmp_path}/old.pt", old | {"config": old["config"] | {"generations": [g]}})
-    read = load_checkpoint(tmp_path / "old.pt")
-    assert Config(**read["config"]) == Config(**new["config"])
-    assert read["schedule"]["horizon"] == 10240 and read["schedule"]["rates"] == [0.0]
-    ok("grow.py", "--in", tmp_path / "old.pt", "--double", "ffn")
-    ok("train.py", *base, f"--init_from={tmp_path / 'grown.pt'}", f"--out_dir={tmp_path / 'b'}")
-    assert lr(tmp_path / "b") == pytest.approx(expected(1e-2))
 
 
 # -----------------------------------------------------------------------------
