@@ -351,7 +351,7 @@ def tokenizer_from(name: str, model: bytes) -> Tokenizer:
         try:
             spec = json.loads(model)
             byte_fallback = spec["model"].get("byte_fallback") and spec["model"]["type"] == "BPE"
-        except (ValueError, KeyError, TypeError, AttributeError):  # Tokenizer says what is wrong with it
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):  # Tokenizer says which
             byte_fallback = False
         if not byte_fallback:
             return Tokenizer("tokenizers", name, model)
@@ -361,7 +361,12 @@ def tokenizer_from(name: str, model: bytes) -> Tokenizer:
             raise ValueError(f"tokenizer {name}: no tokenizer.json, or a broken one") from None
     elif re.match(rb"[A-Za-z0-9+/]+=* \d+\n", model):
         raise ValueError(f"tokenizer {name}: in tiktoken's format: give a tokenizer.json of it")
-    return Tokenizer("sentencepiece", "llama2" if sha256(model) == LLAMA2_SHA256 else name, model)
+    tok = Tokenizer("sentencepiece", "llama2" if sha256(model) == LLAMA2_SHA256 else name, model)
+    probe = "a  b\n c1 23 e\u0301 日本\r\n\t🙂 "
+    scores = map(tok.sp.get_score, range(tok.vocab_size))  # BPE's are ranks
+    if tok.sp.decode(tok.sp.encode(probe)) != probe or not all(map(float.is_integer, scores)):
+        raise ValueError(f"tokenizer {name}: not BPE that keeps the text as it is, as Llama 2's: use another")
+    return tok
 
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)  # sentencepiece's types of pieces

@@ -23,6 +23,7 @@ An export folds what growing has added into the weights, and keeps the logits:
 import argparse
 import functools
 import glob
+import itertools
 import json
 import math
 import os
@@ -31,7 +32,7 @@ import shutil
 import struct
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -61,6 +62,7 @@ from data import (
     count_bytes,
     fetch_llama2,
     one_line,
+    read_meta,
     sentencepiece_model,
     sha256,
     speller,
@@ -220,6 +222,8 @@ def write_safetensors(folder: str, tensors: dict[str, Made], dtype: str) -> None
                 shape, make = tensors[name]
                 tensor = make().to(torch_dtype).contiguous()
                 assert tensor.shape == shape, name
+                if not tensor.isfinite().all():
+                    raise ValueError(f"{name} holds NaN, or more than {dtype} can: try another --dtype")
                 f.write(tensor.flatten().view(torch.uint8).numpy())
                 count(tensor.nbytes)
             f.flush()
@@ -261,7 +265,7 @@ def write_tokenizer(folder: str, tok: Tokenizer, context: int, end: int) -> None
     ids = {"bos_token": tok.bos, "eos_token": end}
     if tok.kind == "sentencepiece":
         if not os.path.exists(f"{folder}/tokenizer.json"):
-            write_json(f"{folder}/tokenizer.json", tokenizer_json(tok.sp))
+            write_json(f"{folder}/tokenizer.json", tokenizer_json(tok))
         ids["unk_token"] = tok.sp.unk_id()
     token_of = tok.sp.id_to_piece if tok.kind == "sentencepiece" else tok.hf.id_to_token
     special = {name: token_of(i) for name, i in ids.items() if 0 <= i < tok.vocab_size}
@@ -295,9 +299,10 @@ def write_origin(folder: str, origin: dict) -> None:
         path.write_bytes(data.numpy())
 
 
-def tokenizer_json(sp: "sentencepiece.SentencePieceProcessor") -> dict:  # noqa: F821
+def tokenizer_json(tok: Tokenizer) -> dict:
     """Return a sentencepiece BPE model as Hugging Face's tokenizers describe it, as in the repositories of
     Llama 2."""
+    sp = tok.sp
     vocab = {sp.id_to_piece(i): i for i in range(sp.vocab_size())}
     special = control_pieces(sp)
     merges = []  # the pairs that make each piece, those of the best piece first
@@ -307,17 +312,15 @@ def tokenizer_json(sp: "sentencepiece.SentencePieceProcessor") -> dict:  # noqa:
         cuts = [(piece[:n], piece[n:]) for n in range(1, len(piece))]
         pairs = [(a, b) for a, b in cuts if a in vocab and b in vocab]
         merges += [(-sp.get_score(i), vocab[a], vocab[b], a, b) for a, b in pairs]
-    added = {"special": True, "normalized": False, "single_word": False, "lstrip": False, "rstrip": False}
+    spaces = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
+    prepend, strip = [], []
+    if tok.dummy_prefix:
+        prepend = [{"type": "Prepend", "prepend": "▁"}]
+        strip = [{"type": "Strip", "content": " ", "start": 1, "stop": 0}]
     return {
         "version": "1.0",
-        "added_tokens": [{"id": i, "content": piece} | added for piece, i in special.items()],
-        "normalizer": {
-            "type": "Sequence",
-            "normalizers": [
-                {"type": "Prepend", "prepend": "▁"},
-                {"type": "Replace", "pattern": {"String": " "}, "content": "▁"},
-            ],
-        },
+        "added_tokens": added_tokens((i, piece, CONTROL) for piece, i in special.items()),
+        "normalizer": {"type": "Sequence", "normalizers": [*prepend, spaces]},
         "pre_tokenizer": None,
         "post_processor": bos_first(sp.id_to_piece(sp.bos_id()), sp.bos_id()),
         "decoder": {
@@ -326,7 +329,7 @@ def tokenizer_json(sp: "sentencepiece.SentencePieceProcessor") -> dict:  # noqa:
                 {"type": "Replace", "pattern": {"String": "▁"}, "content": " "},
                 {"type": "ByteFallback"},
                 {"type": "Fuse"},
-                {"type": "Strip", "content": " ", "start": 1, "stop": 0},
+                *strip,
             ],
         },
         "model": {
@@ -338,6 +341,17 @@ def tokenizer_json(sp: "sentencepiece.SentencePieceProcessor") -> dict:  # noqa:
             "merges": [[a, b] for *_, a, b in sorted(merges)],
         },
     }
+
+
+def added_tokens(pieces: Iterable[tuple[int, str, int]]) -> list[dict]:
+    """Return a tokenizer.json's added_tokens, of (id, token, type): those that it keeps whole."""
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    whole = (UNKNOWN, CONTROL, USER_DEFINED)
+    return [
+        {"id": i, "content": token, "special": kind != USER_DEFINED} | flags
+        for i, token, kind in pieces
+        if kind in whole
+    ]
 
 
 def bos_first(bos: str, bos_id: int) -> dict:
@@ -387,13 +401,17 @@ It has read {spent}, those of the smaller models included{beside}.
 """
 
 
-def last_evaluation(path: str, step: int) -> dict:
-    """Return what metrics.jsonl at path says of the evaluation at this step, {} if there is none."""
+def last_evaluation(path: str, step: int, tokens: int) -> dict:
+    """Return what metrics.jsonl at path says of the evaluation at this step and these tokens, {} if there is
+    none. Beside a grown.pt, of step 0, lies that of the run before, whose step 0 is another model's."""
     if not os.path.isfile(path):
         return {}
     with open(path) as f:
-        evaluations = (json.loads(line) for line in f if '"bpb"' in line)
-        return next((e for e in evaluations if e["step"] == step), {})
+        lines = [line for line in f if '"bpb"' in line and line.endswith("\n")]  # a kill may cut the last
+    try:
+        return next((e for e in map(json.loads, lines) if (e["step"], e["tokens"]) == (step, tokens)), {})
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(f"{path}: not a metrics.jsonl of train.py: move it away") from None
 
 
 # -----------------------------------------------------------------------------
@@ -468,7 +486,9 @@ def measure(ckpt: dict, tok: Tokenizer, model: Llama, absent: torch.Tensor | Non
     n_rows, n = model.cfg.vocab_size, model.cfg.n_tokens
     said = f"It was trained with rows for {n_rows:,} of the {n:,} tokens.\n"
     folder = data_of(ckpt)
-    if not folder or not os.path.isfile(f"{folder}/val.bin"):
+    if not folder or not all(os.path.isfile(f"{folder}/{name}") for name in ("val.bin", "meta.json")):
+        return said
+    if read_meta(folder)["tokenizer"]["sha256"] != tok.sha256:  # it was prepared anew
         return said
     ids = spread(np.fromfile(f"{folder}/val.bin", tok.dtype), 16384)
     n_bytes = count_bytes(ids[1:], ids[:-1], tok.token_bytes(), tok.bos, tok.dummy_prefix)
@@ -491,7 +511,7 @@ def parse_json(path: str, data: bytes) -> dict:
     """Return the object in a JSON file's bytes. Raise ValueError if there is none."""
     try:
         values = json.loads(data.decode("utf-8-sig"))
-    except ValueError as e:
+    except (ValueError, RecursionError) as e:
         raise ValueError(f"{path}: broken, or no JSON ({e})") from None
     if not isinstance(values, dict):
         raise ValueError(f"{path}: expected an object, not a {type(values).__name__}")
@@ -544,6 +564,8 @@ def babel_config(path: str, c: dict, context: int | None = None) -> Config:
         if type(value) not in (int, kind):
             expected = "a whole number" if kind is int else "a number"
             raise ValueError(f"{path}: {name} = {value!r}, expected {expected}")
+        if abs(value) > (2**24 if kind is int else 1e30):  # above any Llama's, and soon above the memory
+            raise ValueError(f"{path}: {name} is too large")
         return value
 
     # the context, within a Mistral's window
@@ -697,7 +719,7 @@ def agree(tok: Tokenizer, spec: bytes | None) -> bool:
         spec = json.loads(spec or b"{}")
         added = {token["content"]: token["id"] for token in spec.get("added_tokens", [])}
         vocab = spec["model"]["vocab"] | added
-    except (ValueError, KeyError, TypeError, AttributeError):  # none, a broken one, or not of BPE
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):  # none, broken, or not of BPE
         return True
     return all(vocab.get(tok.sp.id_to_piece(i)) == i for i in range(tok.vocab_size))
 
@@ -709,7 +731,7 @@ def special_tokens(files: dict[str, bytes], tok: Tokenizer) -> dict[str, int]:
     special |= {token: i for token, i in added.items() if isinstance(i, int)}
     described = object_in(files, "tokenizer.json").get("added_tokens") or []
     try:
-        special |= {token["content"]: int(token["id"]) for token in described if token["special"]}
+        special |= {token["content"]: int(token["id"]) for token in described}
     except (KeyError, TypeError, ValueError):
         raise ValueError("tokenizer.json: broken: its added_tokens are none") from None
     return special
@@ -837,6 +859,8 @@ def read_llama(source: str, out: str, block_size: int | None = None, context: in
             f"its config.json a vocab_size of {cfg.vocab_size}"
         )
     stored = opened()
+    if cfg.n_layer > len(stored):
+        raise ValueError(f"{source}: {cfg.n_layer} layers, but only {len(stored)} tensors")
 
     # the checkpoint, of tensors that are yet to be made
     name = re.sub(r"\.gguf$", "", os.path.basename(os.path.realpath(source)))
@@ -924,7 +948,10 @@ def read_gguf(path: str) -> tuple[dict, dict[str, bytes], Callable[[], dict[str,
         raise ValueError(f"{path}: no token_embd.weight in it: a vocabulary, or an adapter, not a model")
 
     # what it says, as config.json would
-    n_head = llama.get("attention.head_count")
+    n_head, head_dim = llama.get("attention.head_count"), llama.get("attention.key_length")
+    turned = llama.get("rope.dimension_count", head_dim)
+    if head_dim and turned != head_dim:
+        raise ValueError(f"{path}: RoPE turns {turned} of a head's {head_dim} dimensions, model.py all")
     config = {
         "model_type": "llama",
         "num_hidden_layers": llama.get("block_count"),
@@ -935,7 +962,7 @@ def read_gguf(path: str) -> tuple[dict, dict[str, bytes], Callable[[], dict[str,
         "max_position_embeddings": llama.get("context_length"),
         "rms_norm_eps": llama.get("attention.layer_norm_rms_epsilon"),
         "rope_theta": llama.get("rope.freq_base", 10000.0),
-        "head_dim": llama.get("attention.key_length") or llama.get("rope.dimension_count"),
+        "head_dim": head_dim or turned,
         "vocab_size": len(in_file["token_embd"].data),
         "tie_word_embeddings": "output" not in in_file,
         "rope_scaling": gguf_scaling(path, llama, in_file.pop("rope_freqs", None)),
@@ -958,7 +985,7 @@ def read_gguf(path: str) -> tuple[dict, dict[str, bytes], Callable[[], dict[str,
     heads_of = {"attn_q": n_head, "attn_k": config["num_key_value_heads"]}
     stored = {}
     for name, tensor in in_file.items():
-        if name.startswith("blk."):
+        if re.match(r"blk\.\d+\.", name):
             _, layer, kind = name.split(".", 2)
             there = f"model.layers.{layer}.{GGUF_NAMES.get(kind, kind)}"
         else:
@@ -972,7 +999,8 @@ def read_gguf(path: str) -> tuple[dict, dict[str, bytes], Callable[[], dict[str,
 def gguf_scaling(path: str, llama: dict, factors: object) -> dict | None:
     """Return the rope_scaling of a GGUF file, or None. llama: its values; factors: its tensor rope_freqs, by
     which Llama 3.1's scaling divides the frequencies. Raise ValueError if the scaling is another."""
-    named = llama.get("rope.scaling.type", "none")
+    linear = llama.get("rope.scaling.factor") or llama.get("rope.scale_linear")  # llama.cpp's default type
+    named = llama.get("rope.scaling.type", "linear" if linear not in (None, 0, 1) else "none")
     if named != "none":
         raise ValueError(f"{path}: rope.scaling.type is {named}, and model.py has only Llama 3.1's")
     if factors is None:
@@ -981,6 +1009,8 @@ def gguf_scaling(path: str, llama: dict, factors: object) -> dict | None:
     # compare the divisors with those of model.py's rope_frequencies
     found = torch.from_numpy(np.array(factors.data, np.float32))
     theta, context, low, high = llama.get("rope.freq_base", 10000.0), 8192, 1.0, 4.0
+    if not isinstance(theta, (int, float)) or not found.numel():
+        raise ValueError(f"{path}: broken: rope.freq_base = {theta!r}, with {found.numel()} rope_freqs")
     turns = context * theta ** (-torch.arange(len(found)) / len(found)) / (2 * math.pi)
     kept = ((turns - low) / (high - low)).clamp(0, 1)
     factor = found.max().item()
@@ -995,13 +1025,17 @@ def gguf_files(path: str, values: dict) -> dict[str, bytes]:
     # the tokenizer
     prefix = "tokenizer.ggml."
     says = {key.removeprefix(prefix): value for key, value in values.items() if key.startswith(prefix)}
+    for key, kind in {"tokens": str, "token_type": int, "scores": float, "merges": str}.items():
+        value = says.get(key, [])
+        if not isinstance(value, list) or not all(type(x) is kind for x in value):
+            raise ValueError(f"{path}: broken: {prefix}{key} is no list of {kind.__name__}")
     tokens, kinds = says.get("tokens"), says.get("token_type")
     if not tokens or not kinds or says.get("model") not in ("llama", "gpt2"):
         raise ValueError(
             f"{path}: its tokenizer is {says.get('model')}, and only llama's and gpt2's can be read"
         )
     ids = {key: says.get(f"{name}_token_id") for key, name in GGUF_IDS.items()}
-    special = {f"{key}_token": tokens[i] for key, i in ids.items() if i is not None and i < len(tokens)}
+    special = {f"{key}_token": tokens[i] for key, i in ids.items() if i in range(len(tokens))}
     if says["model"] == "llama":
         unknown = next((token for token, kind in zip(tokens, kinds) if kind == UNKNOWN), "<unk>")
         ends = special.get("bos_token", "<s>"), special.get("eos_token", "</s>")
@@ -1010,7 +1044,9 @@ def gguf_files(path: str, values: dict) -> dict[str, bytes]:
         else:
             pieces = list(zip(tokens, says.get("scores") or [0.0] * len(tokens), kinds))
             model = sentencepiece_model(pieces, unknown, *ends, says.get("add_space_prefix", True))
-        described = tokenizer_json(tokenizer_from("tokenizer.model", model).sp)
+        described = tokenizer_json(tokenizer_from("tokenizer.model", model))
+        # sentencepiece does not tell which pieces are user-defined
+        described["added_tokens"] = added_tokens(zip(itertools.count(), tokens, kinds))
         files = {"tokenizer.model": model, "tokenizer.json": json.dumps(described).encode()}
     else:
         described = byte_level_json(path, says, special.get("bos_token"))
@@ -1030,19 +1066,13 @@ def byte_level_json(path: str, says: dict, bos: str | None) -> dict:
     """Return the tokenizer.json of a GGUF file's byte-level BPE. says: its values of tokenizer.ggml; bos: the
     token. Raise ValueError if it cuts the text in an unknown way."""
     cut = says.get("pre", "default")
-    if cut not in CUT_BY:
+    if cut not in list(CUT_BY):  # a list, which may be asked for what can't be hashed
         raise ValueError(
             f"{path}: tokenizer.ggml.pre is {cut}, and only {', '.join(CUT_BY)} can be read: "
             "import the model's own folder, which has a tokenizer.json"
         )
-    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
-    tokens, kinds = says["tokens"], says["token_type"]
+    tokens = says["tokens"]
     vocab = {token: i for i, token in enumerate(tokens)}
-    added = [
-        {"id": i, "content": token, "special": kind == CONTROL} | flags
-        for i, (token, kind) in enumerate(zip(tokens, kinds))
-        if kind in (CONTROL, USER_DEFINED)
-    ]
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
     split = {"type": "Split", "behavior": "Isolated", "invert": False}
     cuts = [split | {"pattern": {"Regex": regex}} for regex in CUT_BY[cut]]
@@ -1050,7 +1080,7 @@ def byte_level_json(path: str, says: dict, bos: str | None) -> dict:
     starts = bos and says.get("add_bos_token", is_llama3)
     return {
         "version": "1.0",
-        "added_tokens": added,
+        "added_tokens": added_tokens(zip(itertools.count(), tokens, says["token_type"])),
         "normalizer": None,
         "pre_tokenizer": {"type": "Sequence", "pretokenizers": [*cuts, byte_level]},
         "post_processor": bos_first(bos, vocab[bos]) if starts else None,
@@ -1086,6 +1116,7 @@ def export(path: str, out: str, dtype: str = "float32") -> None:
     stop = stop_ids(ckpt, tok) if tok else []
     eos = stop[0] if len(stop) == 1 else stop or None
     config = llama_config(cfg, dtype, ids.get("bos"), eos, ids.get("pad"))
+    build_model(ckpt, assign=True)  # fails now if tensors are missing
     n_params = sum(math.prod(shape) for shape, _ in llama_tensors(cfg, ckpt["model"]).values())
     print(f"exporting {path}: {n_params:,} parameters", flush=True)
     for i, g in enumerate(cfg.generations):
@@ -1102,7 +1133,8 @@ def export(path: str, out: str, dtype: str = "float32") -> None:
         figures = measure(ckpt, tok, model, absent)
         print(figures, end="")
     tensors = llama_tensors(cfg, ckpt["model"], absent)
-    last = last_evaluation(os.path.join(os.path.dirname(path), "metrics.jsonl"), ckpt["step"])
+    beside = os.path.join(os.path.dirname(path), "metrics.jsonl")
+    last = last_evaluation(beside, ckpt["step"], ckpt["ledger"]["tokens"])
 
     # write all, aside
     aside = f"{out.rstrip('/')}.{os.getpid()}"
@@ -1146,6 +1178,8 @@ def main() -> None:
         p.error(f"--dtype goes with --in: {why}")
     if args.input and (args.block_size is not None or args.context is not None):
         p.error("--block_size and --context go with --from")
+    if args.source and not os.path.basename(args.out):
+        raise ValueError(f"{args.out}: a folder: name a file in it, {args.out}ckpt.pt")
     if os.path.exists(args.out):
         raise ValueError(f"{args.out} exists: name a new {'folder' if args.input else 'file'} with --out")
     if args.source:

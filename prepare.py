@@ -86,6 +86,10 @@ OWN_FILE = re.compile(
 # Bytes that a worker gets at a time. A document of more than two of these is read in pieces. The hash of the
 # first decides on train or val, so another value here moves long documents from one to the other.
 PIECE = 1 << 18
+LONGEST = 1 << 26  # bytes of a line of a .jsonl
+# Words that are counted at a time, 200 MB of them. Above it the rarer half is forgotten. The few thousand most
+# frequent words, which the stages are made of, are in practice never among these.
+MOST_WORDS = 1_000_000
 # Where to cut, best first: between lines, before a space, between characters, anywhere. The first two change
 # no token of Llama's, and next to none of tiktoken's.
 CUTS = [re.compile(cut) for cut in (rb"(?<=\n)(?=\S)", rb"(?= )", rb"(?=[^\x80-\xbf])", b"")]
@@ -195,7 +199,7 @@ def read_blocks(path: str, packing: str | None) -> Iterator[bytes]:
         if not packing:
             yield from iter(lambda: f.read(PIECE), b"")
             return
-        read, magic = functools.partial(f.read, 1 << 13), MAGIC[packing]  # 8 KB become some MB at most
+        read, magic = functools.partial(f.read, 1 << 13), MAGIC[packing]  # 8 KB become 8 MB at most, of .xz 56
         data = read()
         while True:
             member = lzma.LZMADecompressor() if packing == ".xz" else zlib.decompressobj(zlib.MAX_WBITS | 16)
@@ -314,7 +318,7 @@ def read_rows(
     The text need not be UTF-8: half a surrogate pair, which JSON can spell, is not.
     """
     if kind == "jsonl":
-        row_name, rows = "line", enumerate(read_lines(until_broken(path, read_blocks(path, packing), bad)), 1)
+        row_name, rows = "line", enumerate(until_broken(path, read_lines(read_blocks(path, packing)), bad), 1)
     elif kind == "parquet":
         row_name, rows = "row", read_column(path, packing, field, bad)
     else:
@@ -338,8 +342,9 @@ def read_rows(
 
 
 def read_lines(blocks: Iterable[bytes]) -> Iterator[bytes]:
-    """Yield the lines of blocks without their ends, which are LF, CRLF or CR."""
-    parts, held = [], b""
+    """Yield the lines of blocks without their ends, which are LF, CRLF or CR. Raise ValueError at one of more
+    than LONGEST bytes, which would be in memory several times."""
+    parts, held, length = [], b"", 0
     for block in blocks:
         block = held + block
         held = b"\r" if block.endswith(b"\r") else b""  # it may be half of a CRLF
@@ -347,8 +352,11 @@ def read_lines(blocks: Iterable[bytes]) -> Iterator[bytes]:
         *whole, rest = block.split(b"\n")
         for line in whole:
             yield b"".join([*parts, line])
-            parts = []
+            parts, length = [], 0
         parts.append(rest)
+        length += len(rest)
+        if length > LONGEST:
+            raise ValueError(f"a line of more than {LONGEST >> 20} MB")
     yield b"".join(parts)
 
 
@@ -605,15 +613,13 @@ class Encoded:
 
     def __init__(self) -> None:
         self.ids, self.counts = bytearray(), np.zeros(3, np.int64)  # documents, tokens, bytes
-        self.sources = set()  # the documents that the chunks are from, numbered from 1; 0: one that goes on
         self.sample = math.inf, ""  # (hash, a chunk), of the lowest hash
 
 
 def encode_batch(batch: list, tok: Tokenizer, stages: Stages | None) -> dict[str, Encoded]:
     """Return {split: Encoded} of a batch, a list of Pieces."""
-    out, bos, source = collections.defaultdict(Encoded), np.array(tok.bos, tok.dtype).tobytes(), 0
+    out, bos = collections.defaultdict(Encoded), np.array(tok.bos, tok.dtype).tobytes()
     for piece in batch:
-        source += piece[1]
         for text, start, split in stages.split(*piece) if stages else [piece]:
             if tok.kind == "sentencepiece":
                 text = text.replace("▁", " ")  # U+2581 is a space to sentencepiece, so let it count as one
@@ -624,7 +630,6 @@ def encode_batch(batch: list, tok: Tokenizer, stages: Stages | None) -> dict[str
             found.ids += ids
             found.counts += start, len(ids) // tok.dtype.itemsize, len(data)
             if stages:
-                found.sources.add(source)
                 found.sample = min(found.sample, (zlib.crc32(data), text))
     return out
 
@@ -687,7 +692,6 @@ class Split:
         self.counts = np.zeros(3, np.int64)  # documents, tokens, bytes
         # for a stage's split, of which the documents are chunks of others
         self.occurs = np.zeros(vocab_size, np.int64)  # how often each token does
-        self.n_sources, self.last_source = 0, 0  # documents that its chunks are from; the last one's number
         self.sample = math.inf, ""  # (hash, a chunk)
 
     def describe(self) -> dict[str, int | str]:
@@ -703,7 +707,6 @@ def write_splits(
     names = ["train", "val"]
     if stages:
         names = [f"{stage}.{side}" for stage in stages.names for side in ("train", "val")] + ["val"]
-    n_sources = 0  # documents so far that have chunks
     with contextlib.ExitStack() as stack:
         files = {name: stack.enter_context(open(f"{folder}/{name}.bin", "wb")) for name in names}
         splits = {name: Split(file, tok.vocab_size) for name, file in files.items()}
@@ -718,10 +721,6 @@ def write_splits(
                     continue
                 split.occurs += np.bincount(np.frombuffer(found.ids, tok.dtype), minlength=tok.vocab_size)
                 split.sample = min(split.sample, found.sample)
-                sources = {n_sources + number for number in found.sources}
-                split.n_sources += len(sources - {split.last_source})  # one that goes on is counted
-                split.last_source = max(sources)
-            n_sources = max(split.last_source for split in splits.values())
     return splits
 
 
@@ -793,7 +792,6 @@ def write_stages(
         stage = {
             "name": name,
             "words": max(n_words, 0) if limit == math.inf else limit,
-            "documents": train.n_sources,
             "chunks": n_chunks,
             "tokens": n_tokens,
             "distinct_tokens": int((train.occurs > 0).sum()),
@@ -808,11 +806,11 @@ def write_stages(
 
 def print_stages(stages: list[dict]) -> None:
     """Print the table of the stages, and a chunk of each."""
-    heads = f"{'documents':>12}{'chunks':>10}{'tokens':>14}{'distinct':>10}{'coverage':>10}{'rows':>8}"
+    heads = f"{'chunks':>12}{'tokens':>12}{'distinct':>10}{'coverage':>10}{'rows':>8}"
     print(f"{'stage':14}{heads}{'they cover':>12}")
     for s in stages:
         coverage = "-" if s["coverage"] is None else f"{s['coverage']:.1%}"
-        counts = [f"{s[key]:12,}" for key in ("documents", "chunks", "tokens", "distinct_tokens")]
+        counts = [f"{s[key]:12,}" for key in ("chunks", "tokens", "distinct_tokens")]
         print(f"{s['name']:14}{''.join(counts)}{coverage:>12}{s['rows']:12,}{s['rows_coverage']:12.2%}")
     for s in stages:
         text = textwrap.shorten(s["sample"], 400) or "no chunk"
@@ -1077,12 +1075,15 @@ def write_folder(
     stages, covered = None, np.zeros(0)
     if args.words:
         if args.by == "vocabulary":
-            table = collections.Counter()
+            table, n_words = collections.Counter(), 0
             for counted in run_all(count_words, text.pieces(looking=True), tok, None, args.workers):
+                del counted["\0"]
                 table.update(counted)
-            del table["\0"]
+                n_words += counted.total()
+                if len(table) > MOST_WORDS:  # the rarest make room
+                    table = collections.Counter(dict(table.most_common(MOST_WORDS // 2)))
             ranked = ranked or sorted(table, key=lambda word: (-table[word], word))
-            covered = np.cumsum([0, *map(table.__getitem__, ranked)]) / max(table.total(), 1)
+            covered = np.cumsum([0, *map(table.__getitem__, ranked)]) / max(n_words, 1)
         ranks = {"\0": 0} | {word: rank for rank, word in enumerate(ranked[: max(args.words)], 1)}
         stages = Stages(args.by, args.words, ranks, args.known)
 
@@ -1163,8 +1164,11 @@ def main(argv: list[str] | None = None) -> None:
         parser.error("--known must lie between 0 and 1, and --rows above 0")
     if re.search(r"[\n\r]", args.separator.strip()):
         parser.error("--separator must be one line")
-    if args.report and not args.words:
-        parser.error("--report is about stages: give --words too")
+    for name in ("report", "wordlist", "by", "known", "rows"):
+        if not args.words and getattr(args, name) != parser.get_default(name):
+            parser.error(f"--{name} is about stages: give --words too")
+    if args.by == "structure" and (args.wordlist or args.known != parser.get_default("known")):
+        parser.error("--wordlist and --known are about words: leave them out with --by structure")
     try:
         prepare(args)
     except ValueError as e:

@@ -9,10 +9,11 @@
 . "$(dirname "$0")/setup.sh"
 SMALL=${SMALL:-}
 out=out/llama${SMALL:+-small}
+[ ! -e "$out" ] || [ -e "$out/text" ] || die "$out was not made by this script: move it away"
 install $PACKAGES transformers safetensors tokenizers
 [ -n "$SMALL" ] || install gguf
 rm -rf "$out"
-mkdir -p "$out"
+mkdir -p "$out/text"
 SECONDS=0
 step() { echo; echo "=== $* ($((SECONDS / 60)):$(printf %02d $((SECONDS % 60))))"; }
 timed() { "$PYTHON" runs/timed.py "$out/steps.txt" "$@"; }

@@ -60,7 +60,7 @@ def read(path):
         missing = "no ckpt.pt beside metrics.jsonl, so its sizes are not shown"
         print(f"{stage['name']}: {missing}", file=sys.stderr)
         return stage
-    ckpt = load_checkpoint(f"{folder}/ckpt.pt", whole=False)
+    ckpt = load_checkpoint(f"{folder}/ckpt.pt", whole=False, verify=False)
     cfg = Config(**ckpt["config"])
     growth = next((g for g in ckpt["lineage"] if g["tokens"] == evaluations[0]["tokens"]), None)
     return stage | {

@@ -57,8 +57,7 @@ def train_tokenizer(path, lines, vocab_size, hard_vocab_limit=False, **options):
         sentence_iterator=iter(lines),
         model_prefix=str(path.with_suffix("")),
         vocab_size=vocab_size,
-        **llama,
-        **options,
+        **llama | options,
     )
 
 

@@ -197,6 +197,16 @@ def test_spread():
     assert len(data_module.spread(tokens, 9)) == 9
 
 
+@pytest.mark.parametrize(
+    "how", [{"model_type": "unigram"}, {"normalization_rule_name": "nmt_nfkc"}, {"byte_fallback": False}]
+)
+def test_a_sentencepiece_model_that_changes_the_text_is_refused(how, tmp_path):
+    path = tmp_path / "t.model"
+    train_tokenizer(path, make_docs(100), 320, **how)
+    with pytest.raises(ValueError, match="not BPE that keeps the text as it is"):
+        data_module.load_tokenizer(str(path))
+
+
 def test_spelling_with_tiktoken(tmp_path, fake_tiktoken):
     tok = fake_tiktoken([(i * 7) % 256 for i in range(256)], 300)
     for text in ODD + ["the theatre a"]:

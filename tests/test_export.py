@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from helpers import (
     save_byte_bpe,
     spell,
     split_docs,
+    train_tokenizer,
     write_docs,
 )
 
@@ -90,7 +92,7 @@ def chat_model(request, tmp_path, sp_model):
     else:  # as in ChatML fine-tunes of Llama 2: added tokens that tokenizer.model does not have
         shutil.copy(sp_model, hf / "tokenizer.model")
         tokenizers = pytest.importorskip("tokenizers")
-        spec = export.tokenizer_json(load_tokenizer(sp_model).sp)
+        spec = export.tokenizer_json(load_tokenizer(sp_model))
         tok = tokenizers.Tokenizer.from_str(json.dumps(spec))
         tok.add_special_tokens(["<|im_start|>", "<|im_end|>"])
         assert tok.token_to_id("<|im_start|>") == 360
@@ -125,6 +127,38 @@ def test_the_generation_config_that_a_model_came_with_gets_its_stop_tokens(known
     export.write_generation(str(path), 1, [2, 9])
     stop = known if known == [9, 2] else [2, 9]  # another order is no other set
     assert json.loads(path.read_text()) == {"eos_token_id": stop, "temperature": 0.7}
+
+
+def test_a_grown_model_does_not_report_the_loss_of_another(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    untrained, trained = ({"step": s, "tokens": 64 * s, "bpb": 9.0 - s} for s in (0, 8))
+    path.write_text("".join(json.dumps(line) + "\n" for line in (untrained, trained)) + '{"step": 8, "bpb')
+    assert export.last_evaluation(path, 8, 512) == trained  # a kill has cut the last line
+    assert export.last_evaluation(path, 0, 512) == {}  # grown from it: step 0, after as many tokens
+    path.write_text('["bpb"]\n')
+    with pytest.raises(ValueError, match="not a metrics.jsonl"):
+        export.last_evaluation(path, 8, 512)
+
+
+def test_a_text_that_was_prepared_anew_is_not_measured(sp_model, tmp_path):
+    ckpt, tok = checkpoint_of(sp_model), load_tokenizer(sp_model)
+    meta = dict.fromkeys(("vocab_size", "dtype", "bos", "dummy_prefix", "splits"))
+    export.write_json(tmp_path / "meta.json", meta | {"tokenizer": {"sha256": "another"}})
+    np.arange(300, dtype="<u2").tofile(tmp_path / "val.bin")
+    ckpt |= {"settings": {"data": str(tmp_path)}}
+    assert export.measure(ckpt, tok, build(ckpt), None).count("\n") == 1  # no figures
+
+
+@pytest.mark.parametrize("dummy_prefix", [True, False])
+def test_the_tokenizer_json_of_a_model_with_and_without_a_dummy_prefix(dummy_prefix, tmp_path):
+    tokenizers = pytest.importorskip("tokenizers")
+    train_tokenizer(tmp_path / "t.model", make_docs(100), 320, add_dummy_prefix=dummy_prefix)
+    tok = load_tokenizer(str(tmp_path / "t.model"))
+    theirs = tokenizers.Tokenizer.from_str(json.dumps(export.tokenizer_json(tok)))
+    assert tok.dummy_prefix == dummy_prefix
+    for text in ("the dog sat", " the  dog", "日本 🙂"):
+        ids = tok.encode(text)
+        assert theirs.encode(text, add_special_tokens=False).ids == ids and theirs.decode(ids) == text
 
 
 def test_a_model_that_chats_comes_back_as_it_was(chat_model, tmp_path):
@@ -200,7 +234,7 @@ def test_a_sentencepiece_tokenizer_that_is_there_as_json_alone(style, sp_model, 
     hf = tmp_path / "hf"
     save_llama(hf, vocab_size=360)
     tok = load_tokenizer(sp_model)
-    spec = export.tokenizer_json(tok.sp)
+    spec = export.tokenizer_json(tok)
     if style == "hub":  # merges as older files have them
         spec["model"]["merges"] = [" ".join(pair) for pair in spec["model"]["merges"]]
     if style == "metaspace":
@@ -227,7 +261,7 @@ def test_a_sentencepiece_tokenizer_that_is_there_as_json_alone(style, sp_model, 
 
 
 def test_a_tokenizer_json_that_no_sentencepiece_model_says(sp_model, tmp_path):
-    spec = export.tokenizer_json(load_tokenizer(sp_model).sp)
+    spec = export.tokenizer_json(load_tokenizer(sp_model))
     model, merges = spec["model"], "not those of a sentencepiece model"
     split = {"normalizer": None, "pre_tokenizer": {"type": "Metaspace"}}
     for changed, message in [
@@ -332,6 +366,8 @@ def test_tokens_without_a_row_get_little_of_the_probability(tied, sp_model, tmp_
     start = torch.full((150, 1), 1)  # text of the model's own
     columns = build(ckpt).generate(start, 59, rng=torch.Generator().manual_seed(7))
     torch.cat([start, *columns], 1).numpy().astype("<u2").tofile(tmp_path / "d/val.bin")
+    meta = dict.fromkeys(("vocab_size", "dtype", "bos", "dummy_prefix", "splits"))
+    export.write_json(tmp_path / "d/meta.json", meta | {"tokenizer": ckpt["tokenizer"] | {"model": None}})
     save_checkpoint(tmp_path / "a.pt", ckpt | {"settings": {"data": str(tmp_path / "d")}})
     printed = ok("export.py", "--in", tmp_path / "a.pt", "--out", tmp_path / "hf")
     theirs, mine = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "hf"), build(ckpt)
@@ -643,6 +679,39 @@ def test_bad_gguf_files_are_refused_in_a_line(sp_model, tmp_path):
     refused("good-00001-of-00002.gguf", "one of several")
 
 
+def test_odd_values_of_a_gguf_file_are_one_line():
+    tokens, name = ["<unk>", "<s>", "<|im_start|>", "a"], "tokenizer.ggml."
+    right = {"model": "gpt2", "tokens": tokens, "token_type": [2, 3, 4, 1], "merges": [], "pre": "llama-bpe"}
+    files = export.gguf_files("x", {name + key: value for key, value in right.items()})
+    added = json.loads(files["tokenizer.json"])["added_tokens"]  # what is kept whole
+    assert [(token["content"], token["special"]) for token in added] == [
+        ("<unk>", True),
+        ("<s>", True),
+        ("<|im_start|>", False),
+    ]
+    for key, value in [
+        ("tokens", 3),
+        ("tokens", [1, 1, 1, 1]),
+        ("token_type", 7),
+        ("scores", 1),
+        ("merges", [1]),
+        ("pre", ["a"]),
+    ]:
+        with pytest.raises(ValueError, match="^x: "):
+            export.gguf_files("x", {name + k: v for k, v in (right | {key: value}).items()})
+    assert export.gguf_files("x", {name + k: v for k, v in (right | {"bos_token_id": "a"}).items()})
+
+
+def test_a_scaling_that_a_gguf_file_does_not_name_is_linear():
+    for says in ({"rope.scaling.factor": 2.0}, {"rope.scale_linear": 4.0}):
+        with pytest.raises(ValueError, match="rope.scaling.type is linear"):
+            export.gguf_scaling("x", says, None)
+    assert export.gguf_scaling("x", {"rope.scaling.factor": 1.0}, None) is None
+    for theta, n in (("1e4", 4), (1e4, 0)):
+        with pytest.raises(ValueError, match="x: broken: rope.freq_base"):
+            export.gguf_scaling("x", {"rope.freq_base": theta}, SimpleNamespace(data=np.ones(n)))
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("growth", ["none", *GROWTHS, "stack", "clone", "nine"])
 def test_exported_logits_are_those_of_transformers(kind, growth, tmp_path, monkeypatch):
@@ -890,13 +959,18 @@ def test_bad_input_to_export(llama, tmp_path):
         ({"num_hidden_layers": 3}, "model.layers.2.input_layernorm.weight is missing"),
         ({"num_hidden_layers": 1}, "a Llama of this config.json has no model.layers.1."),
         ({"intermediate_size": 80}, "mlp.gate_proj.weight is F32 [70, 40], expected [80, 40]"),
+        ({"hidden_size": 2**62}, "hidden_size is too large"),
+        ({"num_hidden_layers": 10**7}, "10000000 layers, but only 21 tensors"),
+        ({"max_position_embeddings": 2**40}, "max_position_embeddings is too large"),
+        ({"rope_parameters": {"rope_theta": 10**400}}, "rope_theta is too large"),
         ({"vocab_size": 300}, "its tokenizer has 360 tokens, its config.json a vocab_size of 300"),
         ({"tie_word_embeddings": True}, tied),
     ]:
         export.write_json(llama / "config.json", config | changed)
         refused(message)
-    (llama / "config.json").write_text("{")
-    refused("config.json: broken, or no JSON")
+    for text in ("{", "[" * 200_000):
+        (llama / "config.json").write_text(text)
+        refused("config.json: broken, or no JSON")
     (llama / "config.json").write_text("[]")
     refused("config.json: expected an object, not a list")
     export.write_json(llama / "config.json", config)
@@ -930,9 +1004,23 @@ def test_bad_input_to_export(llama, tmp_path):
     refused("no sentencepiece model, or a broken one")
     refused("no such folder", "--from", tmp_path / "none", "--out", out)
     refused("it can only be shorter", "--from", llama, "--out", out, "--block_size", 25)
+    refused("a folder: name a file in it, ", "--from", llama, "--out", f"{out.parent}/")
     refused("block_size = 0: must be positive", "--from", llama, "--out", out, "--block_size", 0)
     refused("exists: name a new file with --out", "--from", llama, "--out", llama / "config.json")
     assert sorted(os.listdir(tmp_path)) == ["hf"]
+
+
+def test_a_model_that_cannot_be_exported_leaves_no_folder(sp_model, tmp_path):
+    for changed, message in [
+        ({"layers.1.attn.q.0": None}, "tensors are not those of its config"),
+        ({"layers.1.attn.norm.gain.0": torch.ones(1)}, "tensors are not those of its config"),
+        ({"head.0": torch.full((360, 40), 7e4)}, "lm_head.weight holds NaN, or more than float16 can"),
+    ]:
+        ckpt = checkpoint_of(sp_model)
+        weights = {name: w for name, w in (ckpt["model"] | changed).items() if w is not None}
+        save_checkpoint(tmp_path / "a.pt", ckpt | {"model": weights})
+        command = ("export.py", "--in", tmp_path / "a.pt", "--out", tmp_path / "hf", "--dtype", "float16")
+        assert message in run(*command)[0] and os.listdir(tmp_path) == ["a.pt"]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

@@ -689,6 +689,28 @@ def test_reading_is_linear_in_the_length_of_a_line():
 # guarantees that hold for all of it
 
 
+def test_a_line_that_is_too_long_is_not_read_whole(tmp_path, sp_model, monkeypatch):
+    monkeypatch.setattr(prepare, "LONGEST", 1 << 20)
+    name = write_docs(tmp_path / "a.jsonl", [*make_docs(9), "a" * (3 << 20)])
+    with pytest.raises(SystemExit):
+        run_prepare(tmp_path / "out", name, sp_model)
+    _, meta = run_prepare(tmp_path / "out", name, sp_model, "--skip_bad", "--val", "0.2")
+    assert sum(meta["splits"][split]["documents"] for split in ("train", "val")) == 9
+
+
+def test_words_are_counted_in_bounded_memory(tmp_path, sp_model, monkeypatch):
+    """The rarest are forgotten; the stages' own words, which are the most frequent, are not."""
+    rare = [f"the cat sat on the mat by x{i}" for i in range(300)]
+    name = write_docs(tmp_path / "a.jsonl", make_docs(300) + rare)
+    monkeypatch.setattr(prepare, "PIECE", 2000)
+    how = ("--words", "5,20,all", "--val", "0.1")
+    files, _ = run_prepare(tmp_path / "whole", name, sp_model, *how)
+    monkeypatch.setattr(prepare, "MOST_WORDS", 100)
+    bounded, _ = run_prepare(tmp_path / "bounded", name, sp_model, *how)
+    assert bounded["words.txt"].count(b"\n") < files["words.txt"].count(b"\n") / 2
+    assert all(bounded[f] == files[f] for f in files if f.endswith(".train.bin"))
+
+
 def test_odd_input_gives_the_same_bytes_for_any_number_of_workers(tmp_path, sp_model, monkeypatch):
     monkeypatch.setattr(prepare, "PIECE", 2000)
     folder = tmp_path / "in"
@@ -717,6 +739,17 @@ def test_options_that_would_fail_late_are_refused(tmp_path, sp_model, capsys):
         with pytest.raises(SystemExit):
             run_prepare(tmp_path / "out", name, sp_model, "--words", "5,all", *option)
         assert "error: --" in capsys.readouterr().err and os.listdir(tmp_path) == ["a.txt"]
+    for ignored in (
+        ["--rows", "0.9"],
+        ["--known", "0.9"],
+        ["--by", "structure"],
+        ["--wordlist", name],
+        ["--words", "5,all", "--by", "structure", "--known", "0.9"],
+    ):
+        with pytest.raises(SystemExit):
+            run_prepare(tmp_path / "out", name, sp_model, *ignored)
+        assert "are about" in capsys.readouterr().err.replace(" is about", " are about")
+        assert os.listdir(tmp_path) == ["a.txt"]
 
 
 def test_a_report_needs_no_display_and_no_terminal_that_shows_all(tmp_path, sp_model):
