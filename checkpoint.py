@@ -255,7 +255,7 @@ def checked(path: str, ckpt: object) -> dict:
         raise ValueError(f"{path}: not a Babel checkpoint; train.py and grow.py write them")
     try:
         ckpt = {"settings": {}, "branch": None, "schedule": None} | ckpt
-        ckpt["config"] = Config(**ckpt["config"]).plain()  # what an older one lacks has its default
+        ckpt["config"] = Config(**ckpt["config"]).plain()  # what it lacks has its default
     except (TypeError, ValueError, KeyError, AttributeError) as e:
         raise ValueError(f"{path}: not a Babel checkpoint: its config is none ({e})") from None
     return ckpt

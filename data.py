@@ -7,6 +7,7 @@ import contextlib
 import functools
 import hashlib
 import json
+import math
 import os
 import re
 import subprocess
@@ -677,8 +678,7 @@ class Mixture:
 
     def order(self, deal: int) -> np.ndarray:
         """Return, (deal,), which shard gives each sequence of a deal."""
-        shards = np.repeat(range(len(self.shards)), self.counts)
-        return shards[permutation(self.deal, self.shards[0].seed, deal)]
+        return deal_order(tuple(self.counts), self.shards[0].seed, deal)
 
     def before(self, shard: int, i: int) -> int:
         """Return how many of the first i sequences are the shard's."""
@@ -700,6 +700,12 @@ class Mixture:
         return self.shards[shard].sequence(self.start[shard] + self.before(shard, i), spelled)
 
 
+@functools.lru_cache(maxsize=2)  # this deal's and the next one's: making one of 1,000,000 takes 80 ms
+def deal_order(counts: tuple[int, ...], seed: int, deal: int) -> np.ndarray:
+    """Return which shard gives each sequence of a deal, of which shard i gives counts[i]."""
+    return np.repeat(np.arange(len(counts)), counts)[permutation(sum(counts), seed, deal)]
+
+
 def shares_of(meta: dict, data_mix: str | dict[str, float], review: float) -> dict[str, float]:
     """Return {split: its share of the training sequences}, as data_mix asks. A stage of less than a page is
     left out, unless it is asked for by name. Raise ValueError for a mix that can't be.
@@ -718,8 +724,9 @@ def shares_of(meta: dict, data_mix: str | dict[str, float], review: float) -> di
 
     # {stage: share}
     if not one_name:
-        mix, total = data_mix, sum(data_mix.values())
-        if any(share < 0 for share in mix.values()) or not abs(total - 1) < 1e-6:
+        numbers = all(type(share) in (int, float) for share in data_mix.values())
+        mix, total = data_mix, sum(data_mix.values()) if numbers else math.nan
+        if not abs(total - 1) < 1e-6 or min(mix.values()) < 0:
             raise ValueError(f"data_mix: the shares are not positive, or sum to {total:g}, not to 1")
 
     # 'natural': all stages by their tokens; a stage: those before it by their tokens, in the share of review

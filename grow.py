@@ -290,10 +290,15 @@ def finished(ckpt: dict) -> str:
         return f"{ledger.get('from') or ckpt['origin'].get('name', 'the model')} was imported"
     if ckpt.get("branch"):
         return "its rates were decayed, by --branch=decay"
-    if not schedule or ledger["tokens"] <= schedule["decay_from"]:
+    generations = Config(**ckpt["config"]).generations
+    falls_from = 0
+    if schedule:  # a cosine falls from the end of the warmup on
+        wsd = schedule["shape"] == "wsd"
+        falls_from = schedule["decay_from"] if wsd else max(g.warm_end for g in generations)
+    if not schedule or ledger["tokens"] <= falls_from:
         return ""
     # --init clone forgets a peak; the settings have it
-    peaks = [g.learning_rate or settings.get("learning_rate") for g in Config(**ckpt["config"]).generations]
+    peaks = [g.learning_rate or settings.get("learning_rate") for g in generations]
     left = max((rate / peak for rate, peak in zip(schedule["rates"], peaks) if peak), default=1.0)
     return f"its rates have decayed to {left:.0%} of their peaks" if left <= 0.5 else ""
 
@@ -523,9 +528,11 @@ def plan_clone(ckpt: dict, seed: int, noise: float = 10**-0.5, **sizes: int) -> 
 
         # the weights
         before = functools.partial(assembled, old, ckpt["model"], name, kind, tensor.plan)
-        scale, rng = 1 / k if reads or last_gain else 1, functools.partial(generator, seed, slab)
-        how = dict(scale=scale, noise=noise if reads else 0.0, rng=rng)
-        weights[slab] = Lazy(shape, dtype, functools.partial(tile, before=before, k=k, kind=kind, **how))
+        scale = 1 / k if reads or last_gain else 1
+        fill = functools.partial(tile, before=before, k=k, kind=kind, scale=scale)
+        if reads:
+            fill = functools.partial(fill, noise=noise, rng=functools.partial(generator, seed, slab))
+        weights[slab] = Lazy(shape, dtype, fill)
         born.append((slab, shape, "tiled"))
 
         # Adam's moments, of gradients that are as many times smaller as there are copies of what it writes
@@ -866,6 +873,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         if not 0 <= args.ramp < math.inf or args.ramp % 1:
             raise ValueError(f"--ramp {args.ramp:g}: a number of tokens, at least 0")
         args.ramp = int(args.ramp)  # 2e6, too
+    if args.multiple and args.along != "width":
+        raise ValueError("--multiple is for --params with --along width")
     if args.multiple < 0 or math.isnan(args.tolerance):
         raise ValueError("--multiple is at least 0, and --tolerance a number")
     return args
@@ -1001,7 +1010,7 @@ class Growth:
     sizes: dict[str, int]
     rows: np.ndarray | None  # token ids, of a growing vocabulary
     init: str
-    why: str  # the model is finished; '' if it is not
+    ended: str  # why the model is finished; '' if it is not
     ramp: int  # tokens in which what is new comes in
 
     @property
@@ -1025,14 +1034,14 @@ def asked_growth(ckpt: dict, args: argparse.Namespace) -> Growth:
     if args.ramp and args.condense == 1:
         raise ValueError("--condense 1 would fold the ramp in before it began: leave it out, or train first")
 
-    deeper, why = sizes.keys() == {"n_layer"}, finished(ckpt)
+    deeper, ended = sizes.keys() == {"n_layer"}, finished(ckpt)
     init, ramp = args.init or "random", args.ramp or 0
     if deeper and not args.init:
         # at equal FLOPs, of one seed, plain copies ended at 1.841 bits per byte, copies that write zeros at
         # 1.849, and random layers at 1.861; from scratch, at the best rate, 1.852: runs/results/best_size
-        init = "copy" if why else "stack"
+        init = "copy" if ended else "stack"
         if init == "copy" and not ramp:
-            print(f"{why}: --init copy keeps its function; --init stack would not")
+            print(f"{ended}: --init copy keeps its function; --init stack would not")
         if init == "stack" and args.ramp is None and args.condense != 1:
             # after 8M tokens, 0.2M ended level with copies that are there at once, 0.5M 0.004 behind, and 2M
             # 0.005: runs/results/late
@@ -1042,7 +1051,7 @@ def asked_growth(ckpt: dict, args: argparse.Namespace) -> Growth:
         raise ValueError("--copy_state is for copied layers: --init copy or stack, with depth")
     if args.params:
         print(chosen(cfg, args))
-    return Growth(sizes, rows, init, why, ramp)
+    return Growth(sizes, rows, init, ended, ramp)
 
 
 def make(
@@ -1050,11 +1059,20 @@ def make(
 ) -> dict:
     """Return the grown checkpoint, its new slabs in the scratch files; print its sizes, and if asked, its new
     slabs."""
-    new, born = ckpt | ({"optimizer": {}} if args.fresh_optimizer else {}), []
+    new, born = ckpt, []
+    if args.fresh_optimizer:
+        new = ckpt | {"optimizer": {}}
     if growth.sizes or growth.rows is not None:
-        how = dict(place=args.place, seed=args.seed, copy_state=args.copy_state)
-        how |= dict(init=growth.init, rows=growth.rows, ramp=growth.ramp)
-        new, born = plan_growth(new, **how, **growth.sizes)
+        new, born = plan_growth(
+            new,
+            place=args.place,
+            init=growth.init,
+            seed=args.seed,
+            copy_state=args.copy_state,
+            rows=growth.rows,
+            ramp=growth.ramp,
+            **growth.sizes,
+        )
     # planned here for its errors and its sizes, and again once its slabs are made
     condensed, notes = plan_condensing(new, args.condense) if args.condense else (new, [])
     print("\n".join(size_table(ckpt, condensed)))
@@ -1148,7 +1166,7 @@ def main() -> None:
     SECONDS["write"] -= SECONDS["draw"]
     print(f"wrote {out}; " + ", ".join(f"{what} {s:.1f} s" for what, s in SECONDS.items()))
     grown = Config(**new["config"])
-    if growth.why and "n_layer" in growth.sizes and growth.exact and grown.n_fused < len(grown.generations):
+    if growth.ended and "n_layer" in growth.sizes and growth.exact and grown.n_fused < len(grown.generations):
         print(f"to train the new and keep the old as it is: {next_command(grown, data_of(ckpt), out)}")
 
 

@@ -87,8 +87,8 @@ OWN_FILE = re.compile(
 # first decides on train or val, so another value here moves long documents from one to the other.
 PIECE = 1 << 18
 LONGEST = 1 << 26  # bytes of a line of a .jsonl
-# Words that are counted at a time, 200 MB of them. Above it the rarer half is forgotten. The few thousand most
-# frequent words, which the stages are made of, are in practice never among these.
+# Words that are counted at a time, 200 MB of them. Above it the rarer half is forgotten. In practice the few
+# thousand most frequent words, which the stages are made of, are never among these.
 MOST_WORDS = 1_000_000
 # Where to cut, best first: between lines, before a space, between characters, anywhere. The first two change
 # no token of Llama's, and next to none of tiktoken's.
@@ -199,7 +199,7 @@ def read_blocks(path: str, packing: str | None) -> Iterator[bytes]:
         if not packing:
             yield from iter(lambda: f.read(PIECE), b"")
             return
-        read, magic = functools.partial(f.read, 1 << 13), MAGIC[packing]  # 8 KB become 8 MB at most, of .xz 56
+        read, magic = functools.partial(f.read, 1 << 13), MAGIC[packing]  # 8 KB become 8 MB at most; .xz: 56
         data = read()
         while True:
             member = lzma.LZMADecompressor() if packing == ".xz" else zlib.decompressobj(zlib.MAX_WBITS | 16)

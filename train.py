@@ -10,6 +10,7 @@ $ torchrun --nproc_per_node=8 --max-restarts=9 train.py config/stage8.py --shard
 """
 
 import ast
+import contextlib
 import dataclasses
 import difflib
 import functools
@@ -47,6 +48,7 @@ from data import (
     Tokenizer,
     count_bytes,
     file_sha256,
+    one_line,
     read_meta,
     read_spelling,
     read_stage_rows,
@@ -152,6 +154,8 @@ def check_setting(key: str, value: object, where: str) -> object:
         raise ValueError(f"{where}: {key} = {value!r} is {type(value).__name__}, expected {kind.__name__}")
     if value not in CHOICES.get(key, (value,)):
         raise ValueError(f"{where}: {key} = {value!r}, expected one of {CHOICES[key]}")
+    if kind is list and not all(type(item) is int for item in value):
+        raise ValueError(f"{where}: {key} = {value!r}, expected whole numbers")
     if kind in (int, float):
         expected, holds = BOUNDS.get(key, ("0 or more", lambda x: x >= 0))
         if not (holds(value) and math.isfinite(value)):
@@ -192,10 +196,10 @@ def configure(args: list[str]) -> dict:
             text = "True"
         elif not equals and args:  # --branch decay
             text = args.pop(0)
-        try:
-            value = text if kind is str and text[:1] != "{" else ast.literal_eval(text)
-        except (ValueError, SyntaxError):
-            value = text
+        value = text
+        if kind is not str or text.startswith("{"):  # data_mix may be a dict
+            with contextlib.suppress(ValueError, TypeError, SyntaxError):
+                value = ast.literal_eval(text)
         given[key] = check_setting(key, value, f"--{key}")
     return given
 
@@ -218,19 +222,27 @@ class Clock:
     floor: float = 0.0
 
 
-def stage_clock(was: Clock | None, now: int, end: int, told: int, like: Clock, share: float) -> Clock:
+def stage_clock(
+    was: Clock | None, now: int, end: int, told: int, shape: str, floor: float, share: float
+) -> Clock:
     """Return the clock of a stage that stands at `now` and ends at `end` tokens.
 
     was: the stage's clock, if it is resumed. told: where the whole ladder ends, or 0. If told, all stages are
-    on one clock, from token 0 to there; else a stage has one of its own. like: has the shape and the floor.
-    share: the last part of the way to the horizon, in which the rates fall."""
-    start, horizon = (0 if told else now), told or end
+    on one clock, from token 0 to there; else a stage has one of its own. share: the last part of the way to
+    the horizon, in which the rates fall."""
+    start, horizon = now, told or end
     if was:
         start = was.start
+    elif told:
+        start = 0
     decay_from = round(horizon - share * (horizon - start))
-    if was and decay_from < now <= was.decay_from:  # it became shorter: begin to fall now, and don't jump
-        decay_from = now
-    return dataclasses.replace(like, start=start, decay_from=decay_from, horizon=horizon)
+
+    # if it became shorter, fall from where the rates are by now, and don't jump
+    if was and was.shape == shape == "wsd" and decay_from < now < horizon:
+        left = fall(was, 0, now)
+        if left > floor:
+            decay_from = max(decay_from, round(horizon - (horizon - now) * (1 - floor) / (left - floor)))
+    return Clock(start, decay_from, horizon, shape, floor)
 
 
 def warmed(g: Generation, tokens: float) -> float:
@@ -526,6 +538,11 @@ def main() -> None:
             name = meta["tokenizer"]["name"]
             raise ValueError(f"{data} has the tokenizer {name}, not the one that {source} was trained with")
         cfg = Config(**ckpt["config"] | {"block_size": block_size})
+        if rows:
+            n_rows = len(read_stage_rows(data, rows, f"rows = {rows!r}"))
+            if n_rows != cfg.vocab_size:
+                has = f"{n_rows}, but {source} has {cfg.vocab_size}"
+                raise ValueError(f"rows = {rows!r}: {has}: grow.py --vocab adds rows")
         ledger, step = dict(ckpt["ledger"]), ckpt["step"] if resume else 0
     else:
         n_tokens = meta["vocab_size"]
@@ -560,7 +577,12 @@ def main() -> None:
 
     # those of a branch, which decays them from where it left its trunk
     if branch:
-        fork = ckpt["branch"] if resume else branch_off(ckpt, source, branch_tokens)
+        if not resume:
+            fork = branch_off(ckpt, source, branch_tokens)
+        elif ckpt["branch"]:
+            fork = ckpt["branch"]
+        else:
+            raise ValueError(f"{source} is no branch: give another out_dir")
         if branch_tokens:
             check_kept(given, {"branch_tokens": fork["length"]}, "branch")
         branch_tokens = fork["length"]
@@ -589,8 +611,8 @@ def main() -> None:
         if same_end and all(old_settings[key] == globals()[key] for key in kept):
             clock = old_clock
         else:
-            like = Clock(0, 0, 0, schedule, floor)
-            clock = stage_clock(old_clock if resume else None, now, end, horizon_tokens, like, decay_share)
+            was = old_clock if resume else None
+            clock = stage_clock(was, now, end, horizon_tokens, schedule, floor, decay_share)
 
         # what is new gets its peak, and what was decayed climbs back to its own
         if resume:
@@ -598,7 +620,7 @@ def main() -> None:
         warmup = warmup_tokens or min(100 * tokens_per_step, (end - now) // 10)
         new_peak = "learning_rate" in given and not resume
         fresh = begin_stage(cfg.generations, now, learning_rate, new_peak, warmup)
-        if old_schedule and (old_clock != clock or new_peak or ckpt["branch"]):
+        if old_schedule:
             old = cfg.generations[: len(cfg.generations) - len(fresh)]
             at = old_schedule["at"]
             due = rates(cfg.generations, at, clock, **how)
@@ -751,10 +773,16 @@ def main() -> None:
             part.backward()
             loss += part.detach()
 
+        # whether a process was asked to stop: summed here, since what follows waits for the GPU anyway
+        asked = torch.tensor(float(bool(stopping)), device=where)
+        if ddp:
+            dist.all_reduce(asked)
+
         # update; a gradient that is not finite is so on all processes alike, since gradients are averaged
         norm = torch.nn.utils.clip_grad_norm_(trained, grad_clip or math.inf)
         norm = norm.full_tensor() if sharded else norm
-        if not math.isfinite(norm):  # the only wait for the GPU
+        asked = asked.item() > 0  # with norm, the only wait for the GPU
+        if not math.isfinite(norm):
             saved = next(filter(os.path.exists, (last_checkpoint(folder), source)), "none")
             raise ValueError(
                 f"step {step}: loss {loss.item():.4g}, gradient norm {norm.item():.4g}, rates {lr}; "
@@ -799,7 +827,6 @@ def main() -> None:
             log.record(step, ledger, **values, tokens_per_second=speed, mfu=mfu)
 
         # save, and stop when asked to
-        asked = summed(torch.tensor(float(bool(stopping))), where).item() > 0
         halt = asked or step == stop_at
         if halt or step >= last_step or save_interval and step % save_interval == 0:
             ledger["dealt"] = mixture.next
@@ -862,7 +889,10 @@ def find_device(asked: str) -> tuple[str, str]:
         raise ValueError(f"device = {kind}: torch finds none here, only {found}")
     if kind != "cuda":
         return kind, kind
-    where = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+    local, n_gpus = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
+    if local >= n_gpus:
+        raise ValueError(f"--nproc_per_node: a process needs a GPU of its own, and torch finds {n_gpus}")
+    where = f"cuda:{local}"
     torch.cuda.set_device(where)
     torch.set_float32_matmul_precision("high")  # TF32 where autocast leaves fp32
     return kind, where
@@ -1164,7 +1194,7 @@ def start_wandb(project: str, name: str, settings: dict) -> object:
         patience = wandb.Settings(init_timeout=20, login_timeout=20)  # seconds; 90 and more by default
         return wandb.init(project=project, name=name, config=settings, settings=patience)
     except Exception as e:
-        print(f"wandb: {str(e).splitlines()[0]}; going on without it (WANDB_MODE=offline logs to disk)")
+        print(f"wandb: {one_line(e)}; going on without it (WANDB_MODE=offline logs to disk)")
 
 
 if __name__ == "__main__":

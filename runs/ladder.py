@@ -48,11 +48,10 @@ def read_stage(path: str, settings: dict) -> dict:
 
 
 def call(*command: object) -> None:
-    """Run a script of this folder's parent, and wait for it. Raise ValueError if it fails, SystemExit if it
-    was stopped.
+    """Run Python with a command, and wait for it. Raise ValueError if it fails, SystemExit if it was stopped.
 
     SIGTERM and Ctrl-C are passed on, so that train.py saves."""
-    child = subprocess.Popen([sys.executable, *map(str, command)], cwd=HERE)
+    child = subprocess.Popen([sys.executable, *map(str, command)])
     stopped = []
 
     def stop(number: int, _: object) -> None:
@@ -66,13 +65,18 @@ def call(*command: object) -> None:
     if stopped:
         sys.exit("ladder.py: stopped; the same command goes on")
     if code:
-        raise ValueError(f"{command[0]} failed: see above")
+        script = next(word for word in command if str(word).endswith(".py"))
+        raise ValueError(f"{os.path.basename(script)} failed: see above")
 
 
 def train(n_processes: int, *args: str) -> None:
-    """Run train.py in so many processes."""
+    """Run train.py in so many processes: one by itself, more under torchrun."""
     torchrun = ("-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={n_processes}")
-    call(*torchrun, os.path.join(HERE, "train.py"), *args)
+    script = os.path.join(HERE, "train.py")
+    if n_processes == 1:
+        call(script, *args)
+    else:
+        call(*torchrun, script, *args)
 
 
 def finished(out_dir: str) -> bool:
@@ -90,6 +94,11 @@ def run(paths: list[str], options: list[str], n_processes: int) -> None:
     settings = configure(options)
     stages = [read_stage(path, settings) for path in paths]
     tokens = sum(stage["max_steps"] * stage["tokens_per_step"] for stage in stages)
+    for path, before, stage in zip(paths[1:], stages, stages[1:]):
+        grown = os.path.join(before["out_dir"], "grown.pt")
+        if os.path.normpath(stage["init_from"]) != os.path.normpath(grown):
+            given = f"{path}: init_from = {stage['init_from']!r}"
+            raise ValueError(f"{given}, but the stage before it ends in {grown}")
     for path, stage, after in itertools.zip_longest(paths, stages, stages[1:]):
         out = stage["out_dir"]
         if os.path.exists(f"{out}/grown.pt"):  # grow.py writes it whole or not at all
@@ -112,6 +121,12 @@ def control(path: str, rate: str, options: list[str], n_processes: int, out: str
     own += "learning_rate horizon_tokens wandb_name".split()
     known = ckpt["settings"] | ckpt["config"]
     known = {key: value for key, value in known.items() if key in DEFAULTS and key not in own}
+    if not ckpt["schedule"]:
+        raise ValueError(f"{path}: was never trained, so that it took no FLOPs")
+    known["vocab_size"] = ckpt["config"]["n_tokens"] or ckpt["config"]["vocab_size"]
+    widened = [growth["vocab"] for growth in ckpt["lineage"] if growth.get("vocab")]
+    if widened:  # the stage of text whose tokens have rows by now
+        known["rows"] = widened[-1]
     step = Config(**ckpt["config"]).flops_per_token() * known["tokens_per_step"]
     known |= {"max_steps": round(ckpt["ledger"]["flops"] / step), "floor": 0.0}
     out = out or f"out/control-{rate}"

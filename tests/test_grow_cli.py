@@ -67,7 +67,7 @@ def with_schedule(rates, tokens=900, peaks=(1e-2,), decay_from=800, **more):
         ckpt = grow.grow(ckpt, n_layer=ckpt["config"]["n_layer"] + 1)[0]
     for generation, peak in zip(ckpt["config"]["generations"], peaks):
         generation["learning_rate"] = peak
-    schedule = {"start": 0, "decay_from": decay_from, "horizon": 1000, "rates": rates}
+    schedule = {"start": 0, "decay_from": decay_from, "horizon": 1000, "shape": "wsd", "rates": rates}
     return ckpt | {"ledger": ckpt["ledger"] | {"tokens": tokens}, "schedule": schedule} | more
 
 
@@ -89,6 +89,11 @@ def test_what_is_finished():
     decayed = with_schedule([1e-4], settings={"learning_rate": 1e-2})
     assert grow.finished(grow.grow(decayed, n_layer=3)[0])
     assert grow.finished(grow.grow(decayed, **CLONE, **heads("gqa", 12))[0])
+    # a cosine falls from the end of the warmup on, wherever a decay would begin
+    ckpt = with_schedule([1e-3], tokens=700)
+    assert grow.finished(ckpt) == ""
+    ckpt["schedule"]["shape"] = "cosine"
+    assert grow.finished(ckpt) == "its rates have decayed to 10% of their peaks"
     assert "--branch=decay" in grow.finished(tiny() | {"branch": {"tokens": 1, "length": 1, "rates": [1e-2]}})
     assert grow.finished(tiny() | {"origin": {"name": "SmolLM2"}}) == "SmolLM2 was imported"
     ckpt = tiny()
@@ -97,21 +102,6 @@ def test_what_is_finished():
         assert grow.finished(ckpt) == "SmolLM2 was imported"
         ckpt, _ = grow.grow(ckpt, **growth)
     assert grow.finished(grow.condense(ckpt, 1)[0]) == "SmolLM2 was imported"
-
-
-@pytest.mark.parametrize("horizon, ended", [(900, True), (901, False), (0, False)])
-def test_what_is_finished_in_checkpoints_of_older_versions(horizon, ended, tmp_path):
-    """They had no schedule; a generation had a horizon, and a rate of 0 until it was trained; a trunk a
-    branch."""
-    ckpt = tiny()
-    ckpt["ledger"]["tokens"] = 900
-    (generation,) = ckpt["config"]["generations"]
-    del generation["warm_start"], generation["warm_share"]
-    generation |= {"horizon": horizon, "learning_rate": 1e-2 if horizon else 0.0}
-    ckpt |= {"branch": {"tokens": 800, "length": 80}, "settings": {"branch": ""}}
-    save_checkpoint(tmp_path / "a.pt", ckpt)
-    ckpt = load_checkpoint(tmp_path / "a.pt")
-    assert bool(grow.finished(ckpt)) == bool(grow.finished(grow.grow(ckpt, n_layer=3)[0])) == ended
 
 
 def test_the_default_for_depth_keeps_a_finished_model(imported, trained, stage, tmp_path):
@@ -551,6 +541,7 @@ def test_bad_input_to_grow(stage, tmp_path):
         ([], "nothing to do"),
         (["--depth", 1], "n_layer 2 -> 1: a model only grows"),
         (["--depth", 2], "nothing grows"),
+        (["--depth", 3, "--multiple", 2], "--multiple is for --params with --along width"),
         (["--width", 33], "2 heads can't grow in proportion from 32; give --heads"),
         (["--head_dim", 24], "head_dim 16 -> 24: only by integer multiples"),
         (["--double", "width", "--depth", 4], "give one of --double, --params, or explicit sizes"),

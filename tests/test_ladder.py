@@ -114,7 +114,7 @@ def ladder(data, tmp_path):
 class Stage(Forked):
     """What ladder.py starts: a script, or torchrun of one process."""
 
-    def __init__(self, command, cwd):
+    def __init__(self, command, cwd=None):
         script = next(i for i, word in enumerate(command) if word.endswith(".py"))
         super().__init__([sys.executable, *command[script:]], cwd)
 
@@ -180,3 +180,19 @@ def test_a_stage_has_the_sizes_that_its_growth_makes():
         after = sizes_of(path)
         assert {name: getattr(after, name) for name in expected} == expected, path
     assert len(grown) == 11
+
+
+def test_stages_that_do_not_follow_each_other_are_refused(ladder, tmp_path):
+    error, _ = run("runs/ladder.py", "run", *ladder, f"--out_dir={tmp_path / 'x'}")
+    assert "stage1.py: init_from = " in error and not (tmp_path / "x").exists()
+
+
+def test_a_ladder_runs_from_any_folder(ladder, tmp_path, monkeypatch):
+    monkeypatch.setattr(subprocess, "Popen", Stage)
+    monkeypatch.chdir(tmp_path)
+    assert "the ladder is done" in ok("runs/ladder.py", "run", "stage0.py", "stage1.py", "--max_steps=2")
+    error, _ = run("runs/ladder.py", "control", "s1/ckpt.pt", "abc")
+    assert error == "ladder.py: train.py failed: see above"
+    ckpt = load_checkpoint("s1/ckpt.pt") | {"settings": {}, "schedule": None}
+    torch.save(ckpt, "imported.pt")
+    assert "imported.pt: was never trained" in run("runs/ladder.py", "control", "imported.pt", "1e-3")[0]

@@ -1,12 +1,14 @@
 """The loop: all scripts, one after another."""
 
 import json
+import os
 import random
 import re
+import runpy
 
 import pytest
 import torch
-from helpers import ODD, STRANGE, metrics, ok, run, same, train_tokenizer, weights, write_docs
+from helpers import HERE, ODD, STRANGE, metrics, ok, run, same, train_tokenizer, weights, write_docs
 
 import data as data_module
 from checkpoint import build_model, load_checkpoint
@@ -101,6 +103,13 @@ def test_the_curriculum_loop(tmp_path):
     c = tmp_path / "c"
     ok("train.py", *stage, f"--out_dir={c}", f"--init_from={a / 'grown.pt'}", mix, "--eval_interval=2")
     assert same(weights(b), weights(c)) and metrics(c, "bpb_all")[8] < metrics(a, "bpb_all")[8]
+
+    # the control of the one with all rows has them, too
+    control, asked = runpy.run_path(os.path.join(HERE, "runs/ladder.py"))["control"], []
+    control.__globals__["train"] = lambda n_processes, *args: asked.extend(args)
+    control(f"{b}/ckpt.pt", "1e-3", [], 1, str(tmp_path / "control"))
+    assert "--rows=all" in asked and f"--vocab_size={meta['vocab_size']}" in asked
+
     how = ["--n", 2, "--tokens", 20, "--device", "cpu"]
     table = ok("sample.py", "--in", a / "ckpt.pt", b / "ckpt.pt", "--check", *how)
     assert "bits per byte" in table
@@ -127,6 +136,8 @@ def test_the_curriculum_loop(tmp_path):
     # stages that are not there
     for args, message in [
         (["--rows=words13"], "rows = 'words13': "),
+        (["--rows=all", f"--init_from={a / 'ckpt.pt'}"], "grow.py --vocab adds rows"),
+        (["--data_mix={'all': 'a'}"], "the shares are not positive"),
         (["--data_mix=words13"], "has no stage words13, only words12, all"),
         (["--data_mix={'natural': 0.5, 'all': 0.5}"], "has no stage natural, only words12, all"),
         (["--data_mix={'all': 0.5}"], "the shares are not positive, or sum to 0.5, not to 1"),

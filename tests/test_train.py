@@ -103,13 +103,12 @@ def test_rates_are_never_negative_or_above_the_peak():
 
 
 def test_a_stage_has_a_clock_of_its_own_unless_the_ladders_end_is_told():
-    like = Clock(0, 0, 0)
-    assert stage_clock(None, 1000, 2000, 0, like, 0.2) == Clock(1000, 1800, 2000)
-    assert stage_clock(None, 1000, 2000, 9000, like, 0.2) == Clock(0, 7200, 9000)
+    assert stage_clock(None, 1000, 2000, 0, "wsd", 0.0, 0.2) == Clock(1000, 1800, 2000)
+    assert stage_clock(None, 1000, 2000, 9000, "wsd", 0.0, 0.2) == Clock(0, 7200, 9000)
     # resumed: longer, shorter, and shorter than where the fall would have begun
     was = Clock(1000, 1800, 2000)
-    assert stage_clock(was, 1500, 3000, 0, like, 0.2) == Clock(1000, 2600, 3000)
-    assert stage_clock(was, 1500, 1600, 0, like, 0.2) == Clock(1000, 1500, 1600)
+    assert stage_clock(was, 1500, 3000, 0, "wsd", 0.0, 0.2) == Clock(1000, 2600, 3000)
+    assert stage_clock(was, 1500, 1600, 0, "wsd", 0.0, 0.2) == Clock(1000, 1500, 1600)
 
 
 def test_rates_climb_back_where_they_would_jump():
@@ -574,3 +573,45 @@ def test_wandb_gets_what_metrics_jsonl_gets(stage, tmp_path, monkeypatch):
             else:
                 assert got[key] == value
     assert {"lr/0", "grad_norm/0", "update_rms/0", "loss", "norm", "bpb", "sample"} <= logged[3].keys()
+
+
+def test_a_stage_that_is_made_shorter_while_its_rates_fall_does_not_jump():
+    was = Clock(0, 8000, 10000)
+    for end, share in ((9000, 0.2), (10000, 0.5), (9000, 0.9)):
+        clock = stage_clock(was, 8500, end, 0, "wsd", 0.0, share)
+        assert train.fall(clock, 0, 8500) == pytest.approx(0.75, abs=1e-3)
+        assert train.fall(clock, 0, end) == 0
+    assert stage_clock(was, 8500, 20000, 0, "wsd", 0.0, 0.2) == Clock(0, 16000, 20000)
+
+
+def test_a_policy_that_changes_between_stages_does_not_jump(base, tmp_path):
+    told = [*base[:1], "--horizon_tokens=61440", *(x for x in base[1:] if "learning_rate" not in x)]
+    ok("train.py", *told, f"--out_dir={tmp_path / 'a'}", "--learning_rate=5e-4")
+    ok("grow.py", "--in", tmp_path / "a/ckpt.pt", "--double", "ffn")
+    grown = f"--init_from={tmp_path / 'a/grown.pt'}"
+    ok("train.py", *told, grown, f"--out_dir={tmp_path / 'b'}", "--policy=shared")
+    assert lr(tmp_path / "b", 0)[:5] == pytest.approx(expected(1e-3, n=999, low=0.5)[:5])
+
+
+def test_lists_and_dicts_that_cannot_be_are_one_line():
+    for setting, expects in [
+        ("--freeze=[[0]]", "freeze = [[0]], expected whole numbers"),
+        ("--data_mix=[1]", None),
+        ("--data_mix={[1]: 2}", None),  # text, of which shares_of says that it names no stage
+    ]:
+        with pytest.raises(ValueError, match=re.escape(expects)) if expects else contextlib.nullcontext():
+            train.configure([setting])
+
+
+def test_more_processes_than_gpus_are_one_line(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    with pytest.raises(ValueError, match="a process needs a GPU of its own, and torch finds 1"):
+        train.find_device("")
+
+
+def test_a_branch_that_is_none(base, tmp_path):
+    ok("train.py", *base, f"--out_dir={tmp_path / 'a-decay'}", "--max_steps=1")
+    error, _ = run("train.py", *base, f"--out_dir={tmp_path / 'a'}", "--branch=decay", "--resume")
+    assert "a-decay/ckpt.pt is no branch" in error
