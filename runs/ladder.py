@@ -140,7 +140,8 @@ def control(path: str, rate: str, options: list[str], n_processes: int, out: str
 # what a ladder takes
 
 # how well tokens that a small model reads count for the grown one: depth doubled had 0.72 to 1.0 where R was
-# 1.4 or more (three seeds: 0.95), twice 0.85, and after width 0.59; width alone 0.70 to 0.77 (runs/results)
+# 1.4 or more (three seeds: 0.95), twice 0.85, thrice 0.72, and after width 0.59; width
+# alone 0.70 to 0.77 (runs/results)
 ETA = (0.6, 0.95)
 
 
