@@ -33,6 +33,8 @@ MODEL_FILES = {"sentencepiece": "tokenizer.model", "tokenizers": "tokenizer.json
 BOS, EOS = ("<|begin_of_text|>", "<|endoftext|>"), ("<|end_of_text|>", "<|endoftext|>")
 # What sentencepiece gets at a time. Each unit is encoded once, which takes half the time of all the text.
 UNIT = re.compile(r" *[^ \n]*\n*")
+# A text that any normaliser, or a space put first, changes: a tokenizer must give it back.
+PROBE = "a  b\n c1 23 e\u0301 日本 <|endoftext|>\r\n\t🙂 "
 
 # -----------------------------------------------------------------------------
 # tokenizers
@@ -146,9 +148,7 @@ class Tokenizer:
             elif not added[i]["special"]:
                 self.pieces[i] = token.encode()
 
-        # a text that any normaliser, or a space put first, changes
-        probe = "a  b\n c1 23 e\u0301 日本 <|endoftext|>\r\n\t🙂"
-        if b"".join(self.pieces[i] for i in self.plain(probe)) != probe.encode():
+        if b"".join(self.pieces[i] for i in self.plain(PROBE)) != PROBE.encode():
             raise ValueError(
                 f"tokenizer {self.name}: not byte-level BPE that keeps the text as it is, as Llama 3's: "
                 "use another or the tokenizer.model beside it"
@@ -352,8 +352,8 @@ def tokenizer_from(name: str, model: bytes) -> Tokenizer:
         try:
             spec = json.loads(model)
             byte_fallback = spec["model"].get("byte_fallback") and spec["model"]["type"] == "BPE"
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):  # Tokenizer says which
-            byte_fallback = False
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            byte_fallback = False  # Tokenizer says what is wrong with it
         if not byte_fallback:
             return Tokenizer("tokenizers", name, model)
         try:
@@ -363,9 +363,9 @@ def tokenizer_from(name: str, model: bytes) -> Tokenizer:
     elif re.match(rb"[A-Za-z0-9+/]+=* \d+\n", model):
         raise ValueError(f"tokenizer {name}: in tiktoken's format: give a tokenizer.json of it")
     tok = Tokenizer("sentencepiece", "llama2" if sha256(model) == LLAMA2_SHA256 else name, model)
-    probe = "a  b\n c1 23 e\u0301 日本\r\n\t🙂 "
+    # here, not in Tokenizer: a checkpoint that has another one still opens
     scores = map(tok.sp.get_score, range(tok.vocab_size))  # BPE's are ranks
-    if tok.sp.decode(tok.sp.encode(probe)) != probe or not all(map(float.is_integer, scores)):
+    if tok.sp.decode(tok.sp.encode(PROBE)) != PROBE or not all(map(float.is_integer, scores)):
         raise ValueError(f"tokenizer {name}: not BPE that keeps the text as it is, as Llama 2's: use another")
     return tok
 

@@ -62,14 +62,13 @@ from data import (
     count_bytes,
     fetch_llama2,
     one_line,
-    read_meta,
     sentencepiece_model,
     sha256,
     speller,
     spread,
     tokenizer_from,
 )
-from grow import data_of, fused, not_stock
+from grow import fused, not_stock, val_text
 from model import SCALING, Config, Llama, assembled, rope_places, row_ids, skeleton
 
 DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
@@ -485,12 +484,10 @@ def measure(ckpt: dict, tok: Tokenizer, model: Llama, absent: torch.Tensor | Non
     at hand, the bits per byte of about 16,384 tokens before and after the export."""
     n_rows, n = model.cfg.vocab_size, model.cfg.n_tokens
     said = f"It was trained with rows for {n_rows:,} of the {n:,} tokens.\n"
-    folder = data_of(ckpt)
-    if not folder or not all(os.path.isfile(f"{folder}/{name}") for name in ("val.bin", "meta.json")):
+    path = val_text(ckpt)
+    if not path:
         return said
-    if read_meta(folder)["tokenizer"]["sha256"] != tok.sha256:  # it was prepared anew
-        return said
-    ids = spread(np.fromfile(f"{folder}/val.bin", tok.dtype), 16384)
+    ids = spread(np.fromfile(path, tok.dtype), 16384)
     n_bytes = count_bytes(ids[1:], ids[:-1], tok.token_bytes(), tok.bos, tok.dummy_prefix)
     spelled = speller(model.token_ids(), tok.vocab_size, tok.spelling)(ids)
     before = bits_per_byte(model, spelled, n_bytes)

@@ -290,12 +290,12 @@ def finished(ckpt: dict) -> str:
         return f"{ledger.get('from') or ckpt['origin'].get('name', 'the model')} was imported"
     if ckpt.get("branch"):
         return "its rates were decayed, by --branch=decay"
-    generations = Config(**ckpt["config"]).generations
-    falls_from = 0
-    if schedule:  # a cosine falls from the end of the warmup on
-        wsd = schedule["shape"] == "wsd"
-        falls_from = schedule["decay_from"] if wsd else max(g.warm_end for g in generations)
-    if not schedule or ledger["tokens"] <= falls_from:
+    if not schedule:
+        return ""
+    generations, falls_from = Config(**ckpt["config"]).generations, schedule["decay_from"]
+    if schedule["shape"] == "cosine":  # it falls from the end of the warmup on
+        falls_from = max(g.warm_end for g in generations)
+    if ledger["tokens"] <= falls_from:
         return ""
     # --init clone forgets a peak; the settings have it
     peaks = [g.learning_rate or settings.get("learning_rate") for g in generations]
@@ -681,6 +681,17 @@ def data_of(ckpt: dict) -> str:
     return ckpt.get("settings", {}).get("data", "")
 
 
+def val_text(ckpt: dict) -> str:
+    """Return the path of the validation text beside what the checkpoint was trained on, '' where it is gone,
+    or was prepared anew with another tokenizer."""
+    folder = data_of(ckpt)
+    if not folder or not all(os.path.isfile(f"{folder}/{name}") for name in ("val.bin", "meta.json")):
+        return ""
+    if read_meta(folder)["tokenizer"]["sha256"] != ckpt["tokenizer"]["sha256"]:
+        return ""
+    return f"{folder}/val.bin"
+
+
 def probe_tokens(ckpt: dict, text: str | None = None) -> tuple:
     """Return (token ids to compare models on, (windows, T + 1); what they are; the bytes of text that they
     stand for, each window's first left out, or 0 where that is not known). They are of the text file; without
@@ -689,17 +700,17 @@ def probe_tokens(ckpt: dict, text: str | None = None) -> tuple:
     if text:
         tokens, n_bytes = text_tokens(ckpt, text)
         return tokens, f"tokens of {text}", n_bytes
-    cfg, data = Config(**ckpt["config"]), data_of(ckpt)
+    cfg, data, path = Config(**ckpt["config"]), data_of(ckpt), val_text(ckpt)
     ids = row_ids(ckpt["model"].get("row_of"), cfg.vocab_size)
     shape = 2, min(cfg.block_size, 128) + 1
     n = math.prod(shape)
-    if data and os.path.isfile(f"{data}/val.bin") and os.path.isfile(f"{data}/meta.json"):
+    if path:
         meta = read_meta(data)
-        tokens = np.fromfile(f"{data}/val.bin", meta["dtype"], n)
-        if meta["tokenizer"]["sha256"] == ckpt["tokenizer"]["sha256"] and len(tokens) == n:
+        tokens = np.fromfile(path, meta["dtype"], n)
+        if len(tokens) == n:
             spell = speller(ids, meta["vocab_size"], lambda: read_spelling(data))
             tokens = spell(tokens)[:n].astype(np.int64)
-            return torch.from_numpy(tokens).view(shape), f"tokens of {data}/val.bin", 0
+            return torch.from_numpy(tokens).view(shape), f"tokens of {path}", 0
     picked = torch.randint(cfg.vocab_size, shape, generator=torch.Generator().manual_seed(0))
     return ids[picked], "random tokens", 0
 

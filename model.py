@@ -47,7 +47,7 @@ class Generation:
         return self.head_dim // 2
 
     @property
-    def warm_end(self) -> int:
+    def warm_end(self) -> int:  # tokens at which the rate is at the peak
         return self.warm_start + self.warmup
 
 

@@ -51,15 +51,15 @@ def load(path: str, device: str) -> tuple[Llama, Tokenizer, Callable, dict]:
     return model.to(device), tokenizer, spelled, ckpt
 
 
-def missing(default: str) -> ValueError:
+def missing() -> ValueError:
     """Return the error to raise where no --in was given, and no checkpoint is at the default path."""
-    there = glob.glob(f"{os.path.dirname(default)}/*/ckpt.pt")
+    there = glob.glob(f"{os.path.dirname(DEFAULT)}/*/ckpt.pt")
     there = sorted(there, key=os.path.getmtime, reverse=True)[:5]
     if there:
         others = f"; or {', '.join(there[1:])}" if there[1:] else ""
-        return ValueError(f"{default}: no such checkpoint: try the newest, --in {there[0]}{others}")
+        return ValueError(f"{DEFAULT}: no such checkpoint: try the newest, --in {there[0]}{others}")
     how = "bash runs/demo.sh trains a small model, and README.md says how to train yours"
-    return ValueError(f"{default}: no such checkpoint: name one with --in, or make one: {how}")
+    return ValueError(f"{DEFAULT}: no such checkpoint: name one with --in, or make one: {how}")
 
 
 def check_device(device: str) -> None:
@@ -394,7 +394,7 @@ def main() -> None:
 def validate(args: argparse.Namespace) -> None:
     """Raise ValueError where an argument makes no sense, before anything is loaded."""
     if args.inputs == [DEFAULT] and not os.path.exists(DEFAULT):
-        raise missing(DEFAULT)
+        raise missing()
     if len(args.inputs) > (2 if args.check else 1):
         raise ValueError("give one checkpoint, or two with --check")
     if not 0 <= args.temperature < math.inf or args.top_k < 0:

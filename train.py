@@ -532,17 +532,16 @@ def main() -> None:
 
     # the model's config and the ledger: the checkpoint's, or those of a start from scratch
     shape = {f.name: globals()[f.name] for f in dataclasses.fields(Config) if f.name in DEFAULTS}
+    row_ids = read_stage_rows(data, rows, f"rows = {rows!r}") if rows else ()
     if ckpt:
         check_sizes({key: given[key] for key in shape if key in given}, ckpt["config"], source)
         if ckpt["tokenizer"]["sha256"] != meta["tokenizer"]["sha256"]:
             name = meta["tokenizer"]["name"]
             raise ValueError(f"{data} has the tokenizer {name}, not the one that {source} was trained with")
         cfg = Config(**ckpt["config"] | {"block_size": block_size})
-        if rows:
-            n_rows = len(read_stage_rows(data, rows, f"rows = {rows!r}"))
-            if n_rows != cfg.vocab_size:
-                has = f"{n_rows}, but {source} has {cfg.vocab_size}"
-                raise ValueError(f"rows = {rows!r}: {has}: grow.py --vocab adds rows")
+        if rows and len(row_ids) != cfg.vocab_size:
+            has = f"{len(row_ids)}, but {source} has {cfg.vocab_size}"
+            raise ValueError(f"rows = {rows!r}: {has}: grow.py --vocab adds rows")
         ledger, step = dict(ckpt["ledger"]), ckpt["step"] if resume else 0
     else:
         n_tokens = meta["vocab_size"]
@@ -550,7 +549,6 @@ def main() -> None:
             raise ValueError(f"vocab_size = {vocab_size}, but the tokenizer of {data} has {n_tokens}")
         shape["vocab_size"] = vocab_size or n_tokens
         if rows:
-            row_ids = read_stage_rows(data, rows, f"rows = {rows!r}")
             shape |= {"vocab_size": len(row_ids), "n_tokens": n_tokens}
         cfg = Config(**shape)
         ledger, step = {"tokens": 0, "flops": 0, "seconds": 0.0, "dealt": 0, "read": {}}, 0
@@ -773,8 +771,9 @@ def main() -> None:
             part.backward()
             loss += part.detach()
 
-        # whether a process was asked to stop: summed here, since what follows waits for the GPU anyway
-        asked = torch.tensor(float(bool(stopping)), device=where)
+        # whether a process was asked to stop: summed here, since what follows waits for the GPU anyway. It is
+        # filled in there, as a copy from the CPU would wait for the backward pass
+        asked = torch.full((), float(bool(stopping)), device=where)
         if ddp:
             dist.all_reduce(asked)
 

@@ -373,29 +373,28 @@ def table(rows):
     def among(values, form):
         return f" ({min(values):{form}} to {max(values):{form}})" if len(values) > 1 else ""
 
+    def shown(row, key, form):
+        value = row.get(key, math.nan)  # nan: it can't be said
+        return "" if math.isnan(value) else format(value, form)
+
     for i, row in enumerate(rows):
-
-        def shown(key, form):
-            value = row.get(key, math.nan)  # nan: it can't be said
-            return "" if math.isnan(value) else format(value, form)
-
-        worth = shown("worth", ".2f")
+        worth = shown(row, "worth", ".2f")
         cells = {
             "arm": f"**{row['arm']}**" if row["best"] else row["arm"],
             "tokens": count(row["tokens"]),
-            "a parameter": shown("a_parameter", ".1f"),
-            "bits per byte": shown("bpb", ".4f") + among(row["values"], ".4f"),
+            "a parameter": shown(row, "a_parameter", ".1f"),
+            "bits per byte": shown(row, "bpb", ".4f") + among(row["values"], ".4f"),
             "seeds": str(len(row["values"])),
             "worth": worth and f"{worth} x{among(row['worths'], '.2f')}",
-            "R": shown("R", ".2f"),
-            "eta": shown("eta", ".2f"),
+            "R": shown(row, "R", ".2f"),
+            "eta": shown(row, "eta", ".2f"),
             "grown at, of the tokens": ", ".join(f"{share:.2f}" for share in row["growths"]),
-            "head, of the FLOPs": shown("head", ".0%"),
-            "the last decay": shown("decay", "+.4f"),
-            "behind before it": shown("behind", "+.4f"),
-            "at the growth": shown("grown_at", ".4f"),
-            "ideal": shown("ideal", ".2f"),
-            "share of it": shown("share", ".0%"),
+            "head, of the FLOPs": shown(row, "head", ".0%"),
+            "the last decay": shown(row, "decay", "+.4f"),
+            "behind before it": shown(row, "behind", "+.4f"),
+            "at the growth": shown(row, "grown_at", ".4f"),
+            "ideal": shown(row, "ideal", ".2f"),
+            "share of it": shown(row, "share", ".0%"),
         }
         if i == 0:
             yield f"| {' | '.join(cells)} |"

@@ -372,8 +372,8 @@ def byte_level_folder(folder, sp_model):
 def exported_folder(folder, sp_model):
     """Return transformers' tokenizer of what export.py writes for a sentencepiece model, with added
     tokens."""
-    transformers, sp = pytest.importorskip("transformers"), data_module.load_tokenizer(sp_model)
-    export.write_json(folder / "tokenizer.json", export.tokenizer_json(sp))
+    transformers, tok = pytest.importorskip("transformers"), data_module.load_tokenizer(sp_model)
+    export.write_json(folder / "tokenizer.json", export.tokenizer_json(tok))
     names = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
     tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"), **names)
     tokenizer.add_special_tokens({"additional_special_tokens": IM, "pad_token": "<pad>"})
@@ -382,8 +382,8 @@ def exported_folder(folder, sp_model):
 
 def llama_folder(folder, sp_model):
     """Return transformers' LlamaTokenizer of a sentencepiece model, with added tokens."""
-    transformers, sp = pytest.importorskip("transformers"), data_module.load_tokenizer(sp_model)
-    model = export.tokenizer_json(sp)["model"]
+    transformers, tok = pytest.importorskip("transformers"), data_module.load_tokenizer(sp_model)
+    model = export.tokenizer_json(tok)["model"]
     merges = [tuple(pair) for pair in model["merges"]]
     tokenizer = transformers.LlamaTokenizer(vocab=model["vocab"], merges=merges)
     tokenizer.add_special_tokens({"additional_special_tokens": IM})
