@@ -50,4 +50,10 @@ arms = {
         _decay | dict(until=0.5),
     ],
     "3 -> 6 -> 12 at 12, 35 %": [dict(n_layer=3, until=0.125), *_deeper(0.35)],
+    # as config/ begins: width while next to nothing is spent
+    "3 x 32 -> 3 x 64 -> 6 -> 12 at 2, 25, 50 %": [
+        _small | dict(until=0.02),
+        dict(grow="--double width", until=0.25),
+        *_deeper(0.5),
+    ],
 }
