@@ -140,19 +140,11 @@ def grown(cfg):
 def stock(cfg):
     """Return transformers' Llama, with its "sdpa" under another name.
 
-    Compiled, "sdpa" builds a T x T mask before torch 2.14, which rules flash attention out. An attention that
-    transformers knows no mask for gets none, and is causal."""
+    Compiled, "sdpa" builds a T x T mask before torch 2.14, which rules flash attention out. For an attention
+    whose name it does not know, transformers builds none, and SDPA is causal."""
     transformers.AttentionInterface.register("sdpa_causal", sdpa_attention_forward)
     config = transformers.LlamaConfig(**llama_config(cfg, "float32", 1, 2), use_cache=False)
     return transformers.AutoModelForCausalLM.from_config(config, attn_implementation="sdpa_causal")
-
-
-def compile_model(model):
-    """Compile in place: model.py's Llama as train.py does in one process, the others whole."""
-    if isinstance(model, Llama):
-        model.compile_blocks()
-    else:
-        model.compile()
 
 
 def build(name, cfg, device, compile=False):
@@ -175,14 +167,14 @@ def build(name, cfg, device, compile=False):
             nn.init.ones_(p)
         else:
             nn.init.normal_(p, std=0.02)
-    if compile:
-        compile_model(model)
+    if compile:  # in place: model.py's Llama as train.py does in one process, the others whole
+        (model.compile_blocks if isinstance(model, Llama) else model.compile)()
 
     def shifted(x, y):  # transformers' loss of y; its own shift would drop a token
         return model(input_ids=x, labels=y, shift_labels=y).loss
 
     def torch_loss(x, y):  # Babel with torch's chunked loss in place of LinearCrossEntropy
-        h, w = model.trunk(x, model.cos[: x.size(1)], model.sin[: x.size(1)])
+        h, w = model.trunk(x)
         return F.linear_cross_entropy(h.flatten(0, 1), w, y.flatten(), options=nn.LinearCrossEntropyOptions())
 
     loss = {"transformers": shifted, "torch_loss": torch_loss}.get(name, model)

@@ -32,7 +32,7 @@ import torch
 import torch.distributed as dist
 
 from data import Tokenizer, file_sha256, one_line
-from model import Config, Llama, is_shard, put
+from model import Config, Llama, is_shard, put, skeleton
 
 OTHER = "use the one before, ckpt.prev.pt, or a copy"  # the remedy for a damaged checkpoint
 
@@ -55,12 +55,9 @@ def load_state(model: Llama, optimizer: torch.optim.Optimizer, ckpt: dict) -> No
             state[name] = optimizer.state[p] = s | {"step": torch.zeros((), device=step_device)}
 
     # compare the tensors there with those here, before any is written
-    for name, x in ckpt["model"].items():
-        if name not in params or x.shape != params[name].shape:
-            raise ValueError(f"the checkpoint's tensors are not those of its config: {name}, {list(x.shape)}")
-    missing = params.keys() - ckpt["model"].keys() or ckpt["optimizer"].keys() - state.keys()
-    if missing:
-        raise ValueError(f"the checkpoint's tensors are not those of its config: {missing.pop()}")
+    there, here = shapes(ckpt["model"], ckpt["optimizer"]), shapes(params, state)
+    if wrong := sorted(name for name, _ in there.items() ^ here.items()):
+        raise ValueError(f"the checkpoint's tensors are not those of its config: {wrong[0]}")
 
     if "folder" in ckpt:
         return read_folder(ckpt["folder"], {"model": params, "optimizer": state})
@@ -69,6 +66,13 @@ def load_state(model: Llama, optimizer: torch.optim.Optimizer, ckpt: dict) -> No
     for name, s in state.items():
         for key, place in s.items():
             put(place, ckpt["optimizer"][name][key])
+
+
+def shapes(tensors: dict, adam: dict[str, dict]) -> dict[str, tuple[int, ...]]:
+    """Return {name: shape} of parameters and of their Adam state."""
+    return {name: tuple(x.shape) for name, x in tensors.items()} | {
+        f"{name}, {key}": tuple(x.shape) for name, state in adam.items() for key, x in state.items()
+    }
 
 
 def save_checkpoint(path: str, ckpt: dict, keep: str = "") -> None:
@@ -97,8 +101,6 @@ def save_checkpoint(path: str, ckpt: dict, keep: str = "") -> None:
         if keep and os.path.exists(path):
             remove(keep)
             os.replace(path, keep)
-        elif os.path.isdir(path) or os.path.isdir(aside):
-            remove(path)  # a folder can't be replaced at one go
         os.replace(aside, path)
 
 
@@ -162,6 +164,10 @@ class Lazy:
     dtype: torch.dtype
     fill: Callable[[torch.Tensor], None]
 
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
     def made(self) -> torch.Tensor:
         """Make the tensor, in memory."""
         out = torch.zeros(self.shape, dtype=self.dtype)
@@ -172,17 +178,16 @@ class Lazy:
 def materialise(ckpt: dict, scratch: str = "") -> dict:
     """Make the Lazy tensors of a checkpoint, in place and in the dicts' order, and return the checkpoint.
 
-    scratch: a new file to map the tensors to. Only one of them is in memory at a time, since the kernel may
-    take a mapped file's pages back. Raise OSError where the disk has no room."""
+    scratch: a new file to map the tensors to. Memory then holds about one tensor, since the kernel may write
+    mapped pages back. Raise OSError where the disk has no room."""
     found = list(lazy_tensors(ckpt))
-    sizes = [-(-size_of(x) // 64) * 64 for _, _, x in found]  # bytes; each tensor begins at a multiple of 64
+    sizes = [-(-x.nbytes // 64) * 64 for _, _, x in found]  # bytes; each tensor begins at a multiple of 64
     *starts, whole = itertools.accumulate(sizes, initial=0)
     if scratch and whole:
         reserve(scratch, whole)
     for (tree, key, x), start in zip(found, starts):
-        n_bytes = size_of(x)
-        if scratch and n_bytes:
-            memory = torch.from_numpy(np.memmap(scratch, np.uint8, "r+", start, (n_bytes,)))
+        if scratch and x.nbytes:
+            memory = torch.from_numpy(np.memmap(scratch, np.uint8, "r+", start, (x.nbytes,)))
             tree[key] = memory.view(x.dtype).view(x.shape)
             x.fill(tree[key])
         else:
@@ -190,18 +195,13 @@ def materialise(ckpt: dict, scratch: str = "") -> dict:
     return ckpt
 
 
-def lazy_tensors(tree: dict | list) -> Iterator[tuple[dict | list, str | int, Lazy]]:
-    """Yield (dict or list, key in it, Lazy) of every Lazy in nested dicts and lists."""
-    for key, x in tree.items() if isinstance(tree, dict) else enumerate(tree):
-        if isinstance(x, (dict, list)):
+def lazy_tensors(tree: dict) -> Iterator[tuple[dict, str, Lazy]]:
+    """Yield (dict, key in it, Lazy) of every Lazy in nested dicts."""
+    for key, x in tree.items():
+        if isinstance(x, dict):
             yield from lazy_tensors(x)
         elif isinstance(x, Lazy):
             yield tree, key, x
-
-
-def size_of(x: Lazy) -> int:
-    """Return how many bytes a tensor has."""
-    return math.prod(x.shape) * x.dtype.itemsize
 
 
 def reserve(path: str, n_bytes: int) -> None:
@@ -227,9 +227,9 @@ def damaged(f: str | BinaryIO) -> str | None:
 def load_checkpoint(path: str, whole: bool = True, verify: bool = True) -> dict:
     """Load a checkpoint, memory-mapped. Raise a one-line ValueError if the file is anything else.
 
-    A folder, as sharded training writes it, is first made one file, whole.pt in it. With whole=False, its
-    tensors have no data, and load_state reads them. verify: look for flipped bits in all of it, at up to
-    3 GB/s. Each process looks at its share of a folder."""
+    A sharded folder is first turned into one file in it, whole.pt. whole=False: its tensors stay without
+    data, for load_state to read. verify: check every CRC-32, at up to 3 GB/s; of a folder, each process
+    checks its share."""
     if not os.path.exists(path):
         raise ValueError(f"{path}: no such checkpoint")
     if os.path.isdir(path):
@@ -263,8 +263,8 @@ def checked(path: str, ckpt: object) -> dict:
 
 class Metadata(pickle.Unpickler):
     """A reader of what torch.distributed.checkpoint pickles beside the tensors. It comes before torch's own
-    and lets few names through, since a pickle can run any code. Whole modules would be too much: some of
-    their functions call any other."""
+    reader, since a pickle can run any code. It admits single names, not whole modules: some functions in
+    those call any other."""
 
     PATHS = ("PosixPath", "WindowsPath")
     NAMES = {
@@ -286,17 +286,22 @@ class Metadata(pickle.Unpickler):
         raise pickle.UnpicklingError(f"it names {module}.{name}")
 
 
+def is_sharded(folder: str) -> bool:
+    """Return whether a folder is a checkpoint, as sharded training writes them."""
+    return os.path.exists(f"{folder}/.metadata") and os.path.exists(f"{folder}/rest.pt")
+
+
 def load_folder(path: str, whole: bool, verify: bool) -> dict:
     """Do what load_checkpoint does, for a folder."""
     if whole and os.path.exists(f"{path}/whole.pt"):
         return load_checkpoint(f"{path}/whole.pt", verify=verify)
 
     # read all but the tensors
-    inside = [f"{path}/{name}" for name in ("ckpt.pt", "grown.pt") if os.path.exists(f"{path}/{name}")]
-    if inside and not os.path.exists(f"{path}/.metadata"):
-        raise ValueError(f"{path} is a folder with a checkpoint in it: give {inside[0]}")
-    if not os.path.exists(f"{path}/rest.pt") or not os.path.exists(f"{path}/.metadata"):
-        raise ValueError(f"{path}: not a checkpoint, or an incomplete one: use the one before, ckpt.prev.pt")
+    if not is_sharded(path):
+        inside = [f"{path}/{name}" for name in ("ckpt.pt", "grown.pt") if os.path.exists(f"{path}/{name}")]
+        if inside:
+            raise ValueError(f"{path} is a folder with a checkpoint in it: give {inside[0]}")
+        raise ValueError(f"{path}: not a checkpoint, or an incomplete one: {OTHER}")
     try:
         with open(f"{path}/.metadata", "rb") as f:
             metadata = Metadata(f).load()
@@ -363,8 +368,7 @@ def verify_folder(path: str, metadata: object, metadata_sha256: str | None) -> N
 def build_model(ckpt: dict, assign: bool = False) -> Llama:
     """Return the model of a checkpoint, on the CPU. assign: make the checkpoint's tensors its parameters;
     they stay on the disk if they are there. Raise ValueError where they are not those of its config."""
-    with torch.device("meta" if assign else "cpu"):
-        model = Llama(Config(**ckpt["config"]))
+    model = (skeleton if assign else Llama)(Config(**ckpt["config"]))
     try:
         model.load_state_dict(ckpt["model"], assign=assign)
     except RuntimeError as e:

@@ -6,16 +6,18 @@ on.
 import contextlib
 import functools
 import hashlib
+import itertools
 import json
 import math
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
 import urllib.request
 import zipfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -28,8 +30,8 @@ LLAMA2_URL = "https://huggingface.co/TinyLlama/TinyLlama-1.1B-Chat-v1.0/resolve/
 LLAMA2_WHEEL = "maxtext==0.2.5", "maxtext/assets/tokenizers/tokenizer.llama2"
 
 MODEL_FILES = {"sentencepiece": "tokenizer.model", "tokenizers": "tokenizer.json"}
-# A tokenizer.json does not say which these are. First Llama 3's, then that of GPT-2 and SmolLM, which is bos
-# and eos, as tiktoken's is.
+# tokenizer.json does not name bos and eos. Llama 3's come first, then GPT-2's and SmolLM's, where one token
+# is both, as in tiktoken.
 BOS, EOS = ("<|begin_of_text|>", "<|endoftext|>"), ("<|end_of_text|>", "<|endoftext|>")
 # What sentencepiece gets at a time. Each unit is encoded once, which takes half the time of all the text.
 UNIT = re.compile(r" *[^ \n]*\n*")
@@ -65,10 +67,8 @@ class Tokenizer:
             # UNIT by UNIT gives the same ids if no piece goes from one on to the next
             self.nul = len(self.sp.encode("\0"))
             pieces = "\0".join(map(self.sp.id_to_piece, range(self.vocab_size)))
-            self.by_unit = not re.search("[^▁\0]▁|\n[^\n\0]", pieces)
-            probe = "a  b\n c"
-            if self.encode(probe) != self.sp.encode(probe):  # UNIT by UNIT, if by_unit
-                self.by_unit = False
+            self.by_unit = re.search("[^▁\0]▁|\n[^\n\0]", pieces) is None
+            self.by_unit &= self.encode(PROBE) == self.sp.encode(PROBE)
 
     def open_sentencepiece(self) -> None:
         import sentencepiece  # here, as the other libraries: whoever reads only meta.json needs none
@@ -165,11 +165,10 @@ class Tokenizer:
         if not self.by_unit and start:
             return np.array(self.sp.encode(text), self.dtype).tobytes()
         if not self.by_unit:
-            units = [text]
-        elif start and self.dummy_prefix and text:
-            units = UNIT.findall(" " + text)
-        else:
-            units = UNIT.findall(text)
+            return self.encode_unit(text)
+        if start and self.dummy_prefix and text:
+            text = " " + text
+        units = UNIT.findall(text)
         come_again = len(units) * 32 > len(text)  # units as long as those of Chinese don't
         return b"".join(map(self.unit if come_again else self.encode_unit, units))
 
@@ -199,8 +198,8 @@ class Tokenizer:
         return ids
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Return the text of ids; bos, eos and ids beyond the vocabulary give nothing. A byte token of a
-        space at the start is the dummy prefix, spelled, and dropped as that is: encode never gives one."""
+        """Return the text of ids; bos, eos and ids beyond the vocabulary give nothing. A <0x20> at the start
+        is the dummy prefix, spelled in bytes, and is dropped like it. encode never gives one."""
         ids = [i for i in map(int, ids) if i not in (self.bos, self.eos) and i < self.vocab_size]
         if self.kind != "sentencepiece":
             return b"".join(self.pieces[i] for i in ids).decode(errors="replace")
@@ -290,7 +289,7 @@ def spread(tokens: np.ndarray, n: int) -> np.ndarray:
     validation shard has its part in an evaluation. Return all of them if there are no more than n."""
     length = n // 64
     if len(tokens) <= n or not length:
-        return tokens[:n]
+        return tokens[: max(n, 2)]  # one to read, one to predict
     starts = np.linspace(0, len(tokens) - length, 64).astype(int)
     return np.concatenate([tokens[i : i + length] for i in starts])
 
@@ -519,6 +518,29 @@ def fetch_llama2() -> bytes:
     )
 
 
+@contextlib.contextmanager
+def make_aside(out: str) -> Iterator[str]:
+    """Give a new folder beside out. If what is done with it fails, remove it, and the parents it needed."""
+    parent = os.path.dirname(out)
+    missing = [folder for folder in (parent, *Path(parent).parents) if not os.path.exists(folder)]
+    os.makedirs(parent, exist_ok=True)
+    try:
+        for number in itertools.count(os.getpid()):
+            aside = f"{out}.{number}"
+            if any(map(os.path.lexists, (aside, f"{aside}.old", f"{aside}.done"))):
+                continue  # of a run that was killed, or is in another container
+            os.mkdir(aside)
+            break
+        try:
+            yield aside
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+    finally:
+        for folder in missing:
+            with contextlib.suppress(OSError):  # not empty: all went well
+                os.rmdir(folder)
+
+
 def one_line(e: BaseException) -> str:
     """Return what an error says, in one line of at most 200 characters."""
     return (getattr(e, "strerror", None) or str(e) or type(e).__name__).splitlines()[0][:200]
@@ -593,8 +615,8 @@ class Shard:
         self.window = max(1, self.n_pages // 16)  # pages
 
     def first(self, window: int, block_size: int) -> int:
-        """Return the number, in an epoch, of the first sequence that begins in a window or in one after
-        it."""
+        """Return the number, within an epoch, of the first sequence that begins at the window's start or
+        later."""
         return min(-(-window * self.window * PAGE // block_size), self.n_pages * PAGE // block_size)
 
     @property
@@ -614,8 +636,8 @@ class Shard:
         return epoch * self.per_epoch + self.first(windows, self.block_size)
 
     def sequence(self, i: int, spelled: Callable[[np.ndarray], np.ndarray] = np.asarray) -> np.ndarray:
-        """Return sequence number i: block_size + 1 tokens. What spelling makes a page longer by is not
-        read."""
+        """Return sequence number i: block_size + 1 tokens. Spelling makes a page longer; what then lies
+        beyond its end is not read."""
         # which sequence of the window comes in place i
         epoch, i = divmod(i, self.per_epoch)
         window = i * self.block_size // (self.window * PAGE)
@@ -658,12 +680,12 @@ class Mixture:
     def __init__(
         self, shards: list[Shard], shares: list[float], read: dict[str, tuple[int, int]], dealt: int
     ) -> None:
-        # of how many sequences the smallest share is one
+        # so many sequences that the smallest share gives at least one
         self.shards, self.deal, least = shards, DEAL, min(filter(None, shares))
         while least * self.deal < 0.5 and self.deal < 1000 * DEAL:
             self.deal *= 10
 
-        # whole numbers of these, which sum to deal: what rounding left goes to the shares it cost most
+        # the shares in whole numbers that sum to deal. What rounding left goes to those that lost most
         wanted = [share * self.deal for share in shares]
         self.counts = [max(int(n), 1) if n > 0 else 0 for n in wanted]
         short = self.deal - sum(self.counts)

@@ -28,10 +28,8 @@ import json
 import math
 import os
 import re
-import shutil
 import struct
 import sys
-import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -45,7 +43,6 @@ from checkpoint import (
     build_model,
     load_checkpoint,
     materialise,
-    remove,
     stop_ids,
     unwritten,
     write_checkpoint,
@@ -61,6 +58,7 @@ from data import (
     control_pieces,
     count_bytes,
     fetch_llama2,
+    make_aside,
     one_line,
     sentencepiece_model,
     sha256,
@@ -68,7 +66,7 @@ from data import (
     spread,
     tokenizer_from,
 )
-from grow import fused, not_stock, val_text
+from grow import fused, grow, not_stock, val_text, working
 from model import SCALING, Config, Llama, assembled, rope_places, row_ids, skeleton
 
 DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
@@ -153,14 +151,6 @@ def llama_shape(cfg: Config, kind: str) -> tuple[int, ...]:
     return (width, n_out) if kind in TRANSPOSED else (n_out, width)
 
 
-def all_rows(w: torch.Tensor, ids: torch.Tensor, n_tokens: int, absent: torch.Tensor | None) -> torch.Tensor:
-    """Return (n_tokens, n_embd): at `ids` the rows of w, (len(ids), n_embd); elsewhere `absent`, (n_embd,),
-    or their mean if that is None."""
-    out = (w.mean(0) if absent is None else absent).expand(n_tokens, -1).clone()
-    out[ids] = w
-    return out
-
-
 # a tensor's shape, and a function that makes it
 Made = tuple[tuple[int, ...], Callable[[], torch.Tensor]]
 
@@ -181,8 +171,9 @@ def llama_tensors(
         if kind in ("q", "k"):  # (heads, 2, pairs, n_embd), by falling frequency
             w = w[:, :, order] * (scale if kind == "q" else 1)
         if kind in ("wte", "head") and cfg.n_tokens:  # (vocab_size, n_embd) -> (n_tokens, n_embd)
-            ids = row_ids(weights["row_of"], cfg.vocab_size)
-            w = all_rows(w, ids, cfg.n_tokens, absent if kind == "head" else None)
+            rows, other = w, absent if kind == "head" and absent is not None else w.mean(0)
+            w = other.expand(cfg.n_tokens, -1).clone()
+            w[row_ids(weights["row_of"], cfg.vocab_size)] = rows
         w = w.reshape(-1, cfg.n_embd)
         return w.T if kind in TRANSPOSED else w
 
@@ -211,7 +202,6 @@ def write_safetensors(folder: str, tensors: dict[str, Made], dtype: str) -> None
         names = [f"model-{i + 1:05}-of-{len(files):05}.safetensors" for i in range(len(files))]
 
     # write them, and an index of several
-    count = counter("written", total)
     for file_name, entries in zip(names, files):
         header = json.dumps({"__metadata__": {"format": "pt"}} | entries).encode()
         header += b" " * (-len(header) % 8)
@@ -224,7 +214,6 @@ def write_safetensors(folder: str, tensors: dict[str, Made], dtype: str) -> None
                 if not tensor.isfinite().all():
                     raise ValueError(f"{name} holds NaN, or more than {dtype} can: try another --dtype")
                 f.write(tensor.flatten().view(torch.uint8).numpy())
-                count(tensor.nbytes)
             f.flush()
             os.fsync(f.fileno())
     if len(files) > 1:
@@ -236,21 +225,6 @@ def write_safetensors(folder: str, tensors: dict[str, Made], dtype: str) -> None
 def write_json(path: str, values: dict) -> None:
     """Write values as a JSON file."""
     Path(path).write_text(json.dumps(values, indent=2) + "\n", "utf-8")
-
-
-def counter(what: str, total: int) -> Callable[[int], None]:
-    """Return a function that counts bytes and says every 2 seconds, on stderr, what share of total is
-    done."""
-    done, said = 0, time.monotonic()
-
-    def count(n):
-        nonlocal done, said
-        done += n
-        if time.monotonic() - said > 2:
-            said = time.monotonic()
-            print(f"{what}: {done / total:.0%}", file=sys.stderr, flush=True)
-
-    return count
 
 
 def write_tokenizer(folder: str, tok: Tokenizer, context: int, end: int) -> None:
@@ -367,17 +341,19 @@ def model_card(ckpt: dict, cfg: Config, n_params: int, last: dict, stop: list[in
     # how it grew
     lines = ["| tokens read | FLOPs | to | init | max abs dlogit |", "|---|---|---|---|---|"]
     for g in ckpt["lineage"]:
-        sizes = ", ".join(f"{name} {size}" for name, size in g["sizes"].items()) or "condensed"
-        rows = f", rows for {g['vocab']}" if g["vocab"] else ""
+        sizes = [f"{name} {size}" for name, size in g["sizes"].items()]
+        rows = [f"rows for {g['vocab']}"] if g["vocab"] else []
+        to = ", ".join(sizes + rows) or ("condensed" if g.get("condense") else "the same sizes")
         read = f"{g['tokens']:,} | {g['flops']:.3g}"
-        lines.append(f"| {read} | {sizes}{rows} | {g['init']} | {g['max_dlogit']:.1e} |")
+        lines.append(f"| {read} | {to} | {g['init']} | {g['max_dlogit']:.1e} |")
     grown = "\n".join(lines) if ckpt["lineage"] else "It has not been grown."
 
     # where it is from
     ledger, origin = ckpt["ledger"], ckpt.get("origin") or {}
     name = ledger.get("from", "one")
     how = "grown" if ckpt["lineage"] else "made"
-    grown_from = f"{how} with Babel from {name} of width {cfg.generations[0].n_embd}."
+    of = f" from {name} of width {cfg.generations[0].n_embd}" if ckpt["lineage"] or "from" in ledger else ""
+    grown_from = f"{how} with Babel{of}."
     kept = {key: origin[key] for key in CARD if origin.get(key)}
     front = "".join(f"{key}: {json.dumps(value, ensure_ascii=False)}\n" for key, value in kept.items())
     based = f"\n{name} was made from {kept['base_model']}." if "base_model" in kept else ""
@@ -402,7 +378,8 @@ It has read {spent}, those of the smaller models included{beside}.
 
 def last_evaluation(path: str, step: int, tokens: int) -> dict:
     """Return what metrics.jsonl at path says of the evaluation at this step and these tokens, {} if there is
-    none. Beside a grown.pt, of step 0, lies that of the run before, whose step 0 is another model's."""
+    none. Both must agree: beside a grown.pt, whose step is 0, lies the log of the run before, and its step 0
+    was another model."""
     if not os.path.isfile(path):
         return {}
     with open(path) as f:
@@ -421,10 +398,10 @@ def absent_row(model: Llama, bos: int, n_absent: int) -> torch.Tensor:
     """Return the head's row, (n_embd,), for all n_absent tokens that the model has no row for. On text that
     the model writes, it gives them about the least probability that one row can.
 
-    A Llama's head has no bias, so no row is improbable after every text. But the mean of log(1 + probability
-    of the absent tokens / that of the others) is convex in their row. In the demo's models the absent tokens
-    had 14 to 18 % of the probability with the rows' mean, and have 0.02 to 2 % with this row. A head that is
-    tied to the embedding keeps the mean, since there the row is an input too."""
+    A Llama's head has no bias, so no row is improbable after every text. This one minimises the mean of
+    log(1 + p(absent) / p(others)) over text that the model writes. That is convex in the row. In the demo's
+    models the absent tokens had 14 to 18 % of the probability with the rows' mean, and have 0.02 to 2 % with
+    this row. A head that is tied to the embedding keeps the mean, since there the row is an input too."""
     # states of the model on its own text, and what to compare the row's logits with there
     rng = torch.Generator().manual_seed(0)
     length = min(model.cfg.context, 128)
@@ -434,7 +411,7 @@ def absent_row(model: Llama, bos: int, n_absent: int) -> torch.Tensor:
     states, others = [], []
     with torch.no_grad():
         for idx in written.split(8):
-            x, head = model.trunk(idx, model.cos[:length], model.sin[:length])
+            x, head = model.trunk(idx)
             states.append(x.flatten(0, 1))
             others.append(F.linear(states[-1], head).logsumexp(-1))
     x = torch.cat(states)  # (n_texts * length, n_embd)
@@ -455,16 +432,13 @@ def absent_row(model: Llama, bos: int, n_absent: int) -> torch.Tensor:
 
 
 def with_all_rows(model: Llama, absent: torch.Tensor | None) -> Llama:
-    """Return the model with a row for every token, as llama_tensors makes them."""
-    cfg, ids = model.cfg, model.token_ids()
-    sizes = {"vocab_size": cfg.n_tokens, "n_tokens": 0}
-    last = vars(cfg.generations[-1]) | {"vocab_size": cfg.n_tokens}
-    there = Config(**vars(cfg) | sizes | {"generations": [*cfg.generations[:-1], last]})
-    weights = {name: w for name, w in model.state_dict().items() if name != "row_of"}
-    weights["wte.0"] = all_rows(weights["wte.0"], ids, cfg.n_tokens, None)
-    if not cfg.tied:
-        weights["head.0"] = all_rows(weights["head.0"], ids, cfg.n_tokens, absent)
-    return build_model({"config": there.plain(), "model": weights}).eval()
+    """Return the model with a row for every token: the mean of those it has, or in the head `absent`."""
+    ckpt = {"config": model.cfg.plain(), "model": model.state_dict(), "optimizer": {}}
+    lacking = (model.row_of < 0).nonzero()[:, 0]
+    ckpt, _ = grow(ckpt | {"ledger": {"tokens": 0}}, rows=torch.cat([model.token_ids(), lacking]).numpy())
+    if absent is not None:
+        ckpt["model"]["head.1"][:] = absent
+    return build_model(ckpt).eval()
 
 
 @torch.no_grad()
@@ -780,11 +754,9 @@ def front_value(front: str, key: str) -> str:
     return found[1].strip() if found else ""
 
 
-def babel_tensors(
-    cfg: Config, stored: dict[str, Stored], where: str, count: Callable[[int], None]
-) -> dict[str, Lazy]:
+def babel_tensors(cfg: Config, stored: dict[str, Stored], where: str) -> dict[str, Lazy]:
     """Return {slab: Lazy} of a Config of one generation and a model's tensors. Raise ValueError if these are
-    not what the Config wants. count is called with the bytes of each that is made."""
+    not what the Config wants."""
     # refuse tensors that a Llama has not
     names, wte, head = llama_names(cfg), "model.embed_tokens.weight", "lm_head.weight"
     known = {*names.values(), head}  # a tied one may have a head as well
@@ -807,7 +779,6 @@ def babel_tensors(
                 f"{where}: its config.json ties the head to the embedding, but {head} is another: "
                 f"put tie_word_embeddings right, or take {head} out"
             )
-        count(out.nbytes)
 
     # make a slab of each. GGUF's types are dequantised on the way; safetensors' integers are no weights
     slabs, is_gguf = {}, where.endswith(".gguf")
@@ -863,7 +834,7 @@ def read_llama(source: str, out: str, block_size: int | None = None, context: in
     name = re.sub(r"\.gguf$", "", os.path.basename(os.path.realpath(source)))
     n_params = skeleton(cfg).count_params()["total"]
     ledger = {"tokens": 0, "flops": 0, "seconds": 0.0, "dealt": 0, "read": {}, "from": name}
-    tensors = babel_tensors(cfg, stored, source, counter(f"read {source}", 4 * n_params))
+    tensors = babel_tensors(cfg, stored, source)
     ckpt = {
         "config": cfg.plain(),
         "model": tensors,
@@ -881,18 +852,9 @@ def read_llama(source: str, out: str, block_size: int | None = None, context: in
     # make them, aside
     dtypes = sorted({tensor.dtype for tensor in stored.values()})
     print(f"reading {source}: {n_params:,} parameters, {' and '.join(dtypes)}", flush=True)
-    parent = os.path.dirname(out) or "."
-    fresh = not os.path.isdir(parent)
-    os.makedirs(parent, exist_ok=True)
-    aside = f"{out}.{os.getpid()}"
-    try:
-        write_checkpoint(aside, materialise(ckpt, f"{aside}.scratch"))
-        os.rename(aside, out)
-    finally:
-        remove(aside)
-        remove(f"{aside}.scratch")
-        if fresh and not os.listdir(parent):
-            os.rmdir(parent)
+    with make_aside(os.path.abspath(out)) as aside, working(f"reading {source}", f"{aside}/ckpt.pt"):
+        write_checkpoint(f"{aside}/ckpt.pt", materialise(ckpt, f"{aside}/scratch"))
+        os.rename(f"{aside}/ckpt.pt", out)
     spare = cfg.vocab_size - tok.vocab_size
     rows = f", {spare} rows more than it has tokens" if spare > 0 else ""
     lengths = f"block_size {cfg.block_size}, context {cfg.context}"
@@ -1027,12 +989,15 @@ def gguf_files(path: str, values: dict) -> dict[str, bytes]:
         if not isinstance(value, list) or not all(type(x) is kind for x in value):
             raise ValueError(f"{path}: broken: {prefix}{key} is no list of {kind.__name__}")
     tokens, kinds = says.get("tokens"), says.get("token_type")
-    if not tokens or not kinds or says.get("model") not in ("llama", "gpt2"):
+    if not tokens or not kinds:
+        raise ValueError(f"{path}: no tokens, or no types of them, in it: import the model's own folder")
+    if says.get("model") not in ("llama", "gpt2"):
         raise ValueError(
             f"{path}: its tokenizer is {says.get('model')}, and only llama's and gpt2's can be read"
         )
     ids = {key: says.get(f"{name}_token_id") for key, name in GGUF_IDS.items()}
-    special = {f"{key}_token": tokens[i] for key, i in ids.items() if i in range(len(tokens))}
+    ids = {key: i for key, i in ids.items() if type(i) is int and 0 <= i < len(tokens)}
+    special = {f"{key}_token": tokens[i] for key, i in ids.items()}
     if says["model"] == "llama":
         unknown = next((token for token, kind in zip(tokens, kinds) if kind == UNKNOWN), "<unk>")
         ends = special.get("bos_token", "<s>"), special.get("eos_token", "</s>")
@@ -1099,18 +1064,11 @@ def export(path: str, out: str, dtype: str = "float32") -> None:
     """Make the folder `out`, a stock Llama, of the checkpoint at path. Raise ValueError if there is none."""
     ckpt = load_checkpoint(path)
     cfg, origin, kind = Config(**ckpt["config"]), ckpt.get("origin"), ckpt["tokenizer"]["kind"]
-    try:
-        tok = Tokenizer.from_dict(ckpt["tokenizer"])
-    except ValueError:
-        if kind in MODEL_FILES:
-            raise
-        tok = None  # one of tiktoken's, which it would fetch
+    tok = Tokenizer.from_dict(ckpt["tokenizer"])
 
     # where generation stops, and the config.json
-    ids = {"bos": tok.bos, "eos": tok.eos} if tok else {}
-    if origin:
-        ids = origin.get("ids", {})
-    stop = stop_ids(ckpt, tok) if tok else []
+    ids = origin.get("ids", {}) if origin else {"bos": tok.bos, "eos": tok.eos}
+    stop = stop_ids(ckpt, tok)
     eos = stop[0] if len(stop) == 1 else stop or None
     config = llama_config(cfg, dtype, ids.get("bos"), eos, ids.get("pad"))
     build_model(ckpt, assign=True)  # fails now if tensors are missing
@@ -1122,7 +1080,7 @@ def export(path: str, out: str, dtype: str = "float32") -> None:
 
     # a row for all tokens, and what the model card says
     absent, figures = None, ""
-    if cfg.n_tokens > cfg.vocab_size and tok:
+    if cfg.n_tokens > cfg.vocab_size:
         print("finding a row for the tokens without one", flush=True)
         model = fused(ckpt)
         if not cfg.tied:
@@ -1134,25 +1092,23 @@ def export(path: str, out: str, dtype: str = "float32") -> None:
     last = last_evaluation(beside, ckpt["step"], ckpt["ledger"]["tokens"])
 
     # write all, aside
-    aside = f"{out.rstrip('/')}.{os.getpid()}"
-    os.makedirs(aside)
     try:
-        if origin:
-            write_origin(aside, origin)
-        if kind in MODEL_FILES:
-            write_tokenizer(aside, tok, cfg.context, ids.get("eos", tok.eos) if origin else tok.bos)
-        else:
-            name = ckpt["tokenizer"]["name"]
-            print(f"no tokenizer files for tiktoken's {name}: add those of its own repository")
-        write_json(f"{aside}/config.json", config)
-        write_generation(f"{aside}/generation_config.json", ids.get("bos"), eos)
-        write_safetensors(aside, tensors, dtype)
-        Path(aside, "README.md").write_text(model_card(ckpt, cfg, n_params, last, stop, figures), "utf-8")
-        os.rename(aside, out)
+        with make_aside(os.path.abspath(out)) as aside, working(f"writing {out}"):
+            if origin:
+                write_origin(aside, origin)
+            if kind in MODEL_FILES:
+                write_tokenizer(aside, tok, cfg.context, ids.get("eos", tok.eos) if origin else tok.bos)
+            else:
+                name = ckpt["tokenizer"]["name"]
+                print(f"no tokenizer files for tiktoken's {name}: add those of its own repository")
+            write_json(f"{aside}/config.json", config)
+            write_generation(f"{aside}/generation_config.json", ids.get("bos"), eos)
+            write_safetensors(aside, tensors, dtype)
+            card = model_card(ckpt, cfg, n_params, last, stop, figures)
+            Path(aside, "README.md").write_text(card, "utf-8")
+            os.rename(aside, out)
     except OSError as e:
         raise unwritten(out, e) from None
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
     print(f"wrote {out}: {n_params:,} parameters in {dtype}, {len(tensors)} tensors")
 
 

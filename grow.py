@@ -1,8 +1,8 @@
 """
-Grow a checkpoint: make a bigger model that computes what the smaller one did, with its optimizer state. Depth
-alone is grown by copying layers, which learns fastest. The copies come in under a factor that rises from 0 to
-1 (--init stack --ramp TOKENS). Of a finished model, one that was imported or whose rates have decayed, what
-the copies write is zero (--init copy), so that the old can be frozen.
+Grow a checkpoint: make a bigger model that computes what the smaller one did, with its optimizer state. When
+depth alone grows, new layers are copies of old ones, which learns fastest. A factor that rises from 0 to 1
+brings them in (--init stack --ramp TOKENS). In a finished model, imported or decayed, the copies write zero
+instead (--init copy): then the old layers can be frozen.
 
 $ python grow.py --in out/stage0/ckpt.pt --double width             # n_embd, heads, ffn_dim: 4 x a layer
 $ python grow.py --in out/stage0/ckpt.pt --params 2x --along width  # the width nearest to 2 x the parameters
@@ -46,6 +46,7 @@ import torch.nn.functional as F
 from checkpoint import (
     Lazy,
     build_model,
+    is_sharded,
     load_checkpoint,
     lock,
     materialise,
@@ -72,15 +73,10 @@ from model import (
 
 ROLES = WRITES, READS, GAIN, ROW = "writes", "reads", "gain", "row"
 
-# The rule of growth: what a new slab reads or writes, by its tensor and the axis it is appended on, or
-# "layer" for the whole tensor of a new block. What writes (`writes` in model.py) starts at zero, or with
-# --ramp under a factor of zero, so that the function stays. What reads is drawn or copied, so that of each
-# product of two new factors one is not zero, and every new parameter gets a gradient.
+# What a new slab reads or writes, by its tensor and the axis it is appended on; "layer" is the whole tensor
+# of a new block.
 RULES = {
-    **{
-        (kind, "n_embd"): "the new residual dimensions"
-        for kind in ("wte", "o", "down", "q", "k", "v", "gate", "up", "head", "norm")
-    },
+    **{(kind, "n_embd"): "the new residual dimensions" for kind in SHAPES},
     ("o", "n_head"): "what the new heads have read",
     ("q", "n_head"): "the residual, for new heads",
     ("k", "n_kv_head"): "the residual, for new heads",
@@ -98,6 +94,7 @@ RULES = {
     ("wte", "vocab_size"): "a new token",
     ("head", "vocab_size"): "a new token",
 }
+AXES = {"depth": "n_layer", "ffn": "ffn_dim", "head_dim": "head_dim"}  # options, and the sizes they give
 RAMP_INITS = ("random", "copy", "stack")  # the inits that a ramp goes with
 INITS = ("random", "copy", "eye", "stack", "clone")
 SECONDS = dict.fromkeys(("hash", "draw", "write", "check"), 0.0)  # what main() says of its time
@@ -218,7 +215,7 @@ def not_stock(cfg: Config) -> str:
     return f"{fault}: {remedy}" + (f", or --heads {many[0]}" if many else "")
 
 
-def check_sizes(cfg: Config, new: dict[str, int], place: str, init: str) -> None:
+def check_growth(cfg: Config, new: dict[str, int], place: str, init: str) -> None:
     """Raise ValueError where cfg can't grow to `new`, all its sizes, or with place or init."""
     for name, size in new.items():
         if size < getattr(cfg, name):
@@ -258,7 +255,7 @@ def grown_config(
     if unknown:
         raise ValueError(f"can't grow {unknown.pop()}")
     new = with_sizes(cfg, sizes)
-    check_sizes(cfg, new, place, init)
+    check_growth(cfg, new, place, init)
 
     extra = new["n_layer"] - cfg.n_layer
     if place == "top":
@@ -317,8 +314,8 @@ def role_of(kind: str, axis: str) -> str:
 
 
 def start_of(kind: str, axis: str, init: str, ramp: bool = False) -> tuple[str, str]:
-    """Return (how a new slab starts, why), by RULES and --init. axis: of SHAPES[kind], or "layer". ramp: what
-    writes comes in under a factor that rises from 0, and is no longer zero itself."""
+    """Return (how a new slab starts, why). axis: one of SHAPES[kind], or "layer". ramp: a factor rises from
+    0, so that what writes need not start at zero."""
     role, what = role_of(kind, axis), RULES[kind, axis]
     why = f"{role} of {what}" if role == GAIN else f"{role} {what}"
     if axis == "layer" and (init == "stack" or init == "copy" and (ramp or role != WRITES)):
@@ -338,8 +335,8 @@ def start_of(kind: str, axis: str, init: str, ramp: bool = False) -> tuple[str, 
 
 @dataclasses.dataclass
 class Birth:
-    """All that a new slab is made of. before(): the tensor that it is appended to, or that of the layer which
-    it may copy; a function, since few need it."""
+    """What a new slab is made of. before() returns the tensor it is appended to, or the layer it copies. It
+    is a function, because few slabs need it."""
 
     slab: str
     kind: str
@@ -431,7 +428,7 @@ def plan_growth(
     if rows is not None:
         weights["row_of"] = torch.full((old.n_tokens,), -1)
         weights["row_of"][torch.as_tensor(rows)] = torch.arange(len(rows))
-    # copied are older slabs as far as they have come in, and those of this growth as if they had
+    # a copy takes older slabs times their ramp factors so far, and slabs of this growth in full
     come_in = Config(**vars(cfg) | {"generations": [*cfg.generations[:-1], settled(cfg.generations[-1])]})
     tensors = skeleton(cfg).growables()
     for name, old_name, copied in sources(tensors, layers):
@@ -444,15 +441,15 @@ def plan_growth(
                     state[slab] = dict(ckpt["optimizer"][old_slab])
                 continue
 
-            # a new slab. Before it comes the tensor it may copy, or, in an old layer, what it is appended to
+            # a new slab: in a new layer it may copy a tensor, in an old one it is appended to slabs before it
             whole, its_plan = (copied, tensors[copied].plan) if copied else (name, plan[:i])
             how, why = start_of(kind, axis_name(kind, axis), init, ramp > 0)
             before = functools.partial(assembled, come_in, weights, whole, kind, its_plan)
             weights[slab] = Lazy(shape, dtype, Birth(slab, kind, axis, how, before, cfg, seed).fill)
             born.append((slab, shape, f"{how}: {why}"))
-            if copy_state and copied and how == "copied":
-                if moments := fused_state(copied, its_plan, state):
-                    state[slab] = moments
+            copies = copy_state and copied and how == "copied"
+            if copies and (moments := fused_state(copied, its_plan, state)):
+                state[slab] = moments
     return ckpt | {"config": cfg.plain(), "model": weights, "optimizer": state, "step": 0}, born
 
 
@@ -466,8 +463,10 @@ def check_rows(cfg: Config, row_of: torch.Tensor | None, rows: np.ndarray) -> No
 
 
 def sources(tensors: dict, layers: list[tuple[int, bool]]) -> list[tuple[str, str, str]]:
-    """Return [(a tensor's name; its name in the old model, '' in a new layer; in a new layer the name, in the
-    grown model, of the tensor it may copy, else '')]. Old layers come first: they are what is copied."""
+    """Return [(name in the grown model, name in the old model, name of the tensor to copy)] of every tensor.
+
+    In an old layer the third is ''. In a new layer the second is '', and the third is a name in the grown
+    model. Old layers come first, since new ones copy them."""
     out = []
     for name in tensors:
         old_name, copied = name, ""
@@ -515,9 +514,11 @@ def cloned_config(old: Config, sizes: dict[str, int]) -> tuple[Config, int]:
 
 
 def plan_clone(ckpt: dict, seed: int, noise: float = 10**-0.5, **sizes: int) -> tuple[dict, Born]:
-    """Return plan_growth's result for --init clone. noise: its RMS over that of what it is added to; the
-    default is HyperCloning's 10 dB. Adam's moments are tiled, and divided, as the gradients are, by the
-    copies of what a tensor writes: its gradients are as many times smaller."""
+    """Return plan_growth's result for --init clone. noise: its RMS relative to the weights it is added to;
+    HyperCloning's 10 dB by default.
+
+    A tensor that writes k copies gets a gradient 1/k as large. So Adam's first moments are tiled and divided
+    by k, the second by k^2."""
     old = Config(**ckpt["config"])
     cfg, k = cloned_config(old, sizes)
     weights, state, born, dtype = ungrown(ckpt), {}, [], ckpt["model"]["wte.0"].dtype
@@ -535,7 +536,7 @@ def plan_clone(ckpt: dict, seed: int, noise: float = 10**-0.5, **sizes: int) -> 
         weights[slab] = Lazy(shape, dtype, fill)
         born.append((slab, shape, "tiled"))
 
-        # Adam's moments, of gradients that are as many times smaller as there are copies of what it writes
+        # Adam's moments
         copies = 1 if kind == "head" or last_gain else k
         if moments := fused_state(name, tensor.plan, ckpt["optimizer"]):
             for key, scale in ("exp_avg", 1 / copies), ("exp_avg_sq", 1 / copies**2):
@@ -620,8 +621,10 @@ def plan_condensing(ckpt: dict, keep: int) -> tuple[dict, list[str]]:
     n_fused = len(old.generations) - keep + 1
     if keep < 1 or n_fused <= old.n_fused:
         remain = len(old.generations) - old.n_fused + 1
-        remaining = f"{remain} generation{'s' if remain > 1 else ''} remain"
-        raise ValueError(f"--condense {keep}: {remaining}; give at least 1 and fewer than that")
+        remaining = f"{remain} generations remain: give 1 to {remain - 1}"
+        if remain == 1:
+            remaining = "1 generation remains: nothing to fuse"
+        raise ValueError(f"--condense {keep}: {remaining}")
     generations = [*map(settled, old.generations[:n_fused]), *old.generations[n_fused:]]
     cfg = Config(**vars(old) | {"n_fused": n_fused, "generations": generations})
     weights, state, steps, was = ungrown(ckpt), {}, set(), ckpt["optimizer"]
@@ -634,7 +637,7 @@ def plan_condensing(ckpt: dict, keep: int) -> tuple[dict, list[str]]:
             steps |= {int(was[f"{name}.{i}"]["step"]) for i in range(m) if f"{name}.{i}" in was}
         if m > 1 or old.factors(kind, plan[:1]) != cfg.factors(kind, tensor.plan[:1]):  # or a ramp ends
             before = functools.partial(assembled, old, ckpt["model"], name, kind, plan[:m])
-            first = Lazy(tensor.plan[0][2], first.dtype, functools.partial(fuse, before=before))
+            first = Lazy(tensor.plan[0][2], first.dtype, lambda out, before=before: out.copy_(before()))
         weights[slab] = first
         if moments := fused_state(name, plan[:m], was):
             state[slab] = moments
@@ -668,10 +671,6 @@ def what_fusing_changes(old: Config, n_fused: int, steps: set[int]) -> list[str]
     return notes
 
 
-def fuse(out: torch.Tensor, before: Callable[[], torch.Tensor]) -> None:
-    out.copy_(before())
-
-
 # -----------------------------------------------------------------------------
 # the check and what is printed
 
@@ -693,10 +692,10 @@ def val_text(ckpt: dict) -> str:
 
 
 def probe_tokens(ckpt: dict, text: str | None = None) -> tuple:
-    """Return (token ids to compare models on, (windows, T + 1); what they are; the bytes of text that they
-    stand for, each window's first left out, or 0 where that is not known). They are of the text file; without
-    one, of validation text, where the checkpoint's data is still there; else random. Tokens without a row are
-    spelled."""
+    """Return (token ids to compare models on, (windows, T + 1); a name for them; their bytes of text).
+
+    The ids come from the text file, else from the checkpoint's validation text, else at random. The first
+    token of a window counts no bytes; the bytes are 0 where unknown. Tokens without a row are spelled."""
     if text:
         tokens, n_bytes = text_tokens(ckpt, text)
         return tokens, f"tokens of {text}", n_bytes
@@ -716,10 +715,9 @@ def probe_tokens(ckpt: dict, text: str | None = None) -> tuple:
 
 
 def text_tokens(ckpt: dict, path: str, longest: int = 512) -> tuple[torch.Tensor, int]:
-    """Return (the first `longest` tokens or so of a text file, a bos first, (windows, T + 1), where each
-    window begins with the last token of the one before; the bytes they stand for, each window's first left
-    out). Tokens without a row are spelled. Raise ValueError where the file holds no text, or the checkpoint
-    no tokenizer."""
+    """Return (up to `longest` tokens of a text file after a bos, (windows, T + 1); their bytes of text). A
+    window begins with the last token of the one before, which counts no bytes. Tokens without a row are
+    spelled. Raise ValueError where the file holds no text, or the checkpoint no tokenizer."""
     if "tokenizer" not in ckpt:
         raise ValueError("--text: the checkpoint has no tokenizer")
     with open(path, encoding="utf-8-sig", newline="") as f:
@@ -744,9 +742,9 @@ def differences(a: dict, b: dict, tokens: torch.Tensor, n: int = 64) -> tuple[fl
     """Return (max |dlogit| of the tokens that a has, the largest |logit| of a, the losses of a and of b, in
     nats a token) of two checkpoints on the same tokens. One tensor at a time of their weights is in memory,
     and logits of n tokens."""
-    models, T = [build_model(c, assign=True) for c in (a, b)], tokens.size(1) - 1
+    models = [build_model(c, assign=True) for c in (a, b)]
     # of each (what the head multiplies, (windows, T, C); the head, (vocab_size, C))
-    hidden = [model.trunk(tokens[:, :-1], model.cos[:T], model.sin[:T]) for model in models]
+    hidden = [model.trunk(tokens[:, :-1]) for model in models]
     rows = [model.rows(tokens[:, 1:]).flatten() for model in models]
     dlogit, largest, losses = [], [], [0.0, 0.0]
     for i in range(0, len(rows[0]), n):
@@ -778,11 +776,9 @@ def alive(ckpt: dict, tokens: torch.Tensor, slabs: set[str]) -> dict[str, float]
     read[model.rows(tokens[:, :-1])] = True
     rows, n = {}, 0  # {slab of wte: which of its rows were read}; the rows so far
     for i, (_, axis, shape) in enumerate(model.wte.plan):
-        if axis == 1:  # n_embd: more columns of all rows so far
-            rows[f"wte.{i}"] = read[:n]
-        else:
-            rows[f"wte.{i}"] = read[n : n + shape[0]]
-            n += shape[0]
+        start = 0 if axis == 1 else n  # n_embd: more columns of all rows so far
+        n = start + shape[0]
+        rows[f"wte.{i}"] = read[start:n]
     for name, w in before.items():
         moved = (params[name] != w) | (params[name].grad != 0)
         if not model.cfg.tied and name in rows and rows[name].any():
@@ -817,7 +813,7 @@ def size_table(*ckpts: dict) -> list[str]:
             "  non-embedding": f"{n['non_embedding']:,}",
             **{f"  generation {g}": f"{n['generations'].get(g, 0):,}" for g in generations},
             "FLOPs a token": count(cfg.flops_per_token()),
-            "checkpoint": count(sum(math.prod(t.shape) * t.dtype.itemsize for t in tensors)) + "B",
+            "checkpoint": count(sum(t.nbytes for t in tensors)) + "B",
         })  # fmt: skip
     return [f"{key:<18}" + "".join(f"{column[key]:>18}" for column in columns) for key in columns[0]]
 
@@ -831,8 +827,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--in", dest="input", required=True, metavar="CKPT", help="the checkpoint to grow; never overwritten")
     add("--out", metavar="CKPT", help="where to write (default: grown.pt beside the input)")
     # how large
-    axes = ("width", "depth", "ffn", "head_dim")
-    add("--double", choices=axes, help="width: n_embd, heads and ffn_dim")
+    add("--double", choices=("width", *AXES), help="width: n_embd, heads and ffn_dim")
     add(
         "--params",
         metavar="N",
@@ -944,11 +939,6 @@ def file_names(source: str, out: str | None) -> tuple[str, str]:
     return source, out
 
 
-def is_sharded(folder: str) -> bool:
-    """Return whether a folder is a checkpoint, as sharded training writes them."""
-    return os.path.exists(f"{folder}/.metadata") and os.path.exists(f"{folder}/rest.pt")
-
-
 def asked_sizes(cfg: Config, args: argparse.Namespace) -> dict[str, int]:
     """Return the sizes that the command line asks for, {} if none."""
     explicit = any((args.width, args.depth, args.heads, args.ffn, args.head_dim))
@@ -959,8 +949,7 @@ def asked_sizes(cfg: Config, args: argparse.Namespace) -> dict[str, int]:
     if args.double == "width":
         return widen(cfg, 2 * cfg.n_embd)
     if args.double:
-        name = {"depth": "n_layer", "ffn": "ffn_dim", "head_dim": "head_dim"}[args.double]
-        return {name: 2 * getattr(cfg, name)}
+        return {AXES[args.double]: 2 * getattr(cfg, AXES[args.double])}
     if args.params:
         return nearest_size(cfg, asked_params(cfg, args.params), args.along, args.multiple)
     sizes = {}
@@ -968,8 +957,7 @@ def asked_sizes(cfg: Config, args: argparse.Namespace) -> dict[str, int]:
         sizes = widen(cfg, args.width, args.heads)
     elif args.heads:
         sizes = heads_like(cfg, args.heads)
-    given = {"n_layer": args.depth, "ffn_dim": args.ffn, "head_dim": args.head_dim}
-    return sizes | {name: size for name, size in given.items() if size}
+    return sizes | {name: size for option, name in AXES.items() if (size := getattr(args, option))}
 
 
 def enough_room(cfg: Config, sizes: dict[str, int], path: str) -> None:
@@ -1138,7 +1126,7 @@ def check(ckpt: dict, new: dict, growth: Growth, args: argparse.Namespace, probe
 
 def read_input(source: str, dry_run: bool, at_end: contextlib.ExitStack) -> tuple[dict, str]:
     """Return (the checkpoint at source, the sha256 of its one file). A dry run makes that file of a sharded
-    checkpoint in $TMPDIR."""
+    checkpoint in $TMPDIR, and hashes nothing."""
     loaded = source
     if dry_run and os.path.isdir(source) and not os.path.exists(f"{source}/whole.pt"):
         loaded = at_end.enter_context(tempfile.TemporaryDirectory(prefix="grow-"))
@@ -1146,6 +1134,8 @@ def read_input(source: str, dry_run: bool, at_end: contextlib.ExitStack) -> tupl
             os.symlink(os.path.abspath(f"{source}/{name}"), f"{loaded}/{name}")
     with working(f"reading {source}"):
         ckpt = load_checkpoint(loaded)
+    if dry_run:  # no lineage is written
+        return ckpt, ""
     with timed("hash"), working(f"hashing {source}"):
         return ckpt, file_sha256(f"{loaded}/whole.pt" if os.path.isdir(loaded) else loaded)
 

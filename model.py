@@ -39,8 +39,8 @@ class Generation:
     warmup: int = 0  # tokens in which the rate climbs to the peak
     warm_start: int = 0  # where it climbs from, in tokens: birth, or where a later stage warms it up again
     warm_share: float = 0.0  # the share of the peak it climbs from
-    ramp: int = 0  # tokens from its birth on in which what it writes comes in; 0: it is in
-    ramped: float = 1.0  # the factor of what it writes, which meanwhile rises from 0 to 1
+    ramp: int = 0  # tokens from its birth on over which its writes are scaled from 0 to 1; 0: it is in
+    ramped: float = 1.0  # the scale of its writes now
 
     @property
     def pairs(self) -> int:  # RoPE turns a head's dimensions in pairs
@@ -73,7 +73,7 @@ class Config:
     norm_eps: float = 1e-5
     tied: bool = False  # the output head is the embedding
     generations: list = field(default_factory=list)  # of Generation, oldest first; the last has these sizes
-    layer_birth: list = field(default_factory=list)  # for every layer, the generation it was born in
+    layer_birth: list = field(default_factory=list)  # for every layer, the index of its generation
     layer_born: list = field(default_factory=list)  # for every layer, the n_embd its norms were born with
     n_fused: int = 1  # so many of the oldest generations are kept as one slab (grow.py --condense)
 
@@ -122,8 +122,8 @@ class Config:
         return slabs
 
     def factors(self, kind: str, plan: Plan) -> list[float]:
-        """Return what each slab of a tensor's plan is multiplied by: where it writes, and its generation is
-        still coming in, by less than 1."""
+        """Return the factor of each slab of a tensor's plan: below 1 for a slab that writes while its
+        generation comes in, else 1."""
         return [
             self.generations[g].ramped if writes(kind, axis_name(kind, axis)) else 1.0 for g, axis, _ in plan
         ]
@@ -147,29 +147,6 @@ def ffn_width(n_embd: int) -> int:
     return 128 * -(-8 * n_embd // 384)
 
 
-def this_device(kind: str) -> tuple[str, float | None]:
-    """Return (the name of the GPU, or of the CPU and its cores; its dense bf16 FLOP/s, or None where DEVICES
-    does not say)."""
-    if kind == "cuda":
-        name = torch.cuda.get_device_name()
-        return name, next((flops for gpu, (flops, _) in DEVICES.items() if gpu in name), None)
-    name = platform.machine()
-    if os.path.exists("/proc/cpuinfo"):
-        with open("/proc/cpuinfo") as f:
-            names = [line.split(": ")[1].strip() for line in f if line.startswith("model name")]
-        name = names[0] if names else name
-    return f"{name}, {os.cpu_count()} cores", None
-
-
-DEVICES = {  # dense bf16 FLOP/s, bytes of memory
-    "H200": (989e12, 141e9),
-    "H100": (989e12, 80e9),
-    "A100": (312e12, 80e9),
-    "L40S": (362e12, 48e9),  # the first whose name a GPU's contains is taken
-    "L40": (181e12, 48e9),
-    "L4": (121e12, 24e9),
-    "4090": (165e12, 24e9),
-}
 # what a generation may change
 SIZES = ("n_head", "n_kv_head", "n_embd", "head_dim", "ffn_dim", "vocab_size")
 
@@ -254,8 +231,8 @@ def rope_frequencies(cfg: Config) -> torch.Tensor:
 class Growable(nn.ParameterList):
     """A base slab, then further slabs, each concatenated along its own axis.
 
-    While a generation comes in, its slabs that write are multiplied by a factor. It is a buffer, so that
-    compiled code stays as the factor rises. Afterwards there is none."""
+    While a generation comes in, a factor scales its slabs that write. It is a buffer, so that its rise
+    compiles nothing anew. At 1 it is removed."""
 
     def __init__(self, cfg: Config, kind: str, birth: int = 0) -> None:
         self.kind, self.plan = kind, cfg.slabs(kind, birth)
@@ -318,6 +295,27 @@ class RMSNorm(nn.Module):
         return F.rms_norm(x, x.shape[-1:], self.gain.full().to(x.dtype) * self.factor, self.eps)
 
 
+class KVCache:
+    """The keys and values of the tokens read so far, for generation. Its memory doubles as they grow, up to
+    cfg.context tokens."""
+
+    def __init__(self, cfg: Config) -> None:
+        self.cfg, self.length, self.kv = cfg, 0, {}
+
+    def extend(self, layer: int, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Append one layer's k and v (B, n_kv_head, T, hd). Return all of that layer's so far."""
+        B, nkv, T, hd = k.shape
+        kv, end = self.kv.get(layer), self.length + T
+        if kv is None or end > kv.size(3):  # doubled, so that a token is copied once on average
+            room = min(self.cfg.context, max(end + 64, 2 * self.length))
+            larger = k.new_empty(2, B, nkv, room, hd)
+            if kv is not None:
+                larger[:, :, :, : self.length] = kv[:, :, :, : self.length]
+            kv = self.kv[layer] = larger
+        kv[0, :, :, self.length : end], kv[1, :, :, self.length : end] = k, v
+        return kv[0, :, :, :end], kv[1, :, :, :end]
+
+
 class Attention(nn.Module):
     def __init__(self, cfg: Config, layer: int) -> None:
         super().__init__()
@@ -328,7 +326,7 @@ class Attention(nn.Module):
         self.scale = cfg.generations[0].head_dim ** -0.5  # when head_dim grows it stays, and so do the scores
 
     def forward(
-        self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, cache: "KVCache | None" = None
+        self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, cache: KVCache | None = None
     ) -> torch.Tensor:
         B, T, C = x.shape
         x = self.norm(x)
@@ -376,14 +374,14 @@ class Block(nn.Module):
         self.recompute = False  # keep x alone for the backward pass, and compute the activations again there
 
     def forward(
-        self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, cache: "KVCache | None" = None
+        self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, cache: KVCache | None = None
     ) -> torch.Tensor:
         if self.recompute and torch.is_grad_enabled():
             return checkpoint(self.layer, x, cos, sin, use_reentrant=False)
         return self.layer(x, cos, sin, cache)
 
     def layer(
-        self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, cache: "KVCache | None" = None
+        self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, cache: KVCache | None = None
     ) -> torch.Tensor:
         x = x + self.attn(x, cos, sin, cache)
         return x + self.mlp(x)
@@ -450,28 +448,6 @@ def softmax_loss(logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Ten
     return loss, p.to(logits.dtype)
 
 
-class KVCache:
-    """The keys and values of the tokens read so far, at most cfg.context, for generation.
-
-    It has memory for at most about twice as many."""
-
-    def __init__(self, cfg: Config) -> None:
-        self.cfg, self.length, self.kv = cfg, 0, {}
-
-    def extend(self, layer: int, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Append one layer's k and v (B, n_kv_head, T, hd). Return all of that layer's so far."""
-        B, nkv, T, hd = k.shape
-        kv, end = self.kv.get(layer), self.length + T
-        if kv is None or end > kv.size(3):  # doubled, so that a token is copied once on average
-            room = min(self.cfg.context, max(end + 64, 2 * self.length))
-            larger = k.new_empty(2, B, nkv, room, hd)
-            if kv is not None:
-                larger[:, :, :, : self.length] = kv[:, :, :, : self.length]
-            kv = self.kv[layer] = larger
-        kv[0, :, :, self.length : end], kv[1, :, :, self.length : end] = k, v
-        return kv[0, :, :, :end], kv[1, :, :, :end]
-
-
 class Llama(nn.Module):
     """The decoder. Its parameters are uninitialised: call init_weights, or load a state dict."""
 
@@ -504,30 +480,31 @@ class Llama(nn.Module):
 
         With a cache, idx continues what the cache holds. With `last`, the logits are those of the last token
         alone, (B, 1, vocab_size). Raise ValueError if the context is exceeded."""
-        start = 0 if cache is None else cache.length
-        T = idx.size(1)
-        if start + T > self.cfg.context:
-            raise ValueError(f"{start + T} tokens, but the model's context has {self.cfg.context}")
-        x, w = self.trunk(idx, self.cos[start : start + T], self.sin[start : start + T], cache)
-        if cache is not None:
-            cache.length += T
+        x, w = self.trunk(idx, cache)
         if targets is None:
             return F.linear(x[:, -1:] if last else x, w)
+        if not torch.is_grad_enabled():
+            w = w.detach()  # else an evaluation would compute its gradient, too
         return LinearCrossEntropy.apply(x.flatten(0, 1), w, self.rows(targets).flatten(), self.softmax_loss)
 
-    def trunk(
-        self, idx: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, cache: KVCache | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return (what the head multiplies, (B, T, C); the head's weight, (vocab_size, C))."""
+    def trunk(self, idx: torch.Tensor, cache: KVCache | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return (what the head multiplies, (B, T, C); the head's weight, (vocab_size, C)). Raise ValueError
+        if the context is exceeded."""
+        start, T = 0 if cache is None else cache.length, idx.size(1)
+        if start + T > self.cfg.context:
+            raise ValueError(f"{start + T} tokens, but the model's context has {self.cfg.context}")
+        cos, sin = self.cos[start : start + T], self.sin[start : start + T]  # (T, hd/2)
         x = F.embedding(self.rows(idx), self.wte.full())  # (B, T, C)
         if torch.is_autocast_enabled(x.device.type):
             x = x.float()  # the residual stays fp32, also where the parameters are gathered as bf16
         for block in self.layers:
             x = block(x, cos, sin, cache)
+        if cache is not None:
+            cache.length += T
         return self.norm(x), (self.wte if self.head is None else self.head).full()
 
     def compile_blocks(self, alone: bool = True) -> None:
-        """Compile the blocks, and what of the loss is no matrix product, in place.
+        """Compile the blocks in place, and the loss but for its matrix products.
 
         Blocks of one structure share their code: 32 layers start as fast as 2. DDP and FSDP2 take them one by
         one. A process that is alone compiles up to 12 layers in one piece, which is 3 % faster."""
@@ -562,7 +539,7 @@ class Llama(nn.Module):
                 else:
                     put(p, torch.randn(p.shape, generator=rng) * init_std(tensor.kind, self.cfg))
 
-    def materialise(self, device: str | torch.device) -> None:
+    def allocate(self, device: str | torch.device) -> None:
         """Take memory, uninitialised, for the parameters of a model that was made on the meta device."""
         buffers = {name: b.clone() for name, b in self.named_buffers()}
         self.to_empty(device=device)
@@ -620,7 +597,7 @@ class Llama(nn.Module):
         rng: torch.Generator | None = None,
         stop: Iterable[int] = (),
     ) -> Iterator[torch.Tensor]:
-        """Yield n_new times a column (B, 1) of sampled ids, continuing idx (B, T). End when every row has
+        """Yield up to n_new columns (B, 1) of sampled ids that continue idx (B, T). End when every row has
         yielded one of the ids `stop`. Raise ValueError if the logits are not finite.
 
         temperature = 0 is greedy; top_k = 0 and top_p = 1 keep the whole distribution. Beyond the context its
@@ -631,7 +608,7 @@ class Llama(nn.Module):
         new, cache = idx, None
         for _ in range(n_new):
             if cache is None or cache.length + 1 > self.cfg.context:
-                keep = self.cfg.context if cache is None else self.cfg.context // 2
+                keep = self.cfg.context if cache is None else max(1, self.cfg.context // 2)
                 idx = new = idx[:, -keep:]
                 cache = KVCache(self.cfg)
             read = cache.length
@@ -687,3 +664,31 @@ def put(place: torch.Tensor, tensor: torch.Tensor) -> None:
         tensor = distribute_tensor(tensor, place.device_mesh, place.placements, src_data_rank=None).to_local()
         place = place.to_local()
     place.copy_(tensor)
+
+
+# -----------------------------------------------------------------------------
+# devices
+
+DEVICES = {  # dense bf16 FLOP/s, bytes of memory; the first name that a GPU's contains counts
+    "H200": (989e12, 141e9),
+    "H100": (989e12, 80e9),
+    "A100": (312e12, 80e9),
+    "L40S": (362e12, 48e9),
+    "L40": (181e12, 48e9),
+    "L4": (121e12, 24e9),
+    "4090": (165e12, 24e9),
+}
+
+
+def this_device(kind: str) -> tuple[str, float | None]:
+    """Return (the name of the GPU, or of the CPU and its cores; its dense bf16 FLOP/s, or None where DEVICES
+    does not say)."""
+    if kind == "cuda":
+        name = torch.cuda.get_device_name()
+        return name, next((flops for gpu, (flops, _) in DEVICES.items() if gpu in name), None)
+    name = platform.machine()
+    if os.path.exists("/proc/cpuinfo"):
+        with open("/proc/cpuinfo") as f:
+            names = [line.split(": ")[1].strip() for line in f if line.startswith("model name")]
+        name = names[0] if names else name
+    return f"{name}, {os.cpu_count()} cores", None

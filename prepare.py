@@ -14,11 +14,11 @@ without one it is one document. A .jsonl has a document a line, a .parquet a doc
 once, whatever links lead to it. Hidden files are not read, nor those that prepare.py wrote.
 
 It stops at what is broken or not UTF-8. --skip_bad leaves out no more than it must: in a text a kilobyte
-around the byte, in a .jsonl the line, in a .gz all that follows.
+around the byte, in a .jsonl the line, in a .gz or .xz all that follows.
 
-With --words there is no train.bin, but stages that widen. words2000 holds the chunks of which 95 % (--known)
-of the words are names or among the 2,000 most frequent words; words5000 holds what 5,000 words add to that,
-and so on to all. A chunk is a few paragraphs, 200 to 500 words, and a document of its own. With --by
+With --words the text is cut into chunks: a few paragraphs, 200 to 500 words, each a document of its own.
+words2000 holds the chunks in which 95 % of the words (--known) are names or among the 2,000 most frequent.
+words5000 holds what 5,000 words add to that, and so on to all. There is no train.bin then. With --by
 structure the numbers are not words known but words a sentence (see by_structure): --words 12,18,all makes
 structure12, structure18 and all.
 
@@ -32,9 +32,9 @@ The output folder appears when all is done, and is the same for any number of wo
 and with --words, for each stage, instead of train.bin:
   STAGE.train.bin,     the chunks that the stage adds, from the documents of either side; val.bin holds the
   STAGE.val.bin        same whole documents as without --words
-  STAGE.rows.bin       the ids that a model of the stage has: those of the stage before, or all that can't be
-                       spelled (special and byte tokens); then the most frequent of the text so far; in the
-                       last one all ids
+  STAGE.rows.bin       the ids that a model of the stage has. First those of the stage before; in the first
+                       stage, the special and byte tokens, which can't be spelled. Then the most frequent of
+                       the text so far. The last stage has all ids
   spelling.bin         for each id, the byte tokens that spell it (see Tokenizer.spelling)
   words.txt            the text's 100,000 most frequent words: as --wordlist it gives another text the same
                        stages
@@ -55,7 +55,6 @@ import lzma
 import math
 import os
 import re
-import shutil
 import signal
 import sys
 import textwrap
@@ -69,7 +68,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from data import MODEL_FILES, Tokenizer, load_tokenizer, one_line
+from data import MODEL_FILES, Tokenizer, load_tokenizer, make_aside, one_line
 
 SOURCES = {  # of the Hugging Face hub: what load_dataset takes
     "tinystories": ("roneneldan/TinyStories",),
@@ -87,8 +86,8 @@ OWN_FILE = re.compile(
 # first decides on train or val, so another value here moves long documents from one to the other.
 PIECE = 1 << 18
 LONGEST = 1 << 26  # bytes of a line of a .jsonl
-# Words that are counted at a time, 200 MB of them. Above it the rarer half is forgotten. In practice the few
-# thousand most frequent words, which the stages are made of, are never among these.
+# How many distinct words are counted at a time, about 200 MB. Beyond that the rarer half is forgotten. The
+# few thousand words that stages are made of are in practice never in that half.
 MOST_WORDS = 1_000_000
 # Where to cut, best first: between lines, before a space, between characters, anywhere. The first two change
 # no token of Llama's, and next to none of tiktoken's.
@@ -243,7 +242,7 @@ def split_at_markers(blocks: Iterable[bytes], marker: bytes | None) -> Iterator[
 def cut_documents(where: str, blocks: Iterable[bytes], marker: bytes | None, bad: Callable) -> Documents:
     """Yield the documents between lines that are marker, less the line end before these; long ones in pieces.
 
-    marker None: blocks are one document, and end in a LF that isn't its own.
+    marker None: the blocks are one document, to which a LF was appended.
     """
     line = 1  # the number of the piece's first one
     for piece, start, last in cut_pieces(split_at_markers(blocks, marker)):
@@ -325,6 +324,9 @@ def read_rows(
         row_name, rows = "row", enumerate(stream(path), 1)
     for number, row in rows:
         where = f"{path}, {row_name} {number}"
+        if kind == "jsonl" and row is None:
+            bad(f"{where}: more than {LONGEST >> 20} MB", "split it")
+            continue
         if kind == "jsonl" and not row.strip():
             continue
         try:
@@ -341,9 +343,9 @@ def read_rows(
             yield where, data
 
 
-def read_lines(blocks: Iterable[bytes]) -> Iterator[bytes]:
-    """Yield the lines of blocks without their ends, which are LF, CRLF or CR. Raise ValueError at one of more
-    than LONGEST bytes, which would be in memory several times."""
+def read_lines(blocks: Iterable[bytes]) -> Iterator[bytes | None]:
+    """Yield the lines of blocks without their ends, which are LF, CRLF or CR. Yield None for one of more than
+    LONGEST bytes: it would be in memory several times."""
     parts, held, length = [], b"", 0
     for block in blocks:
         block = held + block
@@ -351,13 +353,13 @@ def read_lines(blocks: Iterable[bytes]) -> Iterator[bytes]:
         block = block.removesuffix(held).replace(b"\r\n", b"\n").replace(b"\r", b"\n")
         *whole, rest = block.split(b"\n")
         for line in whole:
-            yield b"".join([*parts, line])
+            yield None if length > LONGEST else b"".join([*parts, line])
             parts, length = [], 0
         parts.append(rest)
         length += len(rest)
         if length > LONGEST:
-            raise ValueError(f"a line of more than {LONGEST >> 20} MB")
-    yield b"".join(parts)
+            parts.clear()
+    yield None if length > LONGEST else b"".join(parts)
 
 
 def read_json(line: bytes) -> object:
@@ -380,7 +382,7 @@ def read_column(path: str, packing: str | None, field: str, bad: Callable) -> It
         # the file, and whether the column is text
         try:
             f = stack.enter_context({None: open, ".gz": gzip.open, ".xz": lzma.open}[packing](path, "rb"))
-            table = pyarrow.parquet.ParquetFile(f, buffer_size=PIECE)
+            table = pyarrow.parquet.ParquetFile(f, buffer_size=PIECE, pre_buffer=False)
             schema = table.schema_arrow
         except broken as e:
             return report_broken(path, e, bad)
@@ -397,7 +399,8 @@ def read_column(path: str, packing: str | None, field: str, bad: Callable) -> It
         for group in range(table.num_row_groups):
             done, end = end, end + table.metadata.row_group(group).num_rows
             try:
-                for batch in table.iter_batches(64, row_groups=[group], columns=[field]):
+                # without threads, after whose start forking workers isn't safe
+                for batch in table.iter_batches(64, row_groups=[group], columns=[field], use_threads=False):
                     for value in batch.column(0).cast(pyarrow.large_binary()):
                         done += 1
                         yield done, value.as_py()
@@ -425,9 +428,9 @@ def stream(name: str) -> Iterator[dict]:
 def split_by_hash(pieces: Documents, limit: float, seen: dict) -> Pieces:
     """Add the split to (text, starts a document?): val if its first piece with text has a hash below limit.
 
-    Leave out empty documents: blank pieces at the start wait, packed, for text. limit: of 64 bits, as the
-    hash. seen, a dict of counts: documents, empty ones, characters, those up to the last that isn't blank
-    (end); and the lowest hash.
+    Leave out empty documents. Blank pieces at a document's start are kept compressed until text follows.
+    limit: 0 to 2^64, as the hash. seen is updated: documents, empty, characters, end (the characters up to
+    the last that is not blank), lowest (hash).
     """
     for text, start in pieces:
         if start:
@@ -485,7 +488,7 @@ NAME = re.compile(
 )
 # Apostrophes, and the points and commas of numbers, belong to a word; a hyphen parts two. \0: a name
 WORD = re.compile(rf"[\w\0{MARKS}]+(?:'[\w{MARKS}]+|(?<=\d)[.,]\d+)*")
-# Words that join a clause to another, of those that seldom do anything else
+# Words that join clauses and seldom do anything else
 JOINING = set(
     "although because if that though unless until what when where whether which while "
     "who whom whose why".split()
@@ -660,8 +663,6 @@ def run_all(
             yield from (work(batch, tok, stages) for batch in batches())
             return
         pool = ProcessPoolExecutor(workers, initializer=start_worker, initargs=(tok.to_dict(), stages))
-        # fork all workers now: reading .parquet starts threads, after which forking isn't safe
-        pool.submit(int)
         ahead = collections.deque()
         try:
             for batch in batches():
@@ -717,8 +718,6 @@ def write_splits(
                 split.file.write(found.ids)
                 split.hash.update(found.ids)
                 split.counts += found.counts
-                if not stages:
-                    continue
                 split.occurs += np.bincount(np.frombuffer(found.ids, tok.dtype), minlength=tok.vocab_size)
                 split.sample = min(split.sample, found.sample)
     return splits
@@ -744,9 +743,9 @@ def read_wordlist(path: str) -> list[str]:
 def choose_rows(counts: list[np.ndarray], share: float, first: np.ndarray) -> list[tuple[np.ndarray, float]]:
     """Return for each stage (its model's ids, the share of its text's tokens so far that they are).
 
-    The ids are those of the stage before, in the first `first`; then the most frequent ones of its text so
-    far, up to this share of the tokens, or if it is above 1 to this number of ids; then more of these, up to
-    a multiple of 128. The last stage has all.
+    A stage keeps the ids of the stage before; the first one begins with `first`. Then come the most frequent
+    ids of the text so far, until all cover `share` of its tokens, or, if share is above 1, until there are
+    that many. The number is rounded up to a multiple of 128. The last stage has all.
     """
     rows, so_far, out = np.array(first), np.zeros_like(counts[0]), []
     for count in counts:
@@ -806,8 +805,8 @@ def write_stages(
 
 def print_stages(stages: list[dict]) -> None:
     """Print the table of the stages, and a chunk of each."""
-    heads = f"{'chunks':>12}{'tokens':>12}{'distinct':>10}{'coverage':>10}{'rows':>8}"
-    print(f"{'stage':14}{heads}{'they cover':>12}")
+    heads = ("chunks", "tokens", "distinct", "coverage", "rows", "they cover")
+    print(f"{'stage':14}" + "".join(f"{head:>12}" for head in heads))
     for s in stages:
         coverage = "-" if s["coverage"] is None else f"{s['coverage']:.1%}"
         counts = [f"{s[key]:12,}" for key in ("chunks", "tokens", "distinct_tokens")]
@@ -863,7 +862,8 @@ def list_stamps(folder: str) -> dict[str, tuple]:
 
 
 def is_mount(folder: str) -> bool:
-    """Return whether the folder is a mount point, also of its own file system, as os.path.ismount doesn't."""
+    """Return whether the folder is a mount point. Unlike os.path.ismount, find a bind mount within one file
+    system, too."""
     with contextlib.suppress(OSError):
         points = [line.split(b" ")[4] for line in Path("/proc/self/mountinfo").read_bytes().splitlines()]
         # a space in them is written \040
@@ -895,29 +895,6 @@ def check_output(path: str, force: bool) -> tuple[str, dict[str, tuple]]:
     if mine and not os.access(out, os.W_OK):
         raise ValueError(f"{path}: can't be written: name another folder with --out")
     return out, mine
-
-
-@contextlib.contextmanager
-def make_aside(out: str) -> Iterator[str]:
-    """Give a new folder beside out. If what is done with it fails, remove it, and the parents it needed."""
-    parent = os.path.dirname(out)
-    missing = [folder for folder in (parent, *Path(parent).parents) if not os.path.exists(folder)]
-    os.makedirs(parent, exist_ok=True)
-    try:
-        for number in itertools.count(os.getpid()):
-            aside = f"{out}.{number}"
-            if any(map(os.path.lexists, (aside, f"{aside}.old", f"{aside}.done"))):
-                continue  # of a run that was killed, or is in another container
-            os.mkdir(aside)
-            break
-        try:
-            yield aside
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
-    finally:
-        for folder in missing:
-            with contextlib.suppress(OSError):  # not empty: all went well
-                os.rmdir(folder)
 
 
 def replace(out: str, aside: str, mine: dict[str, tuple]) -> None:
@@ -980,7 +957,7 @@ class Text:
             raise ValueError(f"{fault}: {remedy}, or leave it out with --skip_bad")
         self.seen["bad"] += 1
         self.seen["bytes"] += length
-        if self.seen["bad"] <= 10 and not self.seen["looking"]:
+        if self.seen["bad"] <= 10 and not self.looking:
             lost = f" ({length:,} bytes)" if length else ""
             print(f"left out: {fault}{lost}", file=sys.stderr)
 
@@ -996,8 +973,7 @@ class Text:
 
     def pieces(self, looking: bool = False) -> Pieces:
         """Begin a pass, and return its pieces. looking: say nothing of faults, which the last pass does."""
-        self.seen = {"looking": looking, "lowest": 2**64}
-        self.seen |= dict.fromkeys(("bad", "bytes", "empty", "documents", "characters", "end"), 0)
+        self.looking, self.seen = looking, collections.Counter(lowest=2**64)
         pieces = split_by_hash(self.read(), self.limit, self.seen)
         return split_at(pieces, self.cut_at) if self.cut_at else pieces
 

@@ -26,6 +26,7 @@ import torch.nn.functional as F
 
 from checkpoint import load_checkpoint, stop_ids
 from data import Tokenizer, count_bytes, one_line, read_meta, speller, spread
+from export import object_in
 from grow import data_of, fused
 from model import Llama
 
@@ -112,14 +113,9 @@ def chat_ids(ckpt: dict, tokenizer: Tokenizer, message: str, system: str | None)
     has them. Raise ValueError where the model has no template, or it fails."""
     # the template, of the files that the model came with
     kept = (ckpt.get("origin") or {}).get("files", {})
-    files = {name: x.numpy().tobytes().decode(errors="replace") for name, x in kept.items()}
-    read = {}
-    for name, text in files.items():
-        if name.endswith(".json"):
-            with contextlib.suppress(ValueError, TypeError):  # what is broken, or no object, says nothing
-                read[name] = dict(json.loads(text))
-    config = read.get("tokenizer_config.json", {})
-    template = files.get("chat_template.jinja") or config.get("chat_template")
+    files = {name: x.numpy().tobytes() for name, x in kept.items()}
+    config = object_in(files, "tokenizer_config.json")
+    template = files.get("chat_template.jinja", b"").decode(errors="replace") or config.get("chat_template")
     if isinstance(template, list):  # several, by name
         template = {t["name"]: t["template"] for t in template}.get("default")
     if not isinstance(template, str):
@@ -130,18 +126,19 @@ def chat_ids(ckpt: dict, tokenizer: Tokenizer, message: str, system: str | None)
     if tokenizer.kind == "sentencepiece":
         ids = {"bos_token": tokenizer.bos, "eos_token": tokenizer.eos, "unk_token": tokenizer.sp.unk_id()}
         tokens = {name: tokenizer.sp.id_to_piece(i) for name, i in ids.items() if i >= 0}
-    for name, token in (read.get("special_tokens_map.json", {}) | config).items():
+    for name, token in (object_in(files, "special_tokens_map.json") | config).items():
         token = token.get("content") if isinstance(token, dict) else token
         if name.endswith("_token") and isinstance(token, str):
             tokens[name] = token
 
     # {token: id} of those that were added to a sentencepiece model
-    added = dict(read.get("added_tokens.json", {}))
+    added = object_in(files, "added_tokens.json")
     added |= {token["content"]: int(i) for i, token in config.get("added_tokens_decoder", {}).items()}
-    more = read.get("tokenizer.json", {}).get("added_tokens", [])
+    more = object_in(files, "tokenizer.json").get("added_tokens", [])
     added |= {token["content"]: token["id"] for token in more}
 
-    # where transformers puts a space: LlamaTokenizer, unless it is a legacy one, before the text alone
+    # LlamaTokenizer puts its space before the whole text only. A legacy one, or another class, puts it before
+    # each part between special tokens
     each = config.get("legacy", "Llama" not in (config.get("tokenizer_class") or "Llama"))
     return tokenizer.encode_with_special(render_chat(template, tokens, message, system), added, each)
 
@@ -192,7 +189,8 @@ def pieces(tokenizer: Tokenizer, begun: list[int], growing: Iterator[list[list[i
     ids, shown, ready = list(begun), 0, 0
     for (new,) in growing:
         ids += new[len(ids) - len(begun) :]
-        # ids[shown:ready] are out, and decoded again: what a token is may depend on the one before
+        # ids[shown:ready] have been written. They are decoded again, since a token's text may depend on the
+        # one before
         before, text = tokenizer.decode(ids[shown:ready]), tokenizer.decode(ids[shown:])
         if len(text) > len(before) and not text.endswith("\ufffd"):  # which is in the middle of a character
             yield text[len(before) :]
@@ -207,8 +205,7 @@ def pieces(tokenizer: Tokenizer, begun: list[int], growing: Iterator[list[list[i
 def hidden(model: Llama, ids: np.ndarray, device: str) -> tuple[torch.Tensor, torch.Tensor]:
     """Return (what the head multiplies, (T, C); the head's weight, (vocab_size, C)) for T ids, a 1-d
     array."""
-    window, T = torch.from_numpy(ids.astype(np.int64))[None].to(device), len(ids)
-    x, head = model.trunk(window, model.cos[:T], model.sin[:T])
+    x, head = model.trunk(torch.from_numpy(ids.astype(np.int64))[None].to(device))
     return x[0], head
 
 
@@ -318,8 +315,10 @@ def check(args: argparse.Namespace, autocast: contextlib.AbstractContextManager)
                 first["hidden"] = hidden(model, window, device)
             elif tokenizer.sha256 != first["tokenizer"]:
                 apart = "their tokenizers differ: no max |dlogit|"
-            elif len(window) > model.cfg.context or not starts_with(model.token_ids(), first["rows"]):
-                apart = "the second has not the tokens of the first, or is shorter: no max |dlogit|"
+            elif len(window) > model.cfg.context:
+                apart = "the second's context is shorter: no max |dlogit|"
+            elif not torch.equal(model.token_ids()[: len(first["rows"])], first["rows"]):
+                apart = "the second has not the tokens of the first: no max |dlogit|"
             else:
                 apart = f"max |dlogit| {max_dlogit(first['hidden'], hidden(model, window, device)):.1e}"
         values = -lp.sum().item() / n_bytes / math.log(2), *repetition(said), torch.cat(own).mean().item()
@@ -338,11 +337,6 @@ def check(args: argparse.Namespace, autocast: contextlib.AbstractContextManager)
         print(f"{name:<36}" + "".join(f"{text:>{width}}" for text in shown))
     if apart:
         print(apart)
-
-
-def starts_with(long: torch.Tensor, short: torch.Tensor) -> bool:
-    """Return whether the one 1-d tensor begins with the other."""
-    return torch.equal(long[: len(short)], short)
 
 
 # -----------------------------------------------------------------------------

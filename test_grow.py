@@ -377,6 +377,9 @@ def test_flops_are_those_torch_counts(kind):
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         model(x, x).backward()
     assert counter.get_total_flops() == model.cfg.flops_per_token() * x.numel()
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH), torch.no_grad():
+        model(x, x)  # an evaluation: forward alone
+    assert counter.get_total_flops() == model.cfg.flops_per_token() * x.numel() / 3
 
 
 def test_counts_and_optimizer_groups():

@@ -63,14 +63,14 @@ from model import Config, Generation, Llama, is_shard, skeleton, this_device
 out_dir = "out"
 init_from = ""  # a checkpoint to start a stage from: one that grow.py wrote, or any other
 resume = False  # go on from out_dir/ckpt.pt
-branch = ""  # 'decay': from init_from, or else out_dir/ckpt.pt, decay all rates to zero, in out_dir-decay
+branch = ""  # 'decay': take a copy of out_dir's run, or else of init_from, to rate zero, in out_dir-decay
 branch_tokens = 0  # length of the branch; 0: a tenth of the tokens read so far
 stop_at = 0  # save and exit after so many steps, as on SIGTERM; 0: never
 # data
 data = "data/babel"  # a folder that prepare.py wrote
 check_data = True  # verify the sha256 of the training files when a run starts (1 s/GB); not on --resume
 data_mix = "natural"  # all stages of text, by their tokens; or {stage: share}; or one stage, with review
-review = 0.2  # with data_mix a stage's name: the share of the stages before it, so that nothing is forgotten
+review = 0.2  # where data_mix names a stage: the share of those before it, so that nothing is forgotten
 rows = ""  # from scratch: the stage whose tokens get rows, '': all tokens. grow.py --vocab adds more
 tokens_per_step = 65536  # over all processes; accumulation is derived from it
 batch_size = 16  # sequences that a process takes in one forward, at most
@@ -98,11 +98,11 @@ grad_clip = 1.0  # 0: off
 freeze = []  # generations that are not trained
 # schedule, in tokens
 schedule = "wsd"  # warmup-stable-decay, or 'cosine'
-warmup_tokens = 0  # of what is new or was decayed before; 0: 100 steps, at most a tenth of the stage
+warmup_tokens = 0  # in which new rates, and decayed ones, climb; 0: 100 steps, at most a tenth of the stage
 horizon_tokens = 0  # on the ledger, where all rates end: the ladder's last token. 0: with this stage
 decay_share = 0.2  # wsd: the last part of the way to the horizon, in which all rates fall
 floor = 0.0  # the share of the peak at which the rates end
-policy = "own"  # 'own': a peak a generation; 'shared': one for all. See peaks(). As good so far: runs/results
+policy = "own"  # 'own': a peak for each generation; 'shared': one for all, as good so far. See peaks()
 new_rate = 1.3  # shared: the youngest generation's rate, as a multiple of the others'
 # evaluation, logging, saving
 eval_interval = 250  # steps; 0: at the end only
@@ -196,6 +196,8 @@ def configure(args: list[str]) -> dict:
             text = "True"
         elif not equals and args:  # --branch decay
             text = args.pop(0)
+        elif not equals and kind is str:
+            raise ValueError(f"--{key}: its value is missing")
         value = text
         if kind is not str or text.startswith("{"):  # data_mix may be a dict
             with contextlib.suppress(ValueError, TypeError, SyntaxError):
@@ -212,8 +214,8 @@ def configure(args: list[str]) -> dict:
 class Clock:
     """When the rates of all generations fall, in tokens on the ledger. At the horizon they are floor x peak.
 
-    With shape 'wsd' they fall from decay_from on. With 'cosine' they fall from the end of a warmup on that
-    begins at a generation's birth or at the clock's start, whichever is later."""
+    With shape 'wsd' they fall from decay_from on. With 'cosine' each generation falls from the end of a
+    warmup on, which counts from its birth or from the clock's start, whichever is later."""
 
     start: int
     decay_from: int
@@ -249,7 +251,7 @@ def warmed(g: Generation, tokens: float) -> float:
     """Return the share of its peak that a generation is warmed up to at `tokens` on the ledger."""
     if tokens >= g.warm_end:
         return 1.0
-    return g.warm_share + (1 - g.warm_share) * max(0.0, tokens - g.warm_start) / g.warmup
+    return g.warm_share + (1 - g.warm_share) * max(0.0, tokens - g.warm_start) / max(1, g.warmup)
 
 
 def fall(clock: Clock, begin: float, tokens: float) -> float:
@@ -267,8 +269,8 @@ def peaks(generations: list[Generation], policy: str, new_rate: float, n_fused: 
     """Return the peak rate of every generation.
 
     own: a generation has the peak that it was born with, but never more than the youngest. shared: all have
-    the youngest's, and the youngest has new_rate times that (SPARKLING, arXiv 2602.02472). The multiple is
-    left out if the youngest is fused with older ones: n_fused generations are one, at the last one's rate."""
+    the youngest's, and the youngest has new_rate times that (SPARKLING, arXiv 2602.02472). A condensed model
+    has no multiple while its youngest generation is one of the n_fused that share their slabs."""
     young = generations[-1].learning_rate
     if policy == "own":
         return [min(g.learning_rate, young) for g in generations]
@@ -313,10 +315,10 @@ def begin_stage(
 def warm_again(
     old: list[Generation], last: list[float], due: list[float], at: float, now: int, warmup: int
 ) -> None:
-    """Let the rates of old generations climb over `warmup` tokens from `now` on where they would jump.
+    """Let the rates of old generations climb over `warmup` tokens from `now` on, where they would jump up.
 
-    last: the rates that were set last, at `at` tokens. due: those due there by the clock of the stage that
-    begins. A rate would jump where the last lies below the one that is due."""
+    last: the rates of the last step, taken at `at` tokens. due: what the new stage's clock gives there. A
+    rate would jump where the last is below the due."""
     for g, was, rate in zip(old, last, due):
         if was < 0.99 * rate:
             share = was / rate * warmed(g, at)
@@ -500,7 +502,7 @@ def main() -> None:
     # where to start: at a checkpoint or from scratch. The folder stays locked until this process ends
     out_dir = tidy(out_dir)
     folder = f"{out_dir}-{branch}" if branch else out_dir
-    trunk = init_from or (last_checkpoint(out_dir) if branch else "")
+    trunk = trunk_of(out_dir, init_from) if branch else init_from
     folder_lock, resume, source = claim_for_all(folder, trunk, resume, ranks)
     ckpt = load_checkpoint(source, whole=False) if source else {}
     if ckpt and "block_size" not in given:
@@ -575,11 +577,8 @@ def main() -> None:
 
     # those of a branch, which decays them from where it left its trunk
     if branch:
-        if not resume:
-            fork = branch_off(ckpt, source, branch_tokens)
-        elif ckpt["branch"]:
-            fork = ckpt["branch"]
-        else:
+        fork = ckpt["branch"] if resume else branch_off(ckpt, source, branch_tokens)
+        if not fork:
             raise ValueError(f"{source} is no branch: give another out_dir")
         if branch_tokens:
             check_kept(given, {"branch_tokens": fork["length"]}, "branch")
@@ -600,17 +599,15 @@ def main() -> None:
                 "lower max_steps, or leave it out: then they end with the stage"
             )
         if earlier and not horizon_tokens:
-            past = f"the ladder's end, {earlier:,} tokens, is past"
-            notes.append(f"{past}: this stage has a schedule of its own")
+            ends = f"the ladder ends at {earlier:,} tokens, before this stage does"
+            notes.append(f"{ends}: this stage has a schedule of its own")
 
         # a stage that is resumed as it was keeps its schedule to the bit
-        same_end = resume and old_clock.horizon == (horizon_tokens or end)
+        was = old_clock if resume else None
+        clock = stage_clock(was, now, end, horizon_tokens, schedule, floor, decay_share)
         kept = ("decay_share", "schedule", "floor")
-        if same_end and all(old_settings[key] == globals()[key] for key in kept):
-            clock = old_clock
-        else:
-            was = old_clock if resume else None
-            clock = stage_clock(was, now, end, horizon_tokens, schedule, floor, decay_share)
+        if was and was.horizon == clock.horizon and all(old_settings[key] == globals()[key] for key in kept):
+            clock = was
 
         # what is new gets its peak, and what was decayed climbs back to its own
         if resume:
@@ -625,7 +622,8 @@ def main() -> None:
             warm_again(old, old_schedule["rates"], due, at, now, warmup)
         notes += warnings_of(cfg.generations, clock, now, end, tokens_per_step, freeze)
 
-    # a CPU's attention in bf16 takes 2.3 ms for 128 tokens unfused, 5.2 ms fused. cuda's switch is its, too
+    # on a CPU, attention in bf16 over 128 tokens takes 2.3 ms unfused and 5.2 ms fused. torch's switch for
+    # cuda is the CPU's as well
     torch.backends.cuda.enable_flash_sdp(not (bf16 and kind == "cpu" and block_size <= 128))
 
     # the model: without memory until it is known which part of each parameter is this process's
@@ -637,7 +635,7 @@ def main() -> None:
         model.compile_blocks(alone=not ddp and not recompute)  # torch.compile would rename every parameter
     if sharded:
         shard_model(model, kind, world, bf16)
-    model.materialise(where)
+    model.allocate(where)
 
     # its state and its optimizer
     optimizer = model.optimizer(weight_decay, (beta1, beta2), adam_eps)
@@ -745,7 +743,7 @@ def main() -> None:
             break
         began = time.time()
 
-        # rates and ramps at the middle of the step, so that neither the first nor the last is lost on zero
+        # rates and ramps at the middle of the step: at its ends, the first step or the last would have rate 0
         at = ledger["tokens"] + tokens_per_step / 2
         model.ramp(at)
         if branch:
@@ -771,8 +769,8 @@ def main() -> None:
             part.backward()
             loss += part.detach()
 
-        # whether a process was asked to stop: summed here, since what follows waits for the GPU anyway. It is
-        # filled in there, as a copy from the CPU would wait for the backward pass
+        # whether a process was asked to stop, over all. The number is made on the GPU: a copy from the CPU
+        # would wait for the backward pass
         asked = torch.full((), float(bool(stopping)), device=where)
         if ddp:
             dist.all_reduce(asked)
@@ -1009,8 +1007,17 @@ def check_sizes(asked: dict, has: dict, source: str) -> None:
     """Raise ValueError if sizes were asked for that the checkpoint's config does not have."""
     has = has | {"vocab_size": has["n_tokens"] or has["vocab_size"]}
     for key, value in asked.items():
-        if key != "block_size" and value and value != has[key]:
+        if key != "block_size" and (value or key == "tied") and value != has[key]:
             raise ValueError(f"{key} = {value}, but {source} has {has[key]}: grow.py changes sizes")
+
+
+def trunk_of(out_dir: str, init_from: str) -> str:
+    """Return what a branch starts from: the run in out_dir, unless init_from names another start than its."""
+    run = last_checkpoint(out_dir)
+    if init_from and os.path.exists(run):
+        began = load_checkpoint(run, whole=False, verify=False)["settings"].get("init_from")
+        return run if began == init_from else init_from
+    return init_from or run
 
 
 def check_kept(given: dict, began: dict, what: str) -> None:

@@ -1,29 +1,29 @@
 """
-Stage 0: 8 x 512, 58M parameters.
+Stage 0: 4 x 640, 61M parameters.
 
 $ torchrun --nproc_per_node=8 train.py config/stage0.py
-$ python runs/ladder.py run config/stage?.py                # all nine stages, one after another
+$ python runs/ladder.py run config/stage[0-5].py            # a 1B: these stages, one after another, decayed
+$ python runs/ladder.py run config/stage?.py                # all nine: a 7B
 $ python runs/ladder.py plan config/stage?.py               # what each takes: tokens, FLOPs, memory, hours
 
-The ladder has nine stages. Each has about twice the non-embedding parameters of the one before, by width or
-by depth. A grown stage's file has only what differs from the stage before, which it names as _after; _grow
-has the options of grow.py that make it. The rules below are a place to start from, not measured.
+A grown stage's file has only what differs from the stage before, which it names as _after; _grow has the
+options of grow.py that make it. The rules below are the recipe of docs/evidence.md, which rests on models of
+0.3M to 10M parameters. Nothing of this size has been trained.
 
-tokens         20 a parameter in each stage, but no more than 43G. A model is grown when it has taken 23 to
-               47 % of the FLOPs up to the next stage's end; half did best, at 0.3M parameters
-               (runs/results/late). The ladder reads 169G, 25 a parameter of the last model, for 3.7e+21
-               FLOPs. The last model from scratch would read 81G on these.
+growths        Each about doubles the non-embedding parameters. Width comes first, to 2048 by 4 % of the 1B's
+               FLOPs: what narrow models read counts least. Depth doubles at a quarter and at a half of them,
+               which did best (runs/results/doublings). The two widths to 4096 and the last depth lead to 7B.
+tokens         20 a parameter in stages 0 to 2, as many as the shares say in 3 to 5, and 40G to 43G after. The
+               ladder reads 54G to a 1B for 1.7e+20 FLOPs, and 180G to a 7B for 3.7e+21. From scratch the last
+               models would read 27G and 81G on these.
 a step         0.26M tokens at first, 4.2M at the end; a multiple of block_size x 8 processes.
 learning rate  1e-3 x 512 / n_embd is the peak of what is born in a stage. A slab that reads d inputs moves
                its output by about d x rate a step, and so by the same at any width. Older slabs are never
                faster than the new.
-horizon        The end of the ladder. wsd lets all rates fall in the last tenth of its tokens, which is the
-               last fifth of its FLOPs, from 152G on. The last growth, at 126G, is before: nothing anneals
-               before it grows. For figures on the way: train.py --branch=decay.
-growths        By width first, where tokens are cheap, and to the two sizes at which a ladder is likely to end
-               by depth, which was worth more: 16 x 2048 (stage 5) and 32 x 4096. That is a guess: the order
-               made no difference in runs/results/best_size, and in runs/results/doublings a growth in
-               width before two in depth took more than it gave.
+horizon        The end of the ladder; ladder.py sets it to the end of the last stage that it is given. wsd
+               lets all rates fall in the last tenth of the tokens, which is the last fifth of the FLOPs.
+               Nothing anneals before it grows. For a figure on the way, decay a copy: train.py
+               config/stage3.py --branch=decay.
 vocabulary     All rows from the start. Rows that grow with depth were worth 10 % of the FLOPs at 0.3M
                parameters (runs/results/vocabulary), but need text in stages: prepare.py --words, then
                rows = "words2000" here, and --vocab in _grow of a stage that follows.
@@ -35,14 +35,13 @@ out_dir = "out/stage0"
 data = "data/babel"
 tokens_per_step = 2**18
 batch_size = 32
-max_steps = 4461
-n_layer = 8
-n_head = 4
-n_embd = 512
+max_steps = 4675
+n_layer = 4
+n_head = 5
+n_embd = 640
 head_dim = 128
-ffn_dim = 1408
 vocab_size = 32000
 block_size = 1024
 learning_rate = 1e-3 * 512 / n_embd
-horizon_tokens = 168_851_144_704  # the whole ladder
+horizon_tokens = 179_951_894_528  # the whole ladder
 decay_share = 0.1

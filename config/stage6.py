@@ -1,4 +1,4 @@
-"""Stage 6: 16 x 3072, 2.01B parameters."""
+"""Stage 6: 16 x 3072, 2.0B parameters."""
 
 _after = "stage5.py"  # its settings hold where this file gives none
 _grow = "--params 2x --along width --multiple 512"  # grow.py's options
@@ -9,6 +9,5 @@ batch_size = 2
 max_steps = 19156
 n_head = 24
 n_embd = 3072
-ffn_dim = 8192
 block_size = 4096
 learning_rate = 1e-3 * 512 / n_embd

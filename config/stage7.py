@@ -1,4 +1,4 @@
-"""Stage 7: 16 x 4096, 3.50B parameters."""
+"""Stage 7: 16 x 4096, 3.5B parameters."""
 
 _after = "stage6.py"  # its settings hold where this file gives none
 _grow = "--params 2x --along width --multiple 512"  # grow.py's options
@@ -9,6 +9,5 @@ batch_size = 1
 max_steps = 10252
 n_head = 32
 n_embd = 4096
-ffn_dim = 11008
 learning_rate = 1e-3 * 512 / n_embd
 shard = True  # from here on, a stage is more than a GPU of 80 GB holds

@@ -1,4 +1,4 @@
-"""Stage 8: 32 x 4096, 6.74B parameters: Llama 2 7B, to the last size."""
+"""Stage 8: 32 x 4096, 6.7B parameters: Llama 2 7B."""
 
 _after = "stage7.py"  # its settings hold where this file gives none
 _grow = "--params 2x --along depth"  # grow.py's options; depth takes copies, which come in slowly

@@ -19,7 +19,6 @@ n_layer = 4
 n_head = 2
 n_embd = 64
 head_dim = 32
-ffn_dim = 256
 vocab_size = 32000
 block_size = 128
 learning_rate = 4e-3 * 64 / n_embd

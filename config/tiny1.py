@@ -9,5 +9,4 @@ rows = ""  # the checkpoint says which
 max_steps = 500
 n_head = 4
 n_embd = 128
-ffn_dim = 384
 learning_rate = 4e-3 * 64 / n_embd

@@ -53,12 +53,14 @@ import subprocess
 import sys
 import time
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 import torch
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
+from ladder import finished
+
 import train
 from checkpoint import load_checkpoint, save_checkpoint
 from data import read_meta, read_stage_rows
@@ -110,7 +112,8 @@ def chain(name, spec, seed, rows=n_rows):
             sizes = asked_sizes(cfg, args)
             if args.vocab:
                 sizes |= {"vocab_size": rows(settings["data"], args.vocab)}
-            cfg = Config(**with_sizes(cfg, sizes), block_size=cfg.block_size, tied=cfg.tied)
+            cfg = Config(**with_sizes(cfg, sizes), tied=cfg.tied)
+        cfg = replace(cfg, block_size=settings["block_size"])
         if i:
             sizes = {"n_layer", "tied", "rows", *SIZES}
             settings = {key: value for key, value in settings.items() if key not in sizes}
@@ -139,16 +142,10 @@ def chain(name, spec, seed, rows=n_rows):
     return stages
 
 
-def finished(folder, stage):
-    """Return whether a stage's checkpoint has all its steps."""
-    path = f"{folder}/ckpt.pt"
-    return os.path.exists(path) and load_checkpoint(path, whole=False, verify=False)["step"] >= stage["steps"]
-
-
 def run(out, stage, threads, spec):
     """Train a stage, whose parent is done, unless it is done itself."""
     folder, parent = f"{out}/{stage['folder']}", f"{out}/{stage['parent']}"
-    if finished(folder, stage):
+    if finished(folder, stage["steps"]):
         return
     os.makedirs(folder, exist_ok=True)
     env = os.environ | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
@@ -162,7 +159,7 @@ def run(out, stage, threads, spec):
         branch = stage["settings"].get("branch")
         settings = [f"--{key}={value}" for key, value in stage["settings"].items()]
         settings.append(f"--out_dir={folder.removesuffix(f'-{branch}')}")
-        if os.path.exists(f"{folder}/ckpt.pt"):
+        if os.path.exists(train.last_checkpoint(folder)):
             settings.append("--resume")
         elif stage["grow"]:
             start = f"{folder}/start.pt"
@@ -175,7 +172,7 @@ def run(out, stage, threads, spec):
         elif stage["parent"]:
             settings.append(f"--init_from={parent}/ckpt.pt")
         call("train.py", *settings)
-    if not finished(folder, stage):
+    if not finished(folder, stage["steps"]):
         raise ValueError(f"{folder}: stopped before its end; the same command goes on")
 
 
@@ -183,13 +180,12 @@ def results(out, name, seed, stages):
     """Yield the lines of a finished arm: its evaluations, and what identifies them."""
     for i, stage in enumerate(stages):
         cfg = stage["config"]
-        how = {"grow": shlex.join(stage["grow"]), "edit": stage["edit"]}
-        how |= {"parameters": skeleton(cfg).count_params()["non_embedding"]}
         head = 6 * cfg.vocab_size * cfg.n_embd / cfg.flops_per_token()  # its share of the FLOPs
-        how |= {"head": round(head, 4)}
+        how = {"arm": name, "seed": seed, "stage": i, "folder": stage["folder"]}
+        how |= {"grow": shlex.join(stage["grow"]), "edit": stage["edit"]}
+        how |= {"parameters": skeleton(cfg).count_params()["non_embedding"], "head": round(head, 4)}
         with open(f"{out}/{stage['folder']}/metrics.jsonl") as f:
-            for line in filter(lambda m: "bpb" in m, map(json.loads, f)):
-                yield {"arm": name, "seed": seed, "stage": i, "folder": stage["folder"]} | how | line
+            yield from (how | line for line in map(json.loads, f) if "bpb" in line)
 
 
 def train_missing(spec, lines, out, path, jobs):
@@ -231,15 +227,6 @@ def train_missing(spec, lines, out, path, jobs):
 # what came of it
 
 
-def at(x, y, level):
-    """Return the x at which a falling curve first reaches the level, interpolated in log x; nan if it does
-    not."""
-    for (x0, y0), (x1, y1) in zip(zip(x, y), zip(x[1:], y[1:])):
-        if y1 <= level < y0 and x0:
-            return math.exp(math.log(x0) + (y0 - level) / (y0 - y1) * math.log(x1 / x0))
-    return math.nan
-
-
 def flops_for(line, level):
     """Return the FLOPs at which a line of (FLOPs, bits per byte), in that order, reaches the level: straight
     in log-log, and straight on beyond its ends; nan if it has one point."""
@@ -249,14 +236,6 @@ def flops_for(line, level):
         if math.isnan(found) or math.log(level) < y0:
             found = math.exp(x0 + (y0 - math.log(level)) / (y0 - y1) * (x1 - x0))
     return found
-
-
-def gather(lines):
-    """Return {arm: {seed: [evaluation], in order}}."""
-    arms = {}
-    for line in lines:
-        arms.setdefault(line["arm"], {}).setdefault(line["seed"], []).append(line)
-    return arms
 
 
 def curve(runs):
@@ -273,9 +252,10 @@ def growths(run):
 
 def regime(name, spec):
     """Return what is tuned: (rate, tokens a step, share of the arm in which the rate falls)."""
-    stages, settings = spec["arms"][name], train.DEFAULTS | spec["common"]
+    stages, common = spec["arms"][name], train.DEFAULTS | spec["common"]
+    settings = common
     for stage in stages:
-        settings |= stage
+        settings = (common if "grow" in stage else settings) | stage
     share = settings["decay_share"]
     if settings["branch"]:
         share = round(1 - stages[-2]["until"] / stages[-1].get("until", 1.0), 2)
@@ -288,7 +268,8 @@ def before_decay(run, share, branch):
     if branch:
         return next(line["bpb"] for line in run if line["stage"] == run[-1]["stage"])
     start = (1 - share) * run[-1]["tokens"] * (1 + 1e-6)
-    return [line["bpb"] for line in run if line["tokens"] <= start][-1] if share < 1 else math.nan
+    before = [line["bpb"] for line in run if line["tokens"] <= start and share < 1]
+    return before[-1] if before else math.nan
 
 
 def behind(run, trunk):
@@ -306,12 +287,13 @@ def behind(run, trunk):
 def compare(spec, lines):
     """Return (the rows of the table, arms).
 
-    worth: how many times as many FLOPs a control needs for the arm's final loss. Losses are turned into FLOPs
-    by the mean of the best control, of those with the most seeds, and by the log-log line through the
-    controls of its regime at other budgets. R: the tokens that the arm read, over those that the best
-    control reads on the same FLOPs. eta = worth / R. ideal: read off the curve of the control that has the
-    arm's regime. behind: as `behind` says, of the control that reads the most."""
-    arms = gather(lines)
+    worth: how many times the arm's FLOPs a control needs for the arm's final loss. It is read off the log-log
+    line through the controls of the best one's regime, each at its own budget. Best: the lowest mean, among
+    the controls with the most seeds. R: the tokens the arm read, over those that the best control reads on
+    the same FLOPs. eta = worth / R. behind: as `behind` says, of the control that reads the most."""
+    arms = {}  # {arm: {seed: [evaluation], in order}}
+    for line in lines:
+        arms.setdefault(line["arm"], {}).setdefault(line["seed"], []).append(line)
     final = {name: {seed: r[-1]["bpb"] for seed, r in runs.items()} for name, runs in arms.items()}
     one = {name: next(iter(runs.values())) for name, runs in arms.items()}  # a run of each
     ends = {name: run[-1]["flops"] for name, run in one.items()}
@@ -355,14 +337,6 @@ def compare(spec, lines):
             row["worths"] = [flops_for(by_budget, value) / ends[name] for value in row["values"]]
             row["worth"] = statistics.mean(row["worths"])
             row["eta"] = row["worth"] / row["R"]
-        if len(by_budget) > 1 and len(grown_at) == 1:
-            flops, bpb = curve(runs)
-            grown = grown_at[0] - 1
-            big = next((control for control in full if regimes[control] == regimes[name]), best)
-            ideal = at(*curve(arms[big]), bpb[grown]) - flops[grown]
-            row |= {"grown_at": bpb[grown], "ideal": ideal / ends[name]}
-            if row["ideal"] > 0.03:  # it is read off no better, and of easier text it would be negative
-                row["share"] = (row["worth"] - 1) / row["ideal"]
         rows.append(row)
     return sorted(rows, key=lambda row: -row.get("worth", 0)), arms
 
@@ -392,9 +366,6 @@ def table(rows):
             "head, of the FLOPs": shown(row, "head", ".0%"),
             "the last decay": shown(row, "decay", "+.4f"),
             "behind before it": shown(row, "behind", "+.4f"),
-            "at the growth": shown(row, "grown_at", ".4f"),
-            "ideal": shown(row, "ideal", ".2f"),
-            "share of it": shown(row, "share", ".0%"),
         }
         if i == 0:
             yield f"| {' | '.join(cells)} |"

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# One GPU, one evening: grow 58M parameters to 106M and 168M by width, as the ladder begins, then to 271M by
-# depth. Each stage reads as many tokens, so a growth comes at a third to half of the FLOPs. All are decayed at
-# the end. Then a sample, the curves, and a stock Llama.
+# One GPU, one evening: grow 61M parameters to 117M by width, as the ladder begins, then to 168M and 271M by
+# depth. Each stage reads as many tokens, so that depth doubles at a quarter and at half of the FLOPs. All are
+# decayed at the end. Then a sample, the curves, and a stock Llama.
 #   python prepare.py --input fineweb-edu --out data/babel  # or any text: 5.0G tokens are read
 #   bash runs/evening.sh                                    # settings of train.py may follow: --batch_size=16
 #   REHEARSE=1 bash runs/evening.sh                         # config/tiny?.py on data/demo, ten steps each
@@ -10,7 +10,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 [ -n "${PYTHON:-}" ] || PYTHON=$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python)
-stages=(config/stage0.py config/stage1.py config/stage2.py config/evening.py) last=out/evening
+stages=(config/stage0.py config/stage1.py config/evening1.py config/evening2.py) last=out/evening2
 if [ -n "${REHEARSE:-}" ]; then
   stages=(config/tiny0.py config/tiny1.py config/tiny2.py) last=out/tiny2
   set -- --max_steps=10 "$@"

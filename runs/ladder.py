@@ -71,22 +71,17 @@ def call(*command: object) -> None:
 
 def train(n_processes: int, *args: str) -> None:
     """Run train.py in so many processes: one by itself, more under torchrun."""
-    torchrun = ("-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={n_processes}")
-    script = os.path.join(HERE, "train.py")
-    if n_processes == 1:
-        call(script, *args)
-    else:
-        call(*torchrun, script, *args)
+    torchrun = []
+    if n_processes != 1:
+        torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={n_processes}"]
+    call(*torchrun, os.path.join(HERE, "train.py"), *args)
 
 
-def finished(out_dir: str) -> bool:
-    """Return whether a checkpoint has all steps of its stage. train.py's exit status does not say: it is 0
-    also where train.py was stopped."""
-    path = f"{out_dir}/ckpt.pt"
-    if not os.path.exists(path):
-        return False
-    ckpt = load_checkpoint(path, whole=False, verify=False)
-    return ckpt["step"] >= ckpt["settings"]["max_steps"]
+def finished(folder: str, steps: int) -> bool:
+    """Return whether a folder's checkpoint has taken so many steps. train.py's exit status does not say: it
+    is 0 also where train.py was stopped."""
+    path = f"{folder}/ckpt.pt"
+    return os.path.exists(path) and load_checkpoint(path, whole=False, verify=False)["step"] >= steps
 
 
 def run(paths: list[str], options: list[str], n_processes: int) -> None:
@@ -100,14 +95,14 @@ def run(paths: list[str], options: list[str], n_processes: int) -> None:
             given = f"{path}: init_from = {stage['init_from']!r}"
             raise ValueError(f"{given}, but the stage before it ends in {grown}")
     for path, stage, after in itertools.zip_longest(paths, stages, stages[1:]):
-        out = stage["out_dir"]
-        if os.path.exists(f"{out}/grown.pt"):  # grow.py writes it whole or not at all
+        out, steps = stage["out_dir"], stage["max_steps"]
+        if after and os.path.exists(f"{out}/grown.pt"):  # grow.py writes it whole or not at all
             continue
-        if not finished(out):
+        if not finished(out, steps):
             resume = ["--resume"] if os.path.exists(last_checkpoint(out)) else []
             print(f"=== {path}", *resume, flush=True)
             train(n_processes, path, f"--horizon_tokens={tokens}", *resume, *options)
-            if not finished(out):
+            if not finished(out, steps):
                 sys.exit(f"ladder.py: stopped before the end of {path}; the same command goes on")
         if after:
             call(os.path.join(HERE, "grow.py"), "--in", f"{out}/ckpt.pt", *after["_grow"].split())
@@ -139,10 +134,11 @@ def control(path: str, rate: str, options: list[str], n_processes: int, out: str
 # -----------------------------------------------------------------------------
 # what a ladder takes
 
-# how well tokens that a small model reads count for the grown one: depth doubled had 0.72 to 1.0 where R was
-# 1.4 or more (three seeds: 0.95), twice 0.85, thrice 0.72, and after width 0.59; width
-# alone 0.70 to 0.77 (runs/results)
-ETA = (0.6, 0.95)
+# what a token that a smaller model read is worth to the last one, in ladders (docs/evidence.md)
+#   depth doubled twice, R 1.8     0.85
+#   thrice, R 2.3                  0.70
+#   twice after width, R 2.4       0.59
+ETA = (0.6, 0.85)
 
 
 def memory(cfg: Config, tokens: int, n_devices: int, sharded: bool, recompute: bool) -> float:
@@ -192,10 +188,10 @@ def plan(paths: list[str], options: list[str], device: str, n_devices: int, mfu:
         forward = min(s["batch_size"] * s["block_size"], s["tokens_per_step"] // n_devices)
         ways = itertools.product((False, True), repeat=2)  # sharded, recomputing
         gb = "".join(f"{memory(cfg, forward, n_devices, *way) / 1e9:>9.0f}" for way in ways)
-        name, shape = os.path.basename(path).removesuffix(".py"), f"{cfg.n_layer} x {cfg.n_embd}"
+        name, size = os.path.basename(path).removesuffix(".py"), f"{cfg.n_layer} x {cfg.n_embd}"
         n_params = skeleton(cfg).count_params()["total"]
         print(
-            f"{name:<8}{shape:>14}{n_params:>16,}{count(n):>9}{s['learning_rate']:>9.1e}{this:>9.2e}"
+            f"{name:<8}{size:>14}{n_params:>16,}{count(n):>9}{s['learning_rate']:>9.1e}{this:>9.2e}"
             f"{1 - this / flops:>9.0%}{gb}{this / an_hour:>9.1f}"
         )
     print(f"all: {count(tokens)} tokens, {flops:.2e} FLOPs, {flops / an_hour:,.1f} hours")
@@ -203,9 +199,7 @@ def plan(paths: list[str], options: list[str], device: str, n_devices: int, mfu:
     took, r = f"{scratch:.2e} FLOPs, {scratch / an_hour:,.1f} hours", scratch / flops
     print(f"the last stage from scratch on as many: {took}, {r:.2f} times")
     low, high = (r * eta for eta in ETA)
-    print(
-        f"the worth to expect, R x eta: {r:.2f} x {ETA[0]} to {ETA[1]} = {low:.1f} to {high:.1f} times, where"
-    )
+    print(f"expected worth = R x eta = {r:.2f} x {ETA[0]} to {ETA[1]} = {low:.1f} to {high:.1f}")
     print("eta was measured at 0.3M to 5M parameters only (docs/evidence.md)")
 
 

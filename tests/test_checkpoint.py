@@ -10,9 +10,10 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from helpers import HERE, ok, run, same, torchrun, weights
 
-from checkpoint import load_checkpoint, lock, save_checkpoint
+from checkpoint import build_model, load_checkpoint, load_state, lock, save_checkpoint
 from test_grow import tiny
 
 
@@ -96,3 +97,17 @@ def test_one_run_at_a_time_writes_into_a_folder(stage, tmp_path):
     with lock(tmp_path / "a/grown.pt.tmp"):
         assert "grown.pt.tmp is locked" in run(*command)[0]
     ok(*command)
+
+
+@pytest.mark.parametrize("moment", [torch.full((1,), 7.0), torch.zeros(3, 3), None])
+def test_an_adam_state_of_another_shape_is_refused_before_anything_is_loaded(moment):
+    ckpt = tiny()
+    state = {key: torch.zeros_like(ckpt["model"]["wte.0"]) for key in ("exp_avg", "exp_avg_sq")}
+    state |= {"step": torch.tensor(1.0), "exp_avg": moment}
+    ckpt |= {"optimizer": {"wte.0": {key: x for key, x in state.items() if x is not None}}}
+    model = build_model(tiny())
+    model.init_weights(1)
+    before = {name: w.clone() for name, w in model.state_dict().items()}
+    with pytest.raises(ValueError, match="tensors are not those of its config: wte.0, exp_avg"):
+        load_state(model, model.optimizer(0.0), ckpt)
+    assert same(before, model.state_dict())

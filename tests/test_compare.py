@@ -17,7 +17,7 @@ TINY = (
     "budget, seeds, control = 2.6e9, [1], 'scratch'\n"
     "common = dict(data={data!r}, n_layer=2, n_head=2, n_embd=32, head_dim=16, block_size=64,\n"
     "    tokens_per_step=512, batch_size=8, eval_interval=5, eval_tokens=512, compile=False, device='cpu',\n"
-    "    warmup_tokens=512, log_interval=1)\n"
+    "    warmup_tokens=512, log_interval=1, save_interval=2)\n"
 )
 
 
@@ -50,6 +50,16 @@ def test_a_trunk_is_trained_once_and_its_branches_decay_off_it(data, tmp_path, f
                 assert rates[i == 0 :] == [peak] * len(rates[i == 0 :])
             generations = load_checkpoint(tmp_path / "out" / folder / "ckpt.pt")["config"]["generations"]
             assert all(g["learning_rate"] == peak for g in generations)
+    # killed between the two renames of a save, it goes on
+    last = tmp_path / "out" / arms["grown"][-1]["folder"]
+    step = load_checkpoint(last / "ckpt.pt")["step"]
+    (last / "ckpt.pt").unlink()
+    assert (last / "ckpt.prev.pt").exists()
+    kept = [line for line in lines if line["arm"] != "grown"]
+    (tmp_path / "lines.jsonl").write_text("".join(json.dumps(line) + "\n" for line in kept))
+    ok(*command)
+    assert load_checkpoint(last / "ckpt.pt")["step"] == step
+
     folders = (arms[name][-1]["folder"] for name in names[:2])
     early, late = (load_checkpoint(tmp_path / "out" / folder / "ckpt.pt") for folder in folders)
     assert early["ledger"]["dealt"] == late["ledger"]["dealt"]  # the same sequences
@@ -127,6 +137,24 @@ def test_what_the_table_says_of_an_arm():
     text = {line.split(" | ")[0].strip("| *"): line for line in room["table"](compared)}
     assert "| 2.00 x | 1.50 | 1.33 | 0.67 | 30% | -5.0000 |  |" in text["grown"]
     assert "| 1.00 x | 1.00 | 1.00 |  | 20% | -1.5000 |" in text["scratch"]
+
+
+def test_a_stage_may_change_the_block_size_and_its_regime():
+    room = runpy.run_path(os.path.join(HERE, "runs/compare.py"))
+    common = dict(n_layer=2, n_head=2, n_embd=32, head_dim=16, vocab_size=300, block_size=64)
+    common |= dict(tokens_per_step=1024, learning_rate=1e-3)
+    arms = {
+        "longer": [dict(until=0.5), dict(block_size=1024)],
+        "grown": [dict(until=0.5, learning_rate=2e-3), dict(grow="--double depth")],
+    }
+    spec = dict(budget=1e11, common=common, arms=arms)
+    for name in arms:
+        stages = room["chain"](name, spec, 1, lambda data, stage: 300)
+        flops = sum(s["steps"] * 1024 * s["config"].flops_per_token() for s in stages)
+        assert flops == pytest.approx(1e11, rel=0.02)
+    assert room["regime"]("grown", spec)[0] == 1e-3  # a growth begins again with what is common
+    only_last = [{"tokens": 10, "bpb": 2.0, "stage": 0}]
+    assert math.isnan(room["before_decay"](only_last, 0.2, False))
 
 
 def test_how_far_a_grown_arm_is_behind():

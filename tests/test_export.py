@@ -200,7 +200,7 @@ def test_an_exported_model_stops_where_a_document_ends(sp_model, tmp_path):
     head, prompt = ckpt["model"]["head.0"], TOKENS[:, :9]
     with torch.no_grad():  # <s>, which goes before the next document, comes first after anything
         model = build(ckpt)
-        x, _ = model.trunk(prompt, model.cos[: prompt.size(1)], model.sin[: prompt.size(1)])
+        x, _ = model.trunk(prompt)
         head.zero_()
         head[1] = 100 * x.flatten(0, 1).mean(0)
         assert (x[:, -1] @ head.T).argmax(-1).tolist() == [1, 1, 1]
@@ -537,16 +537,6 @@ def test_bfloat16_becomes_float32_and_bfloat16_again(sp_model, tmp_path):
     ok("export.py", "--in", tmp_path / "a.pt", "--out", tmp_path / "hf2", "--dtype", "bfloat16")
     back = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "hf2", dtype=torch.bfloat16)
     assert same(theirs.state_dict(), back.state_dict())  # to the bit
-
-
-def test_a_count_of_bytes_is_said_every_two_seconds(capsys, monkeypatch):
-    now = iter([0, 1, 3, 4, 6])
-    monkeypatch.setattr(export.time, "monotonic", lambda: next(now))
-    count = export.counter("read x", 100)
-    count(10)
-    monkeypatch.setattr(export.time, "monotonic", lambda: 9)
-    count(40)
-    assert capsys.readouterr().err == "read x: 50%\n"
 
 
 def write_gguf(path, model, tok, chat=""):

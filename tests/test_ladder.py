@@ -48,11 +48,11 @@ def test_the_plan_of_a_ladder(tmp_path):
         counted = [saved(n, 256, recompute) - saved(n, 128, recompute) for n in (2, 3)]
         assert 2 * (counted[1] - counted[0]) == pytest.approx(planned, rel=0.01)
 
-    # what is printed. Stage 1 is grown at 0.354 of 0.354 + 1.19
+    # what is printed. Stage 1 is grown at 0.339 of 0.339 + 1.30
     stages = sorted(glob.glob(f"{HERE}/config/stage?.py"))
     printed = ok("runs/ladder.py", "plan", *stages, "--gpu", "h200", "--count", 8)
     assert len(re.findall(r"^stage\d ", printed, re.M)) == 9 and "6,738,415,616" in printed
-    assert re.findall(r"^stage[01] .* (\d+)%", printed, re.M) == ["0", "23"]
+    assert re.findall(r"^stage[01] .* (\d+)%", printed, re.M) == ["0", "21"]
     flops = float(re.search(r"all: .*?, (\S+) FLOPs", printed)[1])
     assert flops == pytest.approx(3.71e21, rel=0.01)
     assert "--gpu tpu: one of h200" in run("runs/ladder.py", "plan", *stages, "--gpu", "tpu")[0]
@@ -135,10 +135,16 @@ def test_a_ladder_is_one_schedule_and_goes_on_where_it_stopped(ladder, tmp_path,
     rates = [x[0] for folder in ("s0", "s1") for x in metrics(tmp_path / folder, "lr").values()]
     assert rates[4] == rates[5] == 1e-2 and rates[-1] < 0.5e-2  # they fall in the last fifth of the ladder
     assert ok("runs/ladder.py", "run", *ladder) == printed.splitlines()[-1] + "\n"  # nothing is left to do
+    # what was grown from the last stage, by hand, is not the ladder's; and the stage may become longer
+    ok("grow.py", "--in", tmp_path / "s1/ckpt.pt", "--double", "ffn")
+    with open(ladder[1], "a") as f:
+        f.write("max_steps = 5\n")
+    assert "resumed at step 4" in ok("runs/ladder.py", "run", *ladder)
+    assert load_checkpoint(tmp_path / "s1/ckpt.pt")["step"] == 5
 
     # the control: the same size and FLOPs, from scratch
     ok("runs/ladder.py", "control", tmp_path / "s1/ckpt.pt", "1e-3", "--out", tmp_path / "c")
-    control = load_checkpoint(tmp_path / "c/ckpt.pt")
+    ckpt, control = (load_checkpoint(tmp_path / folder / "ckpt.pt") for folder in ("s1", "c"))
     assert control["ledger"]["flops"] == pytest.approx(ckpt["ledger"]["flops"], rel=0.2)
     assert not control["lineage"]
     assert control["config"]["n_embd"] == 64 and control["schedule"]["horizon"] == control["ledger"]["tokens"]
@@ -169,7 +175,7 @@ def test_a_stage_has_the_sizes_that_its_growth_makes():
         settings = configure([path])
         return Config(**{f.name: settings[f.name] for f in fields(Config) if f.name in settings})
 
-    grown = [f"{HERE}/config/evening.py", *sorted(glob.glob(f"{HERE}/config/*[1-9].py"))]
+    grown = sorted(glob.glob(f"{HERE}/config/*[1-9].py"))
     for path in grown:
         stage = runpy.run_path(path)
         before = sizes_of(os.path.join(os.path.dirname(path), stage["_after"]))
@@ -179,7 +185,7 @@ def test_a_stage_has_the_sizes_that_its_growth_makes():
         expected = with_sizes(before, asked)
         after = sizes_of(path)
         assert {name: getattr(after, name) for name in expected} == expected, path
-    assert len(grown) == 11
+    assert len(grown) == 12
 
 
 def test_stages_that_do_not_follow_each_other_are_refused(ladder, tmp_path):

@@ -691,11 +691,11 @@ def test_reading_is_linear_in_the_length_of_a_line():
 
 def test_a_line_that_is_too_long_is_not_read_whole(tmp_path, sp_model, monkeypatch):
     monkeypatch.setattr(prepare, "LONGEST", 1 << 20)
-    name = write_docs(tmp_path / "a.jsonl", [*make_docs(9), "a" * (3 << 20)])
-    with pytest.raises(SystemExit):
+    name = write_docs(tmp_path / "a.jsonl", [*make_docs(9), "a" * (3 << 20), *make_docs(9, seed=1)])
+    with pytest.raises(SystemExit, match="a.jsonl, line 10: more than 1 MB: split it"):
         run_prepare(tmp_path / "out", name, sp_model)
     _, meta = run_prepare(tmp_path / "out", name, sp_model, "--skip_bad", "--val", "0.2")
-    assert sum(meta["splits"][split]["documents"] for split in ("train", "val")) == 9
+    assert sum(meta["splits"][split]["documents"] for split in ("train", "val")) == 18
 
 
 def test_words_are_counted_in_bounded_memory(tmp_path, sp_model, monkeypatch):

@@ -160,7 +160,7 @@ def test_a_told_ladder_is_one_schedule(base, tmp_path):
     # the stage after the ladder's end is one of its own, and says so
     after = f"--init_from={tmp_path / 'b/ckpt.pt'}"
     printed = ok("train.py", *untold, after, f"--out_dir={tmp_path / 'c'}")
-    assert "the ladder's end, 20,480 tokens, is past" in printed
+    assert "the ladder ends at 20,480 tokens, before this stage does" in printed
     assert lr(tmp_path / "c")[4:] == pytest.approx(expected(1e-2)[4:])
 
 
@@ -265,6 +265,21 @@ def test_what_has_ended_has_no_branch(base, tmp_path):
     error, _ = run("train.py", *base, f"--out_dir={tmp_path / 'b'}", "--branch=decay", grown)
     assert "grown.pt: part of it was never trained: train it, then branch off" in error
     assert not (tmp_path / "b-decay/ckpt.pt").exists()
+
+
+def test_a_branch_of_a_grown_stage_is_of_its_run_not_of_its_start(base, tmp_path):
+    ok("train.py", *base, f"--out_dir={tmp_path / 'a'}", "--horizon_tokens=1e6")
+    ok("grow.py", "--in", tmp_path / "a/ckpt.pt", "--double", "ffn")
+    stage = [*base, f"--init_from={tmp_path / 'a/grown.pt'}", f"--out_dir={tmp_path / 'b'}"]
+    ok("train.py", *stage, "--horizon_tokens=1e6", "--stop_at=6")
+    branch = ["--branch=decay", "--branch_tokens=512"]
+    ok("train.py", *stage, *branch)
+    assert load_checkpoint(tmp_path / "b-decay/ckpt.pt")["ledger"]["tokens"] == (20 + 6 + 1) * 512
+    # init_from names another start than the run's
+    (tmp_path / "b-decay").rename(tmp_path / "c-decay")
+    other = [f"--init_from={tmp_path / 'a/ckpt.pt'}", f"--out_dir={tmp_path / 'b'}"]
+    ok("train.py", *base, *branch, *other)
+    assert load_checkpoint(tmp_path / "b-decay/ckpt.pt")["ledger"]["tokens"] == (20 + 1) * 512
 
 
 @pytest.mark.parametrize("steps", [20, 60, 110])
@@ -518,6 +533,8 @@ def test_bad_input_to_train(stage, tmp_path, data):
     short = (tmp_path / "a/ckpt.pt").read_bytes()[:5000]
     (tmp_path / "short.pt").write_bytes(short)
     torch.save({"model": {}}, tmp_path / "other.pt")
+    ckpt = load_checkpoint(tmp_path / "a/ckpt.pt")
+    torch.save(ckpt | {"config": ckpt["config"] | {"tied": True}}, tmp_path / "tied.pt")
     b = f"--out_dir={tmp_path / 'b'}"
     kept = "learning_rate = 0.001, but this stage began with 0.01 and keeps it"
     multiple = "tokens_per_step = 1000 is no multiple of block_size 64 x 1 processes"
@@ -525,6 +542,8 @@ def test_bad_input_to_train(stage, tmp_path, data):
         (["--n_layers=3"], "no setting is called n_layers; did you mean n_layer?"),
         (["--n_layer=2.5"], "n_layer = 2.5 is float, expected int"),
         (["--compile=0"], "compile = 0 is int, expected bool"),
+        (["--init_from"], "--init_from: its value is missing"),
+        ([b, f"--init_from={tmp_path / 'tied.pt'}", "--tied=False"], "tied = False, but"),
         (["--policy=mine"], "policy = 'mine', expected one of ('own', 'shared')"),
         (["--dtype=bf16"], "dtype = 'bf16', expected one of ('', 'float32', 'bfloat16')"),
         ([tmp_path / "none.py"], "none.py: no such config file"),
@@ -606,6 +625,12 @@ def test_more_processes_than_gpus_are_one_line(monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "1")
     with pytest.raises(ValueError, match="a process needs a GPU of its own, and torch finds 1"):
         train.find_device("")
+
+
+def test_one_token_is_evaluated_and_one_step_warmed_up(base, tmp_path):
+    least = ["--eval_tokens=1", "--block_size=1", "--tokens_per_step=8", "--warmup_tokens=0", "--max_steps=1"]
+    ok("train.py", *base, *least, "--sample_tokens=3", f"--out_dir={tmp_path / 'a'}")
+    assert all(rate > 0 for rate in lr(tmp_path / "a"))
 
 
 def test_a_branch_that_is_none(base, tmp_path):
