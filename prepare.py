@@ -324,8 +324,8 @@ def read_rows(
         row_name, rows = "row", enumerate(stream(path), 1)
     for number, row in rows:
         where = f"{path}, {row_name} {number}"
-        if kind == "jsonl" and row is None:
-            bad(f"{where}: more than {LONGEST >> 20} MB", "split it")
+        if kind == "jsonl" and isinstance(row, int):
+            bad(f"{where}: more than {LONGEST >> 20} MB", "split it", row)
             continue
         if kind == "jsonl" and not row.strip():
             continue
@@ -343,9 +343,9 @@ def read_rows(
             yield where, data
 
 
-def read_lines(blocks: Iterable[bytes]) -> Iterator[bytes | None]:
-    """Yield the lines of blocks without their ends, which are LF, CRLF or CR. Yield None for one of more than
-    LONGEST bytes: it would be in memory several times."""
+def read_lines(blocks: Iterable[bytes]) -> Iterator[bytes | int]:
+    """Yield the lines of blocks without their ends, which are LF, CRLF or CR. Of one of more than LONGEST
+    bytes, which would be in memory several times, yield how many they are."""
     parts, held, length = [], b"", 0
     for block in blocks:
         block = held + block
@@ -353,13 +353,13 @@ def read_lines(blocks: Iterable[bytes]) -> Iterator[bytes | None]:
         block = block.removesuffix(held).replace(b"\r\n", b"\n").replace(b"\r", b"\n")
         *whole, rest = block.split(b"\n")
         for line in whole:
-            yield None if length > LONGEST else b"".join([*parts, line])
+            yield length + len(line) if length > LONGEST else b"".join([*parts, line])
             parts, length = [], 0
         parts.append(rest)
         length += len(rest)
         if length > LONGEST:
             parts.clear()
-    yield None if length > LONGEST else b"".join(parts)
+    yield length if length > LONGEST else b"".join(parts)
 
 
 def read_json(line: bytes) -> object:

@@ -26,7 +26,6 @@ import torch.nn.functional as F
 
 from checkpoint import load_checkpoint, stop_ids
 from data import Tokenizer, count_bytes, one_line, read_meta, speller, spread
-from export import object_in
 from grow import data_of, fused
 from model import Llama
 
@@ -106,6 +105,13 @@ def render_chat(template: str, tokens: dict[str, str], message: str, system: str
         return sandbox.from_string(template).render(given | tokens)
     except Exception as e:  # a template can fail in any way
         raise ValueError(f"--chat: the model's chat template fails: {one_line(e)}") from None
+
+
+def object_in(files: dict[str, bytes], name: str) -> dict:
+    """Return the object in a JSON file that the model came with, {} where there is none."""
+    with contextlib.suppress(ValueError, TypeError):
+        return dict(json.loads(files.get(name, b"{}")))
+    return {}
 
 
 def chat_ids(ckpt: dict, tokenizer: Tokenizer, message: str, system: str | None) -> list[int]:

@@ -63,7 +63,9 @@ from model import Config, Generation, Llama, is_shard, skeleton, this_device
 out_dir = "out"
 init_from = ""  # a checkpoint to start a stage from: one that grow.py wrote, or any other
 resume = False  # go on from out_dir/ckpt.pt
-branch = ""  # 'decay': take a copy of out_dir's run, or else of init_from, to rate zero, in out_dir-decay
+branch = (
+    ""  # 'decay': decay a copy of out_dir's run, or of an init_from that isn't its own, in out_dir-decay
+)
 branch_tokens = 0  # length of the branch; 0: a tenth of the tokens read so far
 stop_at = 0  # save and exit after so many steps, as on SIGTERM; 0: never
 # data
@@ -502,7 +504,7 @@ def main() -> None:
     # where to start: at a checkpoint or from scratch. The folder stays locked until this process ends
     out_dir = tidy(out_dir)
     folder = f"{out_dir}-{branch}" if branch else out_dir
-    trunk = trunk_of(out_dir, init_from) if branch else init_from
+    trunk = trunk_of(out_dir, init_from) if branch and not resume else init_from
     folder_lock, resume, source = claim_for_all(folder, trunk, resume, ranks)
     ckpt = load_checkpoint(source, whole=False) if source else {}
     if ckpt and "block_size" not in given:
@@ -691,6 +693,7 @@ def main() -> None:
         say(f"spelled in byte tokens: {parts}")
     settings = {key: globals()[key] for key in DEFAULTS}
     if resume:
+        settings["init_from"] = old_settings["init_from"]  # where the stage began
         ours = DEFAULTS.keys() - {"resume", "stop_at"}
         changed = [key for key, value in old_settings.items() if key in ours and value != settings[key]]
         changes = "".join(f"; {key} {old_settings[key]} -> {settings[key]}" for key in changed)
@@ -1014,10 +1017,10 @@ def check_sizes(asked: dict, has: dict, source: str) -> None:
 def trunk_of(out_dir: str, init_from: str) -> str:
     """Return what a branch starts from: the run in out_dir, unless init_from names another start than its."""
     run = last_checkpoint(out_dir)
-    if init_from and os.path.exists(run):
-        began = load_checkpoint(run, whole=False, verify=False)["settings"].get("init_from")
-        return run if began == init_from else init_from
-    return init_from or run
+    if not init_from or not os.path.exists(run):
+        return init_from or run
+    began = load_checkpoint(run, whole=False, verify=False)["settings"].get("init_from", "")
+    return run if os.path.normpath(began) == os.path.normpath(init_from) else init_from
 
 
 def check_kept(given: dict, began: dict, what: str) -> None:

@@ -1,4 +1,4 @@
-"""Stage 5: 16 x 2048, 941M parameters: a 1B, to the last size."""
+"""Stage 5: 16 x 2048, 941M parameters: a 1B."""
 
 _after = "stage4.py"  # its settings hold where this file gives none
 _grow = "--params 2x --along depth"  # grow.py's options; depth takes copies, which come in slowly

@@ -2,7 +2,7 @@
 Draw the end of every arm: final bits per byte over training FLOPs, from scratch and grown, of several folders
 of compare.py. An arrow says how many times the FLOPs the same size needs from scratch to end as well.
 
-$ python runs/ends.py runs/results/late runs/results/doublings --out assets/ends.png
+$ python runs/ends.py runs/results/{late,doublings,three_doublings} --out assets/ends.png
 
 Of each size, from scratch and grown, the best arm of a budget is drawn, of those with the most seeds. Arms of
 another regime than their folder's best control are left out. Lines and arrows are those of the first seed,

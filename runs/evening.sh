@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # One GPU, one evening: grow 61M parameters to 117M by width, as the ladder begins, then to 168M and 271M by
-# depth. Each stage reads as many tokens, so that depth doubles at a quarter and at half of the FLOPs. All are
-# decayed at the end. Then a sample, the curves, and a stock Llama.
+# depth. All stages read the same number of tokens, so that depth doubles at a quarter and at half of the
+# FLOPs. All are decayed at the end. Then a sample, the curves, and a stock Llama.
 #   python prepare.py --input fineweb-edu --out data/babel  # or any text: 5.0G tokens are read
 #   bash runs/evening.sh                                    # settings of train.py may follow: --batch_size=16
 #   REHEARSE=1 bash runs/evening.sh                         # config/tiny?.py on data/demo, ten steps each

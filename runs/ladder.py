@@ -134,11 +134,11 @@ def control(path: str, rate: str, options: list[str], n_processes: int, out: str
 # -----------------------------------------------------------------------------
 # what a ladder takes
 
-# what a token that a smaller model read is worth to the last one, in ladders (docs/evidence.md)
-#   depth doubled twice, R 1.8     0.85
+# what a token that a ladder reads counts for, beside one that the control reads (docs/evidence.md)
+#   depth doubled twice, R 1.8     0.85, 0.88
 #   thrice, R 2.3                  0.70
 #   twice after width, R 2.4       0.59
-ETA = (0.6, 0.85)
+ETA = (0.6, 0.88)
 
 
 def memory(cfg: Config, tokens: int, n_devices: int, sharded: bool, recompute: bool) -> float:
@@ -200,7 +200,7 @@ def plan(paths: list[str], options: list[str], device: str, n_devices: int, mfu:
     print(f"the last stage from scratch on as many: {took}, {r:.2f} times")
     low, high = (r * eta for eta in ETA)
     print(f"expected worth = R x eta = {r:.2f} x {ETA[0]} to {ETA[1]} = {low:.1f} to {high:.1f}")
-    print("eta was measured at 0.3M to 5M parameters only (docs/evidence.md)")
+    print("eta was measured at 0.6M and 1.3M parameters only (docs/evidence.md)")
 
 
 # -----------------------------------------------------------------------------

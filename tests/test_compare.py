@@ -152,6 +152,7 @@ def test_a_stage_may_change_the_block_size_and_its_regime():
         stages = room["chain"](name, spec, 1, lambda data, stage: 300)
         flops = sum(s["steps"] * 1024 * s["config"].flops_per_token() for s in stages)
         assert flops == pytest.approx(1e11, rel=0.02)
+        assert [s["config"].block_size for s in stages] == [64, 1024 if name == "longer" else 64]
     assert room["regime"]("grown", spec)[0] == 1e-3  # a growth begins again with what is common
     only_last = [{"tokens": 10, "bpb": 2.0, "stage": 0}]
     assert math.isnan(room["before_decay"](only_last, 0.2, False))

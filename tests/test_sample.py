@@ -429,7 +429,8 @@ def test_added_tokens_are_found_in_older_files_too(sp_model):
         {"tokenizer.json": {"added_tokens": [{"content": token, "id": i} for token, i in added.items()]}},
     ):
         kept = {name: as_tensor(json.dumps(values).encode()) for name, values in files.items()}
-        kept |= {"broken.json": as_tensor(b"{"), "list.json": as_tensor(b"[1]")}
+        broken = {"special_tokens_map.json": b"{", "added_tokens.json": b"[1]", "tokenizer.json": b""}
+        kept |= {name: as_tensor(data) for name, data in broken.items() if name not in kept}
         kept["chat_template.jinja"] = as_tensor(CHATML.encode())
         ids = sample.chat_ids({"origin": {"files": kept}}, tokenizer, "Ann", None)
         assert ids[0] == n and (ids.count(n), ids.count(n + 1)) == (2, 1)

@@ -271,7 +271,8 @@ def test_a_branch_of_a_grown_stage_is_of_its_run_not_of_its_start(base, tmp_path
     ok("train.py", *base, f"--out_dir={tmp_path / 'a'}", "--horizon_tokens=1e6")
     ok("grow.py", "--in", tmp_path / "a/ckpt.pt", "--double", "ffn")
     stage = [*base, f"--init_from={tmp_path / 'a/grown.pt'}", f"--out_dir={tmp_path / 'b'}"]
-    ok("train.py", *stage, "--horizon_tokens=1e6", "--stop_at=6")
+    ok("train.py", *stage, "--horizon_tokens=1e6", "--stop_at=4")
+    ok("train.py", *base, stage[-1], "--resume", "--horizon_tokens=1e6", "--stop_at=6")  # by its folder alone
     branch = ["--branch=decay", "--branch_tokens=512"]
     ok("train.py", *stage, *branch)
     assert load_checkpoint(tmp_path / "b-decay/ckpt.pt")["ledger"]["tokens"] == (20 + 6 + 1) * 512
@@ -630,7 +631,9 @@ def test_more_processes_than_gpus_are_one_line(monkeypatch):
 def test_one_token_is_evaluated_and_one_step_warmed_up(base, tmp_path):
     least = ["--eval_tokens=1", "--block_size=1", "--tokens_per_step=8", "--warmup_tokens=0", "--max_steps=1"]
     ok("train.py", *base, *least, "--sample_tokens=3", f"--out_dir={tmp_path / 'a'}")
-    assert all(rate > 0 for rate in lr(tmp_path / "a"))
+    ok("grow.py", "--in", tmp_path / "a/ckpt.pt", "--double", "ffn")
+    ok("train.py", *base, *least, f"--init_from={tmp_path / 'a/grown.pt'}", f"--out_dir={tmp_path / 'b'}")
+    assert lr(tmp_path / "a")[0] > 0 and lr(tmp_path / "b", 1)[0] > 0
 
 
 def test_a_branch_that_is_none(base, tmp_path):
