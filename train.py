@@ -63,9 +63,7 @@ from model import Config, Generation, Llama, is_shard, skeleton, this_device
 out_dir = "out"
 init_from = ""  # a checkpoint to start a stage from: one that grow.py wrote, or any other
 resume = False  # go on from out_dir/ckpt.pt
-branch = (
-    ""  # 'decay': decay a copy of out_dir's run, or of an init_from that isn't its own, in out_dir-decay
-)
+branch = ""  # 'decay': decay a copy of out_dir's run, or of an init_from not its own, in out_dir-decay
 branch_tokens = 0  # length of the branch; 0: a tenth of the tokens read so far
 stop_at = 0  # save and exit after so many steps, as on SIGTERM; 0: never
 # data
