@@ -846,10 +846,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help="rows for the tokens of a stage of prepare.py --words (words5000, all)",
     )
     # how it starts
-    by_default = (
-        "random; depth alone: stack with a --ramp, or copy if the model is finished: imported, or decayed"
+    inits = (
+        "how the new starts. random: what writes is zero, what reads is drawn. copy: what reads is copied. "
+        "stack: layers are copied whole. eye: new heads are identities. clone: all is tiled, as HyperCloning "
+        "does (default: random; depth alone: stack with a --ramp, or copy if the model is finished: imported, "
+        "or decayed)"
     )
-    add("--init", choices=INITS, help=f"how the new starts (default: {by_default})")
+    add("--init", choices=INITS, help=inits)
     add("--place", choices=("top", "interleave"), default="top", help="where new layers go (default: top)")
     ramp = "with --init random, copy or stack: what is new comes in over so many tokens of training"
     at_once = "at once; without --init, a stack over a fortieth of the tokens read so far"
