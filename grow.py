@@ -849,8 +849,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     inits = (
         "how the new starts. random: what writes is zero, what reads is drawn. copy: what reads is copied. "
         "stack: layers are copied whole. eye: new heads are identities. clone: all is tiled, as HyperCloning "
-        "does (default: random; depth alone: stack with a --ramp, or copy if the model is finished: imported, "
-        "or decayed)"
+        "does (default: random; depth alone: stack with a --ramp, or copy if the model is finished: "
+        "imported, or decayed)"
     )
     add("--init", choices=INITS, help=inits)
     add("--place", choices=("top", "interleave"), default="top", help="where new layers go (default: top)")
