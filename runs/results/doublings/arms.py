@@ -12,7 +12,7 @@ _late = runpy.run_path(os.path.join(os.path.dirname(__file__), "../late/arms.py"
 budget = 4 * _late["budget"]
 seeds, control = _late["seeds"], _late["control"]
 deciding = ["scratch 4e-3, decay 20 %", "3 -> 6 -> 12 at 25, 50 %"]  # with all seeds
-common = _late["common"] | dict(n_layer=12, compile=True)  # 1.2 times as fast; seed 1337 was not
+common = _late["common"] | dict(n_layer=12)
 _decay, _small, _trunk, _stack = (_late[name] for name in ("_decay", "_small", "_trunk", "_stack"))
 
 

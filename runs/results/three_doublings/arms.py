@@ -12,24 +12,25 @@ budget = 2 * _doublings["budget"]
 seeds, control = _doublings["seeds"], _doublings["control"]
 deciding = ["scratch 4e-3, decay 20 %", "3 -> 6 -> 12 -> 24 at 12, 25, 50 %"]  # with all seeds
 common = _doublings["_late"]["common"] | dict(n_layer=24)
-_fast = dict(compile=True)  # 1.2 times as fast; what ../doublings has in common was not compiled
 _decay, _stack = _doublings["_decay"], _doublings["_stack"]
 _twelve = [
     dict(n_layer=3, until=0.0625),
     dict(until=0.125),
     dict(grow=_stack, until=0.25),
     dict(grow="--depth 12 --init stack", until=0.4),
-    _fast | dict(until=0.5),
+    dict(until=0.5),
 ]
 
 arms = {
-    "scratch 4e-3, decay 20 %": [_fast | dict(until=0.4), dict(until=0.8), _decay],
-    "scratch 4e-3, decay 20 %, half the budget": [_fast | dict(until=0.4), _decay | dict(until=0.5)],
+    "scratch 4e-3, decay 20 %": [dict(until=0.4), dict(until=0.8), _decay],
+    "scratch 4e-3, decay 20 %, half the budget": [dict(until=0.4), _decay | dict(until=0.5)],
     "3 -> 6 -> 12 -> 24 at 12, 25, 50 %": [
         *_twelve,
-        _fast | dict(grow="--depth 24 --init stack", until=0.8),
+        dict(grow="--depth 24 --init stack", until=0.8),
         _decay,
     ],
     # the smaller model that is grown, on the trunk of the above
     "3 -> 6 -> 12 at 12, 25 %": [*_twelve, dict(until=0.8), _decay],
+    # the best smaller size, on the trunk of ../late
+    "6 x 64 from scratch": [dict(n_layer=6, until=0.2), dict(until=0.4), dict(until=0.8), _decay],
 }
