@@ -84,7 +84,7 @@ def draw(found, path):
             if same > flops:
                 arrow = dict(arrowstyle="->", color="0.4", shrinkA=4, shrinkB=0)
                 ax.annotate("", (same, level), (flops, level), arrowprops=arrow)
-                ax.annotate(f"{same / flops:.2f} x", (same, level), (4, 7), color="0.3", **beside)
+                ax.annotate(f"{same / flops:.2f} x", (same, level), (5, 3), color="0.3", **beside)
     ax.set_xscale("log")
     ax.set_xticks([flops for line in found.values() for flops, *_ in line])
     ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:.1e}".replace("e+", "e")))
