@@ -107,8 +107,8 @@ def render_chat(template: str, tokens: dict[str, str], message: str, system: str
         raise ValueError(f"--chat: the model's chat template fails: {one_line(e)}") from None
 
 
-def object_in(files: dict[str, bytes], name: str) -> dict:
-    """Return the object in a JSON file that the model came with, {} where there is none."""
+def kept_object(files: dict[str, bytes], name: str) -> dict:
+    """Return the object in a JSON file that the model came with, {} where it is missing or broken."""
     with contextlib.suppress(ValueError, TypeError):
         return dict(json.loads(files.get(name, b"{}")))
     return {}
@@ -120,7 +120,7 @@ def chat_ids(ckpt: dict, tokenizer: Tokenizer, message: str, system: str | None)
     # the template, of the files that the model came with
     kept = (ckpt.get("origin") or {}).get("files", {})
     files = {name: x.numpy().tobytes() for name, x in kept.items()}
-    config = object_in(files, "tokenizer_config.json")
+    config = kept_object(files, "tokenizer_config.json")
     template = files.get("chat_template.jinja", b"").decode(errors="replace") or config.get("chat_template")
     if isinstance(template, list):  # several, by name
         template = {t["name"]: t["template"] for t in template}.get("default")
@@ -132,15 +132,15 @@ def chat_ids(ckpt: dict, tokenizer: Tokenizer, message: str, system: str | None)
     if tokenizer.kind == "sentencepiece":
         ids = {"bos_token": tokenizer.bos, "eos_token": tokenizer.eos, "unk_token": tokenizer.sp.unk_id()}
         tokens = {name: tokenizer.sp.id_to_piece(i) for name, i in ids.items() if i >= 0}
-    for name, token in (object_in(files, "special_tokens_map.json") | config).items():
+    for name, token in (kept_object(files, "special_tokens_map.json") | config).items():
         token = token.get("content") if isinstance(token, dict) else token
         if name.endswith("_token") and isinstance(token, str):
             tokens[name] = token
 
     # {token: id} of those that were added to a sentencepiece model
-    added = object_in(files, "added_tokens.json")
+    added = kept_object(files, "added_tokens.json")
     added |= {token["content"]: int(i) for i, token in config.get("added_tokens_decoder", {}).items()}
-    more = object_in(files, "tokenizer.json").get("added_tokens", [])
+    more = kept_object(files, "tokenizer.json").get("added_tokens", [])
     added |= {token["content"]: token["id"] for token in more}
 
     # LlamaTokenizer puts its space before the whole text only. A legacy one, or another class, puts it before
