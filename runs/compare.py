@@ -10,6 +10,7 @@ The folder holds arms.py, which says what is compared:
     seeds = [1, 2, 3]                             # of the weights and of the order of the data
     deciding = ["scratch 4e-3"]                   # if given: these arms get all seeds, others the first alone
     common = dict(data="data/babel", n_embd=128)  # settings of train.py, for all
+    train = "runs/results/muon/train_muon.py"     # if given: a script to train with in place of train.py
     control = "scratch"                           # arms that begin so, and do not grow, are the controls
     arms = {
         "scratch 4e-3": [dict(n_layer=8, learning_rate=4e-3)],
@@ -133,7 +134,8 @@ def chain(name, spec, seed, rows=n_rows):
     parent = None
     for stage in stages:
         stage["settings"]["horizon_tokens"] = FAR if branches(name, spec) else tokens
-        known = json.dumps([parent, stage["grow"], stage["edit"], stage["settings"]], sort_keys=True)
+        begun = parent or spec.get("train")
+        known = json.dumps([begun, stage["grow"], stage["edit"], stage["settings"]], sort_keys=True)
         folder = hashlib.sha256(known.encode()).hexdigest()[:12]
         if "branch" in stage["settings"]:
             folder += f"-{stage['settings']['branch']}"  # where train.py writes it
@@ -171,7 +173,7 @@ def run(out, stage, threads, spec):
             settings.append(f"--init_from={start}")
         elif stage["parent"]:
             settings.append(f"--init_from={parent}/ckpt.pt")
-        call("train.py", *settings)
+        call(spec.get("train", "train.py"), *settings)
     if not finished(folder, stage["steps"]):
         raise ValueError(f"{folder}: stopped before its end; the same command goes on")
 

@@ -8,10 +8,12 @@ import runpy
 import shutil
 
 import pytest
+import torch
 from helpers import HERE, ok, run
 
 import data as data_module
 from checkpoint import load_checkpoint
+from model import Config, skeleton
 
 TINY = (
     "budget, seeds, control = 2.6e9, [1], 'scratch'\n"
@@ -70,6 +72,51 @@ def test_a_trunk_is_trained_once_and_its_branches_decay_off_it(data, tmp_path, f
     (tmp_path / "arms.py").write_text(TINY.format(data=data) + "arms = {'scratch': [dict(branch='decay')]}\n")
     (tmp_path / "lines.jsonl").unlink()
     assert "'branch' is for the last stage" in run(*command)[0]
+
+
+def test_arms_may_name_a_training_script_of_their_own(data, tmp_path):
+    trained = {}
+    for script in ("train.py", "runs/results/muon/train_muon.py"):
+        (tmp_path / "arms.py").write_text(
+            TINY.format(data=data) + f"train = {script!r}\n"
+            "arms = {'grown': [dict(n_layer=1, until=0.3), dict(grow='--depth 2 --init stack', until=0.8),\n"
+            "    dict(branch='decay')]}\n"
+        )
+        ok("runs/compare.py", tmp_path, "--out", tmp_path / "out")
+        lines = list(map(json.loads, (tmp_path / "lines.jsonl").read_text().splitlines()))
+        (tmp_path / "lines.jsonl").unlink()
+        trained[script] = {line["folder"] for line in lines}, lines[-1]["bpb"]
+    (adamw, adamw_bpb), (muon, muon_bpb) = trained.values()
+    assert not adamw & muon  # none took a stage of the other's
+    assert adamw_bpb != muon_bpb and abs(adamw_bpb - muon_bpb) < 0.5
+
+
+def test_muon_moves_matrices_inside_layers_by_orthogonal_updates():
+    room = runpy.run_path(os.path.join(HERE, "runs/results/muon/train_muon.py"))
+    model = skeleton(Config(n_layer=2, n_embd=64, n_head=4, head_dim=16, ffn_dim=192, vocab_size=99))
+    model.allocate("cpu")
+    model.init_weights(1)
+    optimizer = room["optimizer"](model, 0.5)
+    for group in optimizer.param_groups:
+        group["lr"] = 0.01
+    inside = {p for p in model.layers.parameters() if p.ndim > 1}
+    assert optimizer.inside == inside and len(inside) == 14
+    before = {p: p.detach().clone() for p in model.parameters()}
+    gradients = {p: torch.randn_like(p) for p in before}
+    for p, gradient in gradients.items():
+        p.grad = gradient.clone()
+    optimizer.step()
+    for p, old in before.items():
+        decay = 0.5 if p.ndim > 1 else 0.0
+        update = ((1 - 0.01 * decay) * old - p.detach()) / 0.01
+        assert torch.equal(p.grad, gradients[p]) and optimizer.state[p]["step"] == 1
+        if p in inside:  # descends, by 0.2 sqrt(larger side) x singular values of about 1
+            update, gradient = update.flatten(0, -2), gradients[p].flatten(0, -2)
+            singular = torch.linalg.svdvals(update) / (0.2 * max(update.shape) ** 0.5)
+            assert 0.65 < singular.median() and singular.max() < 1.25
+            assert (update * gradient).sum() > 0
+        else:  # Adam's first step
+            torch.testing.assert_close(update, gradients[p].sign(), rtol=1e-3, atol=1e-3)
 
 
 def test_the_ends_of_a_budget_and_the_flops_for_a_loss():
