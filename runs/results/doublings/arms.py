@@ -11,7 +11,11 @@ import runpy
 _late = runpy.run_path(os.path.join(os.path.dirname(__file__), "../late/arms.py"))
 budget = 4 * _late["budget"]
 seeds, control = _late["seeds"], _late["control"]
-deciding = ["scratch 4e-3, decay 20 %", "3 -> 6 -> 12 at 25, 50 %"]  # with all seeds
+deciding = [  # with all seeds
+    "scratch 4e-3, decay 20 %",
+    "3 -> 6 -> 12 at 25, 50 %",
+    "3 x 32 -> 3 x 64 -> 6 -> 12 at 2, 25, 50 %",
+]
 common = _late["common"] | dict(n_layer=12)
 _decay, _small, _trunk, _stack = (_late[name] for name in ("_decay", "_small", "_trunk", "_stack"))
 
