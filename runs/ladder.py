@@ -134,11 +134,11 @@ def control(path: str, rate: str, options: list[str], n_processes: int, out: str
 # -----------------------------------------------------------------------------
 # what a ladder takes
 
-# what a token that a ladder reads counts for, beside one that the control reads (docs/evidence.md)
-#   depth doubled twice, R 1.8     0.85, 0.88
-#   thrice, R 2.3                  0.70
-#   twice after width, R 2.4       0.59
-ETA = (0.6, 0.88)
+# what a token that a ladder reads counts for, beside one that the control reads (docs/experiments.md):
+#   depth doubled twice, R 1.8                  0.83, 0.87
+#   thrice, R 2.3                               0.70
+#   width doubled early, then depth twice       0.70 at R 2.0, 0.58 at R 2.4
+ETA = {"by depth alone": (0.70, 0.87), "with widths": (0.58, 0.70)}
 
 
 def memory(cfg: Config, tokens: int, n_devices: int, sharded: bool, recompute: bool) -> float:
@@ -198,8 +198,10 @@ def plan(paths: list[str], options: list[str], device: str, n_devices: int, mfu:
     scratch = tokens * cfg.flops_per_token()
     took, r = f"{scratch:.2e} FLOPs, {scratch / an_hour:,.1f} hours", scratch / flops
     print(f"the last stage from scratch on as many: {took}, {r:.2f} times")
-    low, high = (r * eta for eta in ETA)
-    print(f"expected worth = R x eta = {r:.2f} x {ETA[0]} to {ETA[1]} = {low:.1f} to {high:.1f}")
+    kind = "with widths" if len({s["n_embd"] for s in stages}) > 1 else "by depth alone"
+    low, high = ETA[kind]
+    worth = f"{r:.2f} x {low} to {high} = {r * low:.1f} to {r * high:.1f}"
+    print(f"{kind}, expected worth = R x eta = {worth}")
     print("eta was measured at 0.6M and 1.3M parameters only (docs/evidence.md)")
 
 

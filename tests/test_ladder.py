@@ -55,6 +55,12 @@ def test_the_plan_of_a_ladder(tmp_path):
     assert re.findall(r"^stage[01] .* (\d+)%", printed, re.M) == ["0", "21"]
     flops = float(re.search(r"all: .*?, (\S+) FLOPs", printed)[1])
     assert flops == pytest.approx(3.71e21, rel=0.01)
+    assert "with widths, expected worth = R x eta = 2.23 x 0.58 to 0.7 = 1.3 to 1.6\n" in printed
+    # a 1B by depth alone: depth doubles at half of the FLOPs up to then, on as many as stages 0 to 5 take
+    by_depth = ok("runs/ladder.py", "plan", *sorted(glob.glob(f"{HERE}/config/depth?.py")))
+    assert re.findall(r"^depth\d .* (\d+)%", by_depth, re.M) == ["0", "50", "50"]
+    assert "1.66e+20 FLOPs" in by_depth and "by depth alone, expected worth = R x eta = 1.81 x " in by_depth
+    assert "1.66e+20 FLOPs" in ok("runs/ladder.py", "plan", *stages[:6])
     assert "--gpu tpu: one of h200" in run("runs/ladder.py", "plan", *stages, "--gpu", "tpu")[0]
     (tmp_path / "stage0.py").write_text("out_dir = 'x'\n")
     assert "stage0.py: max_steps is missing" in run("runs/ladder.py", "plan", tmp_path / "stage0.py")[0]

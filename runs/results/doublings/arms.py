@@ -53,6 +53,13 @@ arms = {
         dict(grow="--depth 12 --init stack", until=0.4),
         _decay | dict(until=0.5),
     ],
+    "scratch 4e-3, decay 20 %, three times the budget": [dict(until=2.4), _decay | dict(until=3.0)],
+    "3 -> 6 -> 12 at 25, 50 %, three times the budget": [
+        dict(n_layer=3, until=0.75),
+        dict(grow=_stack, until=1.5),
+        dict(grow="--depth 12 --init stack", until=2.4),
+        _decay | dict(until=3.0),
+    ],
     "3 -> 6 -> 12 at 12, 35 %": [dict(n_layer=3, until=0.125), *_deeper(0.35)],
     # as config/ begins: width while next to nothing is spent
     "3 x 32 -> 3 x 64 -> 6 -> 12 at 2, 25, 50 %": [

@@ -1,0 +1,14 @@
+"""
+A 1B by depth alone, at its full width from the start: 4 x 2048, 333M parameters, to a quarter of the FLOPs.
+
+$ python runs/ladder.py run config/depth?.py
+
+It takes the FLOPs of config/stage[0-5].py. Starting narrow lost what it saved (runs/results/doublings), so
+this is the cheaper way by what was measured, at 0.6M parameters.
+"""
+
+_after = "stage3.py"  # its settings hold where this file gives none
+out_dir = "out/depth0"
+init_from = ""
+max_steps = 21900
+horizon_tokens = 49_541_021_696  # all three stages
