@@ -191,7 +191,7 @@ def test_a_stage_has_the_sizes_that_its_growth_makes():
         expected = with_sizes(before, asked)
         after = sizes_of(path)
         assert {name: getattr(after, name) for name in expected} == expected, path
-    assert len(grown) == 12
+    assert len(grown) == 14
 
 
 def test_stages_that_do_not_follow_each_other_are_refused(ladder, tmp_path):
