@@ -718,10 +718,10 @@ def write_splits(
                 split.file.write(found.ids)
                 split.hash.update(found.ids)
                 split.counts += found.counts
-                if not stages:
-                    continue
-                split.occurs += np.bincount(np.frombuffer(found.ids, tok.dtype), minlength=tok.vocab_size)
-                split.sample = min(split.sample, found.sample)
+                if stages:
+                    ids = np.frombuffer(found.ids, tok.dtype)
+                    split.occurs += np.bincount(ids, minlength=tok.vocab_size)
+                    split.sample = min(split.sample, found.sample)
     return splits
 
 

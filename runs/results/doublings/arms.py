@@ -20,12 +20,14 @@ common = _late["common"] | dict(n_layer=12)
 _decay, _small, _trunk, _stack = (_late[name] for name in ("_decay", "_small", "_trunk", "_stack"))
 
 
-def _deeper(at):
-    """Return 12 layers, by plain copies, from a share of the FLOPs on; one clock decays all."""
+def _deeper(at, end=1.0):
+    """Return 6 layers until a share of the FLOPs, then 12, by plain copies; one clock decays all.
+
+    end: where the arm ends, as a share of the budget."""
     return [
         dict(grow=_stack, until=at),
-        dict(grow="--depth 12 --init stack", until=0.8),
-        _decay,
+        dict(grow="--depth 12 --init stack", until=0.8 * end),
+        _decay | dict(until=end),
     ]
 
 
@@ -49,16 +51,12 @@ arms = {
     "scratch 4e-3, decay 20 %, half the budget": [dict(until=0.4), _decay | dict(until=0.5)],
     "3 -> 6 -> 12 at 25, 50 %, half the budget": [
         dict(n_layer=3, until=0.125),
-        dict(grow=_stack, until=0.25),
-        dict(grow="--depth 12 --init stack", until=0.4),
-        _decay | dict(until=0.5),
+        *_deeper(0.25, end=0.5),
     ],
     "scratch 4e-3, decay 20 %, three times the budget": [dict(until=2.4), _decay | dict(until=3.0)],
     "3 -> 6 -> 12 at 25, 50 %, three times the budget": [
         dict(n_layer=3, until=0.75),
-        dict(grow=_stack, until=1.5),
-        dict(grow="--depth 12 --init stack", until=2.4),
-        _decay | dict(until=3.0),
+        *_deeper(1.5, end=3.0),
     ],
     "3 -> 6 -> 12 at 12, 35 %": [dict(n_layer=3, until=0.125), *_deeper(0.35)],
     # as config/ begins: width while next to nothing is spent

@@ -14,15 +14,17 @@ seeds = [1337, 2, 3]
 deciding = []
 _decay, _trunk, _grown = (_late[name] for name in ("_decay", "_trunk", "_grown"))
 
+
+def _at(rate, stages):
+    """Return the stages of an arm at another rate."""
+    return [stage | dict(learning_rate=rate) for stage in stages]
+
+
 arms = {
     "scratch 4e-3, decay 20 %": [*_trunk, _decay],
-    "scratch 8e-3, decay 20 %": [*(stage | dict(learning_rate=8e-3) for stage in _trunk), _decay],
-    "scratch 2e-3, decay 20 %": [*(stage | dict(learning_rate=2e-3) for stage in _trunk), _decay],
+    "scratch 8e-3, decay 20 %": _at(8e-3, [*_trunk, _decay]),
+    "scratch 2e-3, decay 20 %": _at(2e-3, [*_trunk, _decay]),
     "3 -> 6 at 50 %": _grown(0.5),
-    "3 -> 6 at 50 %, 8e-3": [
-        dict(n_layer=3, learning_rate=8e-3, until=0.5),
-        dict(grow=_late["_stack"], learning_rate=8e-3, until=0.8),
-        _decay,
-    ],
+    "3 -> 6 at 50 %, 8e-3": _at(8e-3, _grown(0.5)),
     "scratch 4e-3, decay 20 %, twice the budget": [*_trunk, *_late["_twice"]],
 }
