@@ -46,19 +46,35 @@ arms = {
         _deeper(0.5)[1],
         _decay,
     ],
+    # the control: its rate, batch and decay, one at a time
     "scratch 2e-3, decay 20 %": [dict(learning_rate=2e-3, until=0.8), _decay],
+    "scratch 8e-3, decay 20 %": [dict(learning_rate=8e-3, warmup_tokens=800_000, until=0.8), _decay],
+    "scratch 4e-3, 16,384, decay 20 %": [dict(tokens_per_step=16384, until=0.8), _decay],
+    "scratch 4e-3, decay 10 %": [*_trunk, dict(until=0.9), _decay],
+    "scratch 4e-3, decay 40 %": [_trunk[0], _decay],
     "scratch 4e-3, decay 20 %, twice the budget": [*_trunk, *_late["_twice"]],
     "scratch 4e-3, decay 20 %, half the budget": [dict(until=0.4), _decay | dict(until=0.5)],
     "3 -> 6 -> 12 at 25, 50 %, half the budget": [
         dict(n_layer=3, until=0.125),
         *_deeper(0.25, end=0.5),
     ],
-    "scratch 4e-3, decay 20 %, three times the budget": [dict(until=2.4), _decay | dict(until=3.0)],
+    "scratch 4e-3, decay 20 %, three times the budget": [  # on the trunk of the others
+        *_trunk,
+        dict(until=1.6),
+        dict(until=2.4),
+        _decay | dict(until=3.0),
+    ],
     "3 -> 6 -> 12 at 25, 50 %, three times the budget": [
         dict(n_layer=3, until=0.75),
         *_deeper(1.5, end=3.0),
     ],
     "3 -> 6 -> 12 at 12, 35 %": [dict(n_layer=3, until=0.125), *_deeper(0.35)],
+    "3 -> 12 at 50 %": [  # once, to four times the layers
+        dict(n_layer=3, until=0.125),
+        dict(until=0.25),
+        dict(until=0.5),
+        *_deeper(0.5)[1:],
+    ],
     # as config/ begins: width while next to nothing is spent
     "3 x 32 -> 3 x 64 -> 6 -> 12 at 2, 25, 50 %": [
         _small | dict(until=0.02),
