@@ -240,6 +240,26 @@ def flops_for(line, level):
     return found
 
 
+def worths(values, flops, line):
+    """Return how many times `flops` a control takes to end as well as an arm, for each of the arm's seeds.
+
+    values: {seed: bits per byte}. line: [(FLOPs, values)] of the control, by FLOPs. A seed is compared with
+    the control of its own. Where that was not run, the seed with the most runs stands for it, times what both
+    differ by elsewhere."""
+    runs = [seed for _, control in line for seed in control]
+    most, found = max(runs, key=runs.count), []
+    for seed, value in values.items():
+        both = [control[seed] / control[most] for _, control in line if {seed, most} <= control.keys()]
+        times, points = statistics.mean(both or [1.0]), []
+        for x, control in line:
+            if seed in control:
+                points.append((x, control[seed]))
+            elif most in control:
+                points.append((x, control[most] * times))
+        found.append(flops_for(points, value) / flops)
+    return found
+
+
 def curve(runs):
     """Return (FLOPs, bits per byte) of an arm, the mean of its seeds."""
     same = list(zip(*runs.values()))
@@ -289,10 +309,10 @@ def behind(run, trunk):
 def compare(spec, lines):
     """Return (the rows of the table, arms).
 
-    worth: how many times the arm's FLOPs a control needs for the arm's final loss. It is read off the log-log
-    line through the controls of the best one's regime, each at its own budget. Best: the lowest mean, among
-    the controls with the most seeds. R: the tokens the arm read, over those that the best control reads on
-    the same FLOPs. eta = worth / R. behind: as `behind` says, of the control that reads the most."""
+    worth: how many times the arm's FLOPs the control needs for the arm's final loss, the mean of its seeds.
+    The control is the best one's regime, at each of its budgets. Best: the lowest mean, among the controls
+    with the most seeds. R: the tokens the arm read, over those that the best control reads on the same FLOPs.
+    eta = worth / R. behind: as `behind` says, of the control that reads the most."""
     arms = {}  # {arm: {seed: [evaluation], in order}}
     for line in lines:
         arms.setdefault(line["arm"], {}).setdefault(line["seed"], []).append(line)
@@ -301,14 +321,12 @@ def compare(spec, lines):
     ends = {name: run[-1]["flops"] for name, run in one.items()}
     controls = [name for name in arms if name.startswith(spec["control"]) and not growths(one[name])]
     full = [name for name in controls if abs(ends[name] / spec["budget"] - 1) < 0.05]
-    first = spec["seeds"][0]  # the one that all arms have
     mean = {name: statistics.mean(values.values()) for name, values in final.items()}
     best = min(full, key=lambda name: (-len(final[name]), mean[name]), default=None)
     regimes = {name: regime(name, spec) for name in arms}
     alike = [name for name in controls if best and regimes[name] == regimes[best]]
     alike.sort(key=lambda name: ends[name])
-    shift = mean[best] / final[best][first] if best else 1.0  # others have the first seed alone
-    by_budget = sorted({(ends[name], final[name][first] * shift) for name in alike})
+    control = [(ends[name], final[name]) for name in alike]
     trunk = next((name for name in reversed(alike) if branches(name, spec)), None)
 
     # a row an arm; what can't be said of it is left out
@@ -320,7 +338,7 @@ def compare(spec, lines):
         row = {
             "arm": name,
             "best": name == best,
-            "values": list(final[name].values()),
+            "values": final[name],
             "bpb": mean[name],
             "decay": mean[name] - before,
             "tokens": end["tokens"],
@@ -335,8 +353,8 @@ def compare(spec, lines):
             row["behind"] = behind(run, one[trunk])
         if best:
             row["R"] = end["tokens"] / end["flops"] * ends[best] / one[best][-1]["tokens"]
-        if len(by_budget) > 1:
-            row["worths"] = [flops_for(by_budget, value) / ends[name] for value in row["values"]]
+        if len(control) > 1:
+            row["worths"] = worths(final[name], ends[name], control)
             row["worth"] = statistics.mean(row["worths"])
             row["eta"] = row["worth"] / row["R"]
         rows.append(row)
@@ -359,7 +377,7 @@ def table(rows):
             "arm": f"**{row['arm']}**" if row["best"] else row["arm"],
             "tokens": count(row["tokens"]),
             "a parameter": shown(row, "a_parameter", ".1f"),
-            "bits per byte": shown(row, "bpb", ".4f") + among(row["values"], ".4f"),
+            "bits per byte": shown(row, "bpb", ".4f") + among(row["values"].values(), ".4f"),
             "seeds": str(len(row["values"])),
             "worth": worth and f"{worth} x{among(row['worths'], '.2f')}",
             "R": shown(row, "R", ".2f"),
@@ -395,9 +413,9 @@ def picture(rows, arms, path):
         ax.plot(x, y, lw=1, **style)
         for j in growths(next(iter(arms[row["arm"]].values()))):
             ax.plot(x[j], y[j - 1], "v", ms=5, **style)
-        last.plot(row["values"], [i] * len(row["values"]), ".", **style)
+        last.plot(row["values"].values(), [i] * len(row["values"]), ".", **style)
         last.plot(row["bpb"], i, "|", ms=12, **style)
-    low = min(min(row["values"]) for row in rows)
+    low = min(min(row["values"].values()) for row in rows)
     ax.set_ylim(low * 0.99, low * 1.5)
     ax.set_xlabel("training FLOPs, all stages summed")
     ax.set_ylabel("bits per byte of validation text")

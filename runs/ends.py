@@ -5,8 +5,8 @@ of compare.py. An arrow says how many times the FLOPs the same size needs from s
 $ python runs/ends.py runs/results/{late,doublings,three_doublings} --out assets/ends.png
 
 Of each size, from scratch and grown, the best arm of a budget is drawn, of those with the most seeds. Arms of
-another regime than their folder's best control are left out. Lines and arrows are those of the first seed,
-which all arms have. Small dots are the other seeds.
+another regime than their folder's best control are left out. Small dots are single seeds, the rest is their
+mean: of a worth, too, each seed's against the control of its own.
 """
 
 import argparse
@@ -23,7 +23,7 @@ import matplotlib.pyplot as plt
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from compare import chain, compare, flops_for, regime
+from compare import chain, compare, regime, worths
 
 SAME = 1.05  # budgets that differ by less are one
 
@@ -35,8 +35,8 @@ def sizes(name, spec):
 
 
 def read(folder):
-    """Return [(sizes, FLOPs, final bits per byte, the first seed's first)] of a folder's arms. Raise
-    ValueError if no control has its budget."""
+    """Return [(sizes, FLOPs, {seed: final bits per byte})] of a folder's arms. Raise ValueError if no control
+    has its budget."""
     spec = runpy.run_path(f"{folder}/arms.py")
     with open(f"{folder}/lines.jsonl") as f:
         rows, _ = compare(spec, list(map(json.loads, f)))
@@ -47,6 +47,11 @@ def read(folder):
     return [(sizes(row["arm"], spec), row["flops"], row["values"]) for row in like]
 
 
+def mean(values):
+    """Return the mean of {seed: bits per byte}."""
+    return statistics.mean(values.values())
+
+
 def lines(points):
     """Return {(final size, grown?): [(FLOPs, sizes, values)]}, by FLOPs, with one arm for each budget."""
     found = {}
@@ -55,7 +60,7 @@ def lines(points):
         same = next((end for end in line if max(end[0] / flops, flops / end[0]) < SAME), None)
         if same is None:
             line.append((flops, shapes, values))
-        elif (-len(values), statistics.mean(values)) < (-len(same[2]), statistics.mean(same[2])):
+        elif (-len(values), mean(values)) < (-len(same[2]), mean(same[2])):
             line[line.index(same)] = (flops, shapes, values)
     return {key: sorted(line) for key, line in found.items()}
 
@@ -68,23 +73,24 @@ def draw(found, path):
     beside = dict(textcoords="offset points", va="center")
     for (target, grown), line in found.items():
         color = f"C{targets.index(target)}"
-        x, y = [flops for flops, *_ in line], [values[0] for *_, values in line]
-        for flops, _, (_, *others) in line:
-            ax.plot([flops] * len(others), others, ".", color=color, ms=3)
+        x, y = [flops for flops, *_ in line], [mean(values) for *_, values in line]
+        for flops, _, values in line:
+            if len(values) > 1:
+                ax.plot([flops] * len(values), values.values(), ".", color=color, ms=3)
         if not grown:
             ax.plot(x, y, "s-", color=color, ms=4, mfc="w", zorder=3, label=f"{target} from scratch")
             continue
         ax.plot(x, y, "o", color=color, ms=6, zorder=3)
-        control = [(flops, values[0]) for flops, _, values in found.get((target, False), [])]
+        control = [(flops, values) for flops, _, values in found.get((target, False), [])]
         side = 7 if targets.index(target) % 2 else -7  # points: two targets may end alike
-        for (flops, shapes, _), level in zip(line, y):
+        for (flops, shapes, values), level in zip(line, y):
             label = " → ".join(shapes)
             ax.annotate(label, (flops, level), (-8, side), ha="right", color=color, **beside)
-            same = flops_for(control, level)
-            if same > flops:
+            worth = statistics.mean(worths(values, flops, control)) if len(control) > 1 else 1.0
+            if worth > 1:
                 arrow = dict(arrowstyle="->", color="0.4", shrinkA=4, shrinkB=0)
-                ax.annotate("", (same, level), (flops, level), arrowprops=arrow)
-                ax.annotate(f"{same / flops:.2f} x", (same, level), (5, 3), color="0.3", **beside)
+                ax.annotate("", (flops * worth, level), (flops, level), arrowprops=arrow)
+                ax.annotate(f"{worth:.2f} x", (flops * worth, level), (5, 3), color="0.3", **beside)
     ax.set_xscale("log")
     ax.set_xticks([flops for line in found.values() for flops, *_ in line])
     ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:.1e}".replace("e+", "e")))

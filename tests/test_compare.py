@@ -120,23 +120,28 @@ def test_muon_moves_matrices_inside_layers_by_orthogonal_updates():
 
 
 def test_the_ends_of_a_budget_and_the_flops_for_a_loss():
-    room = runpy.run_path(os.path.join(HERE, "runs/ends.py"))
-    found = room["lines"](
+    lines = runpy.run_path(os.path.join(HERE, "runs/ends.py"))["lines"]
+    found = lines(
         [
-            (("2 x 8",), 200.0, [2.0]),
-            (("2 x 8",), 100.0, [4.0]),
-            (("2 x 8",), 102.0, [3.5, 3.9]),  # the same budget; two seeds count more than one
-            (("1 x 8", "2 x 8"), 100.0, [3.0]),
-            (("1 x 4", "1 x 8", "2 x 8"), 100.0, [2.9]),  # the better of two ways
+            (("2 x 8",), 200.0, {1: 2.0}),
+            (("2 x 8",), 100.0, {1: 4.0}),
+            (("2 x 8",), 102.0, {1: 3.5, 2: 3.9}),  # the same budget; two seeds count more than one
+            (("1 x 8", "2 x 8"), 100.0, {1: 3.0}),
+            (("1 x 4", "1 x 8", "2 x 8"), 100.0, {1: 2.9}),  # the better of two ways
         ]
     )
-    assert found[("2 x 8", False)] == [(102.0, ("2 x 8",), [3.5, 3.9]), (200.0, ("2 x 8",), [2.0])]
-    assert found[("2 x 8", True)] == [(100.0, ("1 x 4", "1 x 8", "2 x 8"), [2.9])]
+    control = [(102.0, ("2 x 8",), {1: 3.5, 2: 3.9}), (200.0, ("2 x 8",), {1: 2.0})]
+    assert found[("2 x 8", False)] == control
+    assert found[("2 x 8", True)] == [(100.0, ("1 x 4", "1 x 8", "2 x 8"), {1: 2.9})]
+    room = runpy.run_path(os.path.join(HERE, "runs/compare.py"))
     flops_for, line = room["flops_for"], [(100.0, 4.0), (200.0, 2.0), (800.0, 1.0)]
     # loss x FLOPs is 400 at first, and then loss^2 x FLOPs 800
     levels = (8.0, 4.0, 3.0, 2.0, 1.0, 0.5)
     assert [round(flops_for(line, level)) for level in levels] == [50, 100, 133, 200, 800, 3200]
     assert math.isnan(flops_for(line[:1], 4.0))
+    # of seed 2 the control was run at 100 alone, where it is twice seed 1's, and so it is at 200 and 800
+    line = [(100.0, {1: 4.0, 2: 8.0}), (200.0, {1: 2.0}), (400.0, {3: 5.0}), (800.0, {1: 1.0})]
+    assert room["worths"]({1: 2.0, 2: 2.0, 4: 1.0}, 100.0, line) == pytest.approx([2, 8, 8])
 
 
 def test_what_the_table_says_of_an_arm():
