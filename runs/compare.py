@@ -245,9 +245,9 @@ def worths(values, flops, line):
 
     values: {seed: bits per byte}. line: [(FLOPs, values)] of the control, by FLOPs. A seed is compared with
     the control of its own. Where that was not run, the seed with the most runs stands for it, times what both
-    differ by elsewhere."""
+    differ by elsewhere. nan: fewer than two budgets."""
     runs = [seed for _, control in line for seed in control]
-    most, found = max(runs, key=runs.count), []
+    most, found = max(runs, key=runs.count, default=None), []
     for seed, value in values.items():
         both = [control[seed] / control[most] for _, control in line if {seed, most} <= control.keys()]
         times, points = statistics.mean(both or [1.0]), []

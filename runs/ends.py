@@ -86,8 +86,8 @@ def draw(found, path):
         for (flops, shapes, values), level in zip(line, y):
             label = " → ".join(shapes)
             ax.annotate(label, (flops, level), (-8, side), ha="right", color=color, **beside)
-            worth = statistics.mean(worths(values, flops, control)) if len(control) > 1 else 1.0
-            if worth > 1:
+            worth = statistics.mean(worths(values, flops, control))
+            if worth > 1:  # it is nan where no line can be drawn
                 arrow = dict(arrowstyle="->", color="0.4", shrinkA=4, shrinkB=0)
                 ax.annotate("", (flops * worth, level), (flops, level), arrowprops=arrow)
                 ax.annotate(f"{worth:.2f} x", (flops * worth, level), (5, 3), color="0.3", **beside)

@@ -18,6 +18,7 @@ deciding = [  # with all seeds
 ]
 common = _late["common"] | dict(n_layer=12)
 _decay, _small, _trunk, _stack = (_late[name] for name in ("_decay", "_small", "_trunk", "_stack"))
+_twice, _three = _late["_twice"], [dict(n_layer=3, until=0.125), dict(until=0.25)]
 
 
 def _deeper(at, end=1.0):
@@ -33,7 +34,7 @@ def _deeper(at, end=1.0):
 
 arms = {
     "scratch 4e-3, decay 20 %": [*_trunk, _decay],
-    "3 -> 6 -> 12 at 25, 50 %": [dict(n_layer=3, until=0.125), dict(until=0.25), *_deeper(0.5)],
+    "3 -> 6 -> 12 at 25, 50 %": [*_three, *_deeper(0.5)],
     "3 x 32 -> 3 x 64 -> 6 -> 12 at 8, 25, 50 %": [
         _small | dict(until=0.08),
         dict(grow="--double width", until=0.25),
@@ -52,15 +53,15 @@ arms = {
     "scratch 4e-3, 16,384, decay 20 %": [dict(tokens_per_step=16384, until=0.8), _decay],
     "scratch 4e-3, decay 10 %": [*_trunk, dict(until=0.9), _decay],
     "scratch 4e-3, decay 40 %": [_trunk[0], _decay],
-    "scratch 4e-3, decay 20 %, twice the budget": [*_trunk, *_late["_twice"]],
+    "scratch 4e-3, decay 20 %, twice the budget": [*_trunk, *_twice],
     "scratch 4e-3, decay 20 %, half the budget": [dict(until=0.4), _decay | dict(until=0.5)],
     "3 -> 6 -> 12 at 25, 50 %, half the budget": [
         dict(n_layer=3, until=0.125),
         *_deeper(0.25, end=0.5),
     ],
-    "scratch 4e-3, decay 20 %, three times the budget": [  # on the trunk of the others
+    "scratch 4e-3, decay 20 %, three times the budget": [  # on the trunk of twice
         *_trunk,
-        dict(until=1.6),
+        _twice[0],
         dict(until=2.4),
         _decay | dict(until=3.0),
     ],
@@ -70,8 +71,7 @@ arms = {
     ],
     "3 -> 6 -> 12 at 12, 35 %": [dict(n_layer=3, until=0.125), *_deeper(0.35)],
     "3 -> 12 at 50 %": [  # once, to four times the layers
-        dict(n_layer=3, until=0.125),
-        dict(until=0.25),
+        *_three,
         dict(until=0.5),
         *_deeper(0.5)[1:],
     ],
