@@ -21,13 +21,13 @@ _decay, _small, _trunk, _stack = (_late[name] for name in ("_decay", "_small", "
 _twice, _three = _late["_twice"], [dict(n_layer=3, until=0.125), dict(until=0.25)]
 
 
-def _deeper(at, end=1.0):
+def _deeper(at, end=1.0, how=" --init stack"):
     """Return 6 layers until a share of the FLOPs, then 12, by plain copies; one clock decays all.
 
-    end: where the arm ends, as a share of the budget."""
+    end: where the arm ends, as a share of the budget. how: grow.py's further arguments."""
     return [
-        dict(grow=_stack, until=at),
-        dict(grow="--depth 12 --init stack", until=0.8 * end),
+        dict(grow=f"--depth 6{how}", until=at),
+        dict(grow=f"--depth 12{how}", until=0.8 * end),
         _decay | dict(until=end),
     ]
 
@@ -68,6 +68,15 @@ arms = {
     "3 -> 6 -> 12 at 25, 50 %, three times the budget": [
         dict(n_layer=3, until=0.75),
         *_deeper(1.5, end=3.0),
+    ],
+    "3 -> 6 -> 12 at 25, 50 %, ramp": [  # as grow.py grows where nothing is said
+        dict(n_layer=3, until=0.125),
+        dict(until=0.25),
+        *_deeper(0.5, how=""),
+    ],
+    "scratch 2e-3, decay 20 %, three times the budget": [
+        dict(learning_rate=2e-3, until=2.4),
+        _decay | dict(until=3.0),
     ],
     "3 -> 6 -> 12 at 12, 35 %": [dict(n_layer=3, until=0.125), *_deeper(0.35)],
     "3 -> 12 at 50 %": [  # once, to four times the layers
