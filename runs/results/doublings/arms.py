@@ -74,6 +74,13 @@ arms = {
         dict(until=0.25),
         *_deeper(0.5, how=""),
     ],
+    "3 -> 6 -> 9 -> 12 at 25, 42, 58 %": [  # smaller jumps, R about as high: on top come three more
+        dict(n_layer=3, until=0.125),
+        dict(until=0.25),
+        dict(grow=_stack, until=0.42),
+        dict(grow="--depth 9 --init stack", until=0.58),
+        *_deeper(0.58)[1:],
+    ],
     "scratch 2e-3, decay 20 %, three times the budget": [
         dict(learning_rate=2e-3, until=2.4),
         _decay | dict(until=3.0),
