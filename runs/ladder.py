@@ -202,7 +202,7 @@ def plan(paths: list[str], options: list[str], device: str, n_devices: int, mfu:
     low, high = ETA[kind]
     worth = f"{r:.2f} x {low} to {high} = {r * low:.1f} to {r * high:.1f}"
     print(f"{kind}, expected worth = R x eta = {worth}")
-    print("eta was measured at 0.6M and 1.3M parameters only (docs/evidence.md)")
+    print("eta was measured at 1.3M parameters and less (docs/evidence.md)")
 
 
 # -----------------------------------------------------------------------------

@@ -48,7 +48,7 @@ arms = {
     "scratch 4e-3, 8,192, decay 20 %": _decay(0.2, **_8192),
     "scratch 4e-3, 8,192, decay 20 %, half the budget": _decay(0.2, until=0.5, **_8192),
     "scratch 4e-3, 8,192, decay 40 %": _decay(0.4, **_8192),
-    # ready, not trained yet
+    # not trained here: ../late has the like of the first three
     "scratch 4e-3, 8,192, decay 20 %, twice the budget": _decay(0.2, until=2.0, **_8192),
     "scratch 2e-3, 8,192, decay 20 %": _decay(0.2, **_8192 | dict(learning_rate=2e-3)),
     "scratch 8e-3, 8,192, decay 20 %": _decay(0.2, **_twice),
