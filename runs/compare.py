@@ -310,9 +310,9 @@ def compare(spec, lines):
     """Return (the rows of the table, arms).
 
     worth: how many times the arm's FLOPs the control needs for the arm's final loss, the mean of its seeds.
-    The control is the best one's regime, at each of its budgets. Best: the lowest mean, among the controls
-    with the most seeds. R: the tokens the arm read, over those that the best control reads on the same FLOPs.
-    eta = worth / R. behind: as `behind` says, of the control that reads the most."""
+    The control is the best one at each budget. Best: the lowest mean, among the controls with the most seeds.
+    R: the tokens the arm read, over those that the best control reads on the same FLOPs. eta = worth / R.
+    behind: as `behind` says, of the control that reads the most at the best one's rate, batch and decay."""
     arms = {}  # {arm: {seed: [evaluation], in order}}
     for line in lines:
         arms.setdefault(line["arm"], {}).setdefault(line["seed"], []).append(line)
@@ -320,14 +320,16 @@ def compare(spec, lines):
     one = {name: next(iter(runs.values())) for name, runs in arms.items()}  # a run of each
     ends = {name: run[-1]["flops"] for name, run in one.items()}
     controls = [name for name in arms if name.startswith(spec["control"]) and not growths(one[name])]
-    full = [name for name in controls if abs(ends[name] / spec["budget"] - 1) < 0.05]
     mean = {name: statistics.mean(values.values()) for name, values in final.items()}
-    best = min(full, key=lambda name: (-len(final[name]), mean[name]), default=None)
+    best_at = {}  # {budget: the best control}
+    for name in sorted(controls, key=lambda name: (-len(final[name]), mean[name])):
+        if all(abs(ends[name] / budget - 1) > 0.05 for budget in best_at):
+            best_at[ends[name]] = name
+    control = [(flops, final[name]) for flops, name in sorted(best_at.items())]
+    best = next((name for flops, name in best_at.items() if abs(flops / spec["budget"] - 1) < 0.05), None)
     regimes = {name: regime(name, spec) for name in arms}
-    alike = [name for name in controls if best and regimes[name] == regimes[best]]
-    alike.sort(key=lambda name: ends[name])
-    control = [(ends[name], final[name]) for name in alike]
-    trunk = next((name for name in reversed(alike) if branches(name, spec)), None)
+    alike = [name for name in controls if best and regimes[name] == regimes[best] and branches(name, spec)]
+    trunk = max(alike, key=lambda name: ends[name], default=None)
 
     # a row an arm; what can't be said of it is left out
     rows = []

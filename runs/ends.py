@@ -4,9 +4,8 @@ of compare.py. An arrow says how many times the FLOPs the same size needs from s
 
 $ python runs/ends.py runs/results/{late,doublings,three_doublings} --out assets/ends.png
 
-Of each size, from scratch and grown, the best arm of a budget is drawn, of those with the most seeds. Arms of
-another regime than their folder's best control are left out. Small dots are single seeds, the rest is their
-mean: of a worth, too, each seed's against the control of its own.
+Of each size, from scratch and grown, the best arm of a budget is drawn, of those with the most seeds. Small
+dots are single seeds, the rest is their mean: of a worth, too, each seed's against the control of its own.
 """
 
 import argparse
@@ -23,7 +22,7 @@ import matplotlib.pyplot as plt
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from compare import chain, compare, regime, worths
+from compare import chain, compare, worths
 
 SAME = 1.05  # budgets that differ by less are one
 
@@ -40,11 +39,9 @@ def read(folder):
     spec = runpy.run_path(f"{folder}/arms.py")
     with open(f"{folder}/lines.jsonl") as f:
         rows, _ = compare(spec, list(map(json.loads, f)))
-    best = next((row["arm"] for row in rows if row["best"]), None)
-    if best is None:
+    if not any(row["best"] for row in rows):
         raise ValueError(f"{folder}: no control of its budget is done")
-    like = [row for row in rows if regime(row["arm"], spec) == regime(best, spec)]
-    return [(sizes(row["arm"], spec), row["flops"], row["values"]) for row in like]
+    return [(sizes(row["arm"], spec), row["flops"], row["values"]) for row in rows]
 
 
 def mean(values):

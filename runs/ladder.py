@@ -135,10 +135,10 @@ def control(path: str, rate: str, options: list[str], n_processes: int, out: str
 # what a ladder takes
 
 # what a token that a ladder reads counts for, beside one that the control reads (docs/experiments.md):
-#   depth doubled twice, R 1.8                  0.72 to 0.88
+#   depth doubled twice, R 1.8                  0.63 to 0.88
 #   thrice, R 2.3                               0.70
 #   width doubled early, then depth twice       0.67 at R 2.0, 0.59 at R 2.4
-ETA = {"by depth alone": (0.70, 0.88), "with widths": (0.59, 0.67)}
+ETA = {"by depth alone": (0.63, 0.88), "with widths": (0.59, 0.67)}
 
 
 def memory(cfg: Config, tokens: int, n_devices: int, sharded: bool, recompute: bool) -> float:

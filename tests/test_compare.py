@@ -179,8 +179,12 @@ def test_what_the_table_says_of_an_arm():
     compared, _ = room["compare"](spec, everything)
     rows = {row["arm"]: row for row in compared}
     grown, control, other = (rows[name] for name in ("grown", "scratch", "scratch, another decay"))
-    # the slope is -1, from the two of one regime
+    # the slope is -1, from the best two budgets
     assert grown["R"] == 1.5 and grown["worth"] == pytest.approx(2)
+    spec["arms"]["scratch, half, at another rate"] = [dict(until=0.5, learning_rate=2.0)]
+    better = [*everything, *lines("scratch, half, at another rate", start, (0, 50, 50, 3.0))]
+    steeper = {row["arm"]: row for row in room["compare"](spec, better)[0]}["grown"]
+    assert steeper["worth"] == pytest.approx(2 ** (math.log(2) / math.log(1.5)))
     assert grown["growths"] == [100 / 150] and control["growths"] == other["growths"] == []
     assert grown["a_parameter"] == 3
     assert (grown["head"], control["head"]) == pytest.approx((0.3, 0.2))
