@@ -85,6 +85,12 @@ arms = {
         dict(learning_rate=2e-3, until=2.4),
         _decay | dict(until=3.0),
     ],
+    "3 -> 6 -> 12 at 25, 50 %, 2e-3, three times the budget": [
+        dict(n_layer=3, learning_rate=2e-3, until=0.75),
+        dict(grow=_stack, learning_rate=2e-3, until=1.5),
+        dict(grow="--depth 12 --init stack", learning_rate=2e-3, until=2.4),
+        _decay | dict(until=3.0),
+    ],
     "3 -> 6 -> 12 at 12, 35 %": [dict(n_layer=3, until=0.125), *_deeper(0.35)],
     "3 -> 12 at 50 %": [  # once, to four times the layers
         *_three,
