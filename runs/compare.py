@@ -260,6 +260,22 @@ def worths(values, flops, line):
     return found
 
 
+def best_of_budgets(ends):
+    """Return the best of (FLOPs, what, {seed: bits per byte}) at each budget, by FLOPs.
+
+    That is the lowest mean among those with the most seeds."""
+    found = []
+    for end in sorted(ends, key=lambda end: (-len(end[2]), statistics.mean(end[2].values()))):
+        if not any(same_budget(end[0], other[0]) for other in found):
+            found.append(end)
+    return sorted(found, key=lambda end: end[0])
+
+
+def same_budget(a, b):
+    """Return whether two budgets, in FLOPs, differ by less than 5 %, and so count as one."""
+    return max(a / b, b / a) < 1.05
+
+
 def curve(runs):
     """Return (FLOPs, bits per byte) of an arm, the mean of its seeds."""
     same = list(zip(*runs.values()))
@@ -321,12 +337,9 @@ def compare(spec, lines):
     ends = {name: run[-1]["flops"] for name, run in one.items()}
     controls = [name for name in arms if name.startswith(spec["control"]) and not growths(one[name])]
     mean = {name: statistics.mean(values.values()) for name, values in final.items()}
-    best_at = {}  # {budget: the best control}
-    for name in sorted(controls, key=lambda name: (-len(final[name]), mean[name])):
-        if all(abs(ends[name] / budget - 1) > 0.05 for budget in best_at):
-            best_at[ends[name]] = name
-    control = [(flops, final[name]) for flops, name in sorted(best_at.items())]
-    best = next((name for flops, name in best_at.items() if abs(flops / spec["budget"] - 1) < 0.05), None)
+    bests = best_of_budgets([(ends[name], name, final[name]) for name in controls])
+    control = [(flops, values) for flops, _, values in bests]
+    best = next((name for flops, name, _ in bests if same_budget(flops, spec["budget"])), None)
     regimes = {name: regime(name, spec) for name in arms}
     alike = [name for name in controls if best and regimes[name] == regimes[best] and branches(name, spec)]
     trunk = max(alike, key=lambda name: ends[name], default=None)

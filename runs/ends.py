@@ -22,9 +22,7 @@ import matplotlib.pyplot as plt
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from compare import chain, compare, worths
-
-SAME = 1.05  # budgets that differ by less are one
+from compare import best_of_budgets, chain, compare, worths
 
 
 def sizes(name, spec):
@@ -53,13 +51,8 @@ def lines(points):
     """Return {(final size, grown?): [(FLOPs, sizes, values)]}, by FLOPs, with one arm for each budget."""
     found = {}
     for shapes, flops, values in points:
-        line = found.setdefault((shapes[-1], len(shapes) > 1), [])
-        same = next((end for end in line if max(end[0] / flops, flops / end[0]) < SAME), None)
-        if same is None:
-            line.append((flops, shapes, values))
-        elif (-len(values), mean(values)) < (-len(same[2]), mean(same[2])):
-            line[line.index(same)] = (flops, shapes, values)
-    return {key: sorted(line) for key, line in found.items()}
+        found.setdefault((shapes[-1], len(shapes) > 1), []).append((flops, shapes, values))
+    return {key: best_of_budgets(ends) for key, ends in found.items()}
 
 
 def draw(found, path):

@@ -69,14 +69,9 @@ arms = {
         dict(n_layer=3, until=0.75),
         *_deeper(1.5, end=3.0),
     ],
-    "3 -> 6 -> 12 at 25, 50 %, ramp": [  # as grow.py grows where nothing is said
-        dict(n_layer=3, until=0.125),
-        dict(until=0.25),
-        *_deeper(0.5, how=""),
-    ],
+    "3 -> 6 -> 12 at 25, 50 %, ramp": [*_three, *_deeper(0.5, how="")],  # as grow.py grows by default
     "3 -> 6 -> 9 -> 12 at 25, 42, 58 %": [  # smaller jumps, R about as high: on top come three more
-        dict(n_layer=3, until=0.125),
-        dict(until=0.25),
+        *_three,
         dict(grow=_stack, until=0.42),
         dict(grow="--depth 9 --init stack", until=0.58),
         *_deeper(0.58)[1:],
@@ -86,10 +81,7 @@ arms = {
         _decay | dict(until=3.0),
     ],
     "3 -> 6 -> 12 at 25, 50 %, 2e-3, three times the budget": [
-        dict(n_layer=3, learning_rate=2e-3, until=0.75),
-        dict(grow=_stack, learning_rate=2e-3, until=1.5),
-        dict(grow="--depth 12 --init stack", learning_rate=2e-3, until=2.4),
-        _decay | dict(until=3.0),
+        stage | dict(learning_rate=2e-3) for stage in [dict(n_layer=3, until=0.75), *_deeper(1.5, end=3.0)]
     ],
     "3 -> 6 -> 12 at 12, 35 %": [dict(n_layer=3, until=0.125), *_deeper(0.35)],
     "3 -> 12 at 50 %": [  # once, to four times the layers
