@@ -49,6 +49,22 @@ def _fill(ckpt):
             w[f"{name}.{last}"] = torch.zeros_like(w[f"{name}.{last}"])
 
 
+def _middle(ckpt):
+    """Change 3 layers to which copies came on top: 0, 1, 2, and copies of them, become 0, 1, three copies of
+    1, and 2."""
+    order = [0, 1, 5, 2, 3, 4]  # where a layer goes
+    for named in (ckpt["model"], ckpt["optimizer"]):
+        layers = {name: named.pop(name) for name in list(named) if name.startswith("layers.")}
+        for name, value in layers.items():
+            _, i, rest = name.split(".", 2)
+            named[f"layers.{order[int(i)]}.{rest}"] = value
+    for i in (2, 3, 4):
+        for name in [name for name in ckpt["model"] if name.startswith(f"layers.{i}.")]:
+            ckpt["model"][name] = ckpt["model"][name.replace(f".{i}.", ".1.", 1)].clone()
+    for of in ("layer_birth", "layer_born"):
+        ckpt["config"][of] = [ckpt["config"][of][order.index(i)] for i in range(6)]
+
+
 _trunk = [dict(until=0.6), dict(until=0.8)]
 _twice = [dict(until=1.6), _decay | dict(until=2.0)]
 _small = dict(n_layer=3, n_head=2, n_embd=32, ffn_dim=96)
@@ -93,6 +109,9 @@ arms = {
     ),
     "6 x 32 -> 6 x 64 at 25 %, writers copied, readers zero": _wider(edit="_fill"),
     "3 -> 6 at 50 %, interleaved": _grown(0.5, f"{_stack} --place interleave"),
+    "3 -> 6 at 50 %, copies of the middle": [
+        stage | (dict(edit="_middle") if "grow" in stage else {}) for stage in _grown(0.5)
+    ],
     "3 -> 6 at 50 %, Adam's state copied": _grown(0.5, f"{_stack} --copy_state"),
     "scratch 4e-3, decay 20 %, half the budget": [dict(until=0.4), _decay | dict(until=0.5)],
     "3 -> 6 at 50 %, half the budget": [
