@@ -31,6 +31,7 @@ import re
 import struct
 import sys
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -524,11 +525,12 @@ def babel_config(path: str, c: dict, context: int | None = None) -> Config:
         ("hidden_act", c.get("hidden_act", "silu"), "silu"),
         ("attention_bias", c.get("attention_bias", False), False),
         ("mlp_bias", c.get("mlp_bias", False), False),
-        ("rope_scaling", scaled, scaled if scaled in ("default", "llama3") else "default or llama3"),
         ("partial_rotary_factor", rope.get("partial_rotary_factor", c.get("partial_rotary_factor", 1)), 1),
     ]:
         if has != can:
             raise ValueError(f"{path}: {what} is {has}, and model.py has only {can}")
+    if scaled not in ("default", "llama3"):
+        raise ValueError(f"{path}: rope_scaling is {scaled}, and model.py has only default or llama3")
 
     def number(name, default=None, kind=int):
         value = default if c.get(name) is None else c[name]
@@ -817,9 +819,11 @@ def read_llama(source: str, out: str, block_size: int | None = None, context: in
     cfg = babel_config(path, config, context)
     if block_size is not None:
         if block_size > cfg.context:
-            had = f"{source} has a context of {cfg.context}"
-            raise ValueError(f"--block_size {block_size}: {had}, and it can only be shorter")
-        cfg = Config(**vars(cfg) | {"block_size": block_size})
+            raise ValueError(
+                f"--block_size {block_size}: {source} has a context of {cfg.context}, and it can only be "
+                "shorter"
+            )
+        cfg = replace(cfg, block_size=block_size)
     tok = choose_tokenizer(source, files)
     if tok.vocab_size > cfg.vocab_size:
         raise ValueError(
@@ -1146,3 +1150,5 @@ if __name__ == "__main__":
         main()
     except (ValueError, OSError) as e:
         sys.exit(f"export.py: {e}")
+    except KeyboardInterrupt:
+        sys.exit("export.py: interrupted: nothing written")

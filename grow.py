@@ -152,16 +152,19 @@ def ffn_like(cfg: Config, n_embd: int) -> int:
 def heads_like(cfg: Config, n_head: int) -> dict[str, int]:
     """Return n_head and the n_kv_head that keeps the group of query heads a kv head."""
     if n_head * cfg.n_kv_head % cfg.n_head:
-        group = f"the group of {cfg.n_head // cfg.n_kv_head} query heads a kv head"
-        raise ValueError(f"{n_head} heads: not a multiple of {group}")
+        raise ValueError(
+            f"{n_head} heads: not a multiple of the group of {cfg.n_head // cfg.n_kv_head} "
+            "query heads a kv head"
+        )
     return {"n_head": n_head, "n_kv_head": n_head * cfg.n_kv_head // cfg.n_head}
 
 
 def widen(cfg: Config, n_embd: int, n_head: int | None = None) -> dict[str, int]:
     """Return the sizes at width n_embd: heads (unless given) and ffn_dim grow with it."""
     if not n_head and cfg.n_head * n_embd % cfg.n_embd:
-        heads = f"{cfg.n_head} heads can't grow in proportion from {cfg.n_embd}"
-        raise ValueError(f"width {n_embd}: {heads}; give --heads")
+        raise ValueError(
+            f"width {n_embd}: {cfg.n_head} heads can't grow in proportion from {cfg.n_embd}; give --heads"
+        )
     heads = heads_like(cfg, n_head or cfg.n_head * n_embd // cfg.n_embd)
     return {"n_embd": n_embd, "ffn_dim": ffn_like(cfg, n_embd)} | heads
 
@@ -224,19 +227,25 @@ def check_growth(cfg: Config, new: dict[str, int], place: str, init: str) -> Non
     if not grows:
         raise ValueError("nothing grows: these are the sizes it has")
     if new["head_dim"] % cfg.head_dim:
-        sizes = f"head_dim {cfg.head_dim} -> {new['head_dim']}"
-        raise ValueError(f"{sizes}: only by integer multiples, so that RoPE stays standard")
+        raise ValueError(
+            f"head_dim {cfg.head_dim} -> {new['head_dim']}: only by integer multiples, so that RoPE "
+            "stays standard"
+        )
     if new["n_head"] * cfg.n_kv_head != new["n_kv_head"] * cfg.n_head:
-        sizes = f"{new['n_head']} heads and {new['n_kv_head']} kv heads"
-        raise ValueError(f"{sizes}: the group must stay {cfg.n_head // cfg.n_kv_head}")
+        raise ValueError(
+            f"{new['n_head']} heads and {new['n_kv_head']} kv heads: the group must stay "
+            f"{cfg.n_head // cfg.n_kv_head}"
+        )
     if init == "stack" and grows - {"vocab_size"} != {"n_layer"}:
         raise ValueError("--init stack copies whole layers: it grows depth, and depth alone")
     if init == "eye":
         if not {"n_embd", "n_head"} <= grows or grows & {"n_layer", "head_dim"}:
             raise ValueError("--init eye grows n_embd and heads, together, and neither depth nor head_dim")
         if (new["n_head"] - cfg.n_head) * cfg.head_dim > new["n_embd"] - cfg.n_embd:
-            needs = "as many new dimensions of n_embd as the new heads have"
-            raise ValueError(f"--init eye needs {needs}: more rows would stay zero")
+            raise ValueError(
+                "--init eye needs as many new dimensions of n_embd as the new heads have: more rows would "
+                "stay zero"
+            )
     if place == "interleave" and "n_layer" not in grows:
         raise ValueError("--place interleave is for depth, which does not grow")
 
@@ -416,8 +425,10 @@ def plan_growth(
         raise ValueError(f"--ramp goes with --init {', '.join(RAMP_INITS)}: {init} is exact without")
     if init == "clone":
         if place != "top" or copy_state or rows is not None:
-            without = "--place, --copy_state and --vocab"
-            raise ValueError(f"--init clone goes without {without}: it tiles the model that there is")
+            raise ValueError(
+                "--init clone goes without --place, --copy_state and --vocab: it tiles the model that "
+                "there is"
+            )
         return plan_clone(ckpt, seed, **sizes)
     old = Config(**ckpt["config"])
     if rows is not None:
@@ -429,27 +440,27 @@ def plan_growth(
         weights["row_of"] = torch.full((old.n_tokens,), -1)
         weights["row_of"][torch.as_tensor(rows)] = torch.arange(len(rows))
     # a copy takes older slabs times their ramp factors so far, and slabs of this growth in full
-    come_in = Config(**vars(cfg) | {"generations": [*cfg.generations[:-1], settled(cfg.generations[-1])]})
+    come_in = dataclasses.replace(cfg, generations=[*cfg.generations[:-1], settled(cfg.generations[-1])])
     tensors = skeleton(cfg).growables()
-    for name, old_name, copied in sources(tensors, layers):
+    for name, source, is_new in sources(tensors, layers):
         kind, plan = tensors[name].kind, tensors[name].plan
         for i, (_, axis, shape) in enumerate(plan):
-            slab, old_slab = f"{name}.{i}", f"{old_name}.{i}"
-            if old_slab in ckpt["model"]:
+            slab, old_slab = f"{name}.{i}", f"{source}.{i}"
+            if not is_new and old_slab in ckpt["model"]:
                 weights[slab] = ckpt["model"][old_slab]
                 if old_slab in ckpt["optimizer"]:
                     state[slab] = dict(ckpt["optimizer"][old_slab])
                 continue
 
             # a new slab: in a new layer it may copy a tensor, in an old one it is appended to slabs before it
-            whole, its_plan = (copied, tensors[copied].plan) if copied else (name, plan[:i])
+            whole, its_plan = (source, tensors[source].plan) if is_new else (name, plan[:i])
             how, why = start_of(kind, axis_name(kind, axis), init, ramp > 0)
             before = functools.partial(assembled, come_in, weights, whole, kind, its_plan)
             weights[slab] = Lazy(shape, dtype, Birth(slab, kind, axis, how, before, cfg, seed).fill)
             born.append((slab, shape, f"{how}: {why}"))
-            copies = copy_state and copied and how == "copied"
-            if copies and (moments := fused_state(copied, its_plan, state)):
-                state[slab] = moments
+            if copy_state and is_new and how == "copied":
+                if moments := fused_state(source, its_plan, state):
+                    state[slab] = moments
     return ckpt | {"config": cfg.plain(), "model": weights, "optimizer": state, "step": 0}, born
 
 
@@ -457,28 +468,28 @@ def check_rows(cfg: Config, row_of: torch.Tensor | None, rows: np.ndarray) -> No
     """Raise ValueError where the model's vocabulary can't grow to these rows."""
     if not cfg.n_tokens:
         raise ValueError(f"the vocabulary can't grow: the model has all {cfg.vocab_size} rows")
+    if len(rows) < cfg.vocab_size:
+        raise ValueError(f"rows {cfg.vocab_size} -> {len(rows)}: a model only grows")
     if not np.array_equal(rows[: cfg.vocab_size], row_ids(row_of, cfg.vocab_size)):
-        own = "the new rows do not begin with the model's own"
-        raise ValueError(f"{own}: they are of another folder of prepare.py")
+        raise ValueError(
+            "the new rows do not begin with the model's own: they are of another folder of prepare.py"
+        )
 
 
-def sources(tensors: dict, layers: list[tuple[int, bool]]) -> list[tuple[str, str, str]]:
-    """Return [(name in the grown model, name in the old model, name of the tensor to copy)] of every tensor.
+def sources(tensors: dict, layers: list[tuple[int, bool]]) -> list[tuple[str, str, bool]]:
+    """Return [(name, source, whether its layer is new)] of every tensor of the grown model.
 
-    In an old layer the third is ''. In a new layer the second is '', and the third is a name in the grown
-    model. Old layers come first, since new ones copy them."""
+    The source of a new layer's is the tensor of the grown model that it may copy, else the one of the old
+    model that it was. Old layers come first, since new ones copy them."""
     out = []
     for name in tensors:
-        old_name, copied = name, ""
+        source, is_new = name, False
         if name.startswith("layers."):
             _, i, rest = name.split(".", 2)
             layer, is_new = layers[int(i)]
-            if is_new:
-                old_name, copied = "", f"layers.{layers.index((layer, False))}.{rest}"
-            else:
-                old_name = f"layers.{layer}.{rest}"
-        out.append((name, old_name, copied))
-    return sorted(out, key=lambda row: row[2] != "")
+            source = f"layers.{layers.index((layer, False)) if is_new else layer}.{rest}"
+        out.append((name, source, is_new))
+    return sorted(out, key=lambda row: row[2])
 
 
 def generator(seed: int, slab: str) -> torch.Generator:
@@ -505,8 +516,10 @@ def cloned_config(old: Config, sizes: dict[str, int]) -> tuple[Config, int]:
     if sizes.get("ffn_dim") == ffn_like(old, k * old.n_embd):  # --width's, rounded up from 8/3 n_embd
         sizes = sizes | {"ffn_dim": wanted["ffn_dim"]}
     if k < 2 or sizes != wanted:
-        tiled = "n_embd, heads and ffn_dim by an integer"
-        raise ValueError(f"--init clone multiplies {tiled}, and nothing else: --double width")
+        raise ValueError(
+            "--init clone multiplies n_embd, heads and ffn_dim by an integer, and nothing else: "
+            "--double width"
+        )
     generations = [times(vars(settled(g)), k) for g in old.generations]
     generations[-1] |= {"learning_rate": None, "warmup": 0}  # train.py gives it the next stage's
     born_at = {"layer_born": [k * born for born in old.layer_born], "n_fused": len(generations)}
@@ -528,11 +541,11 @@ def plan_clone(ckpt: dict, seed: int, noise: float = 10**-0.5, **sizes: int) -> 
         last_gain = old.tied and name == "norm.gain"  # before a tied head: wte, which is not divided
 
         # the weights
+        tiled = functools.partial(tile, k=k, kind=kind)
         before = functools.partial(assembled, old, ckpt["model"], name, kind, tensor.plan)
         scale = 1 / k if reads or last_gain else 1
-        fill = functools.partial(tile, before=before, k=k, kind=kind, scale=scale)
-        if reads:
-            fill = functools.partial(fill, noise=noise, rng=functools.partial(generator, seed, slab))
+        rng = functools.partial(generator, seed, slab)
+        fill = functools.partial(tiled, before=before, scale=scale, noise=noise if reads else 0.0, rng=rng)
         weights[slab] = Lazy(shape, dtype, fill)
         born.append((slab, shape, "tiled"))
 
@@ -540,7 +553,7 @@ def plan_clone(ckpt: dict, seed: int, noise: float = 10**-0.5, **sizes: int) -> 
         copies = 1 if kind == "head" or last_gain else k
         if moments := fused_state(name, tensor.plan, ckpt["optimizer"]):
             for key, scale in ("exp_avg", 1 / copies), ("exp_avg_sq", 1 / copies**2):
-                fill = functools.partial(tile, before=moments[key].made, k=k, kind=kind, scale=scale)
+                fill = functools.partial(tiled, before=moments[key].made, scale=scale)
                 moments[key] = Lazy(shape, moments[key].dtype, fill)
             state[slab] = moments
     return ckpt | {"config": cfg.plain(), "model": weights, "optimizer": state, "step": 0}, born
@@ -626,7 +639,7 @@ def plan_condensing(ckpt: dict, keep: int) -> tuple[dict, list[str]]:
             remaining = "1 generation remains: nothing to fuse"
         raise ValueError(f"--condense {keep}: {remaining}")
     generations = [*map(settled, old.generations[:n_fused]), *old.generations[n_fused:]]
-    cfg = Config(**vars(old) | {"n_fused": n_fused, "generations": generations})
+    cfg = dataclasses.replace(old, n_fused=n_fused, generations=generations)
     weights, state, steps, was = ungrown(ckpt), {}, set(), ckpt["optimizer"]
     old_tensors = skeleton(old).growables()
     for name, tensor in skeleton(cfg).growables().items():
@@ -846,17 +859,22 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help="rows for the tokens of a stage of prepare.py --words (words5000, all)",
     )
     # how it starts
-    inits = (
-        "how the new starts. random: what writes is zero, what reads is drawn. copy: what reads is copied. "
-        "stack: layers are copied whole. eye: new heads are identities. clone: all is tiled, as HyperCloning "
-        "does (default: random; depth alone: stack with a --ramp, or copy if the model is finished: "
-        "imported, or decayed)"
+    add(
+        "--init",
+        choices=INITS,
+        help="how the new starts. random: what writes is zero, what reads is drawn. copy: what reads is "
+        "copied. stack: layers are copied whole. eye: new heads are identities. clone: all is tiled, as "
+        "HyperCloning does (default: random; depth alone: stack with a --ramp, or copy if the model is "
+        "finished: imported, or decayed)",
     )
-    add("--init", choices=INITS, help=inits)
     add("--place", choices=("top", "interleave"), default="top", help="where new layers go (default: top)")
-    ramp = "with --init random, copy or stack: what is new comes in over so many tokens of training"
-    at_once = "at once; without --init, a stack over a fortieth of the tokens read so far"
-    add("--ramp", type=float, metavar="TOKENS", help=f"{ramp} (default: {at_once})")
+    add(
+        "--ramp",
+        type=float,
+        metavar="TOKENS",
+        help="with --init random, copy or stack: what is new comes in over so many tokens of training "
+        "(default: at once; without --init, a stack over a fortieth of the tokens read so far)",
+    )
     add("--copy_state", action="store_true", help="copied layers copy Adam's state too")
     add("--fresh_optimizer", action="store_true", help="drop Adam's state")
     add(
@@ -867,10 +885,19 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     add("--seed", type=int, default=1337)
     # the check
-    probe = "validation text of the checkpoint's data, or random tokens"
-    add("--text", metavar="FILE", help=f"check on the first 512 tokens of a text file (default: {probe})")
-    bound = "the largest |dlogit|, over the largest |logit| before, or 1 where that is below 1"
-    add("--tolerance", type=float, default=3e-5, help=f"{bound} (default: 3e-5; rounding gives up to 8e-6)")
+    add(
+        "--text",
+        metavar="FILE",
+        help="check on the first 512 tokens of a text file (default: validation text of the checkpoint's "
+        "data, or random tokens)",
+    )
+    add(
+        "--tolerance",
+        type=float,
+        default=3e-5,
+        help="the largest |dlogit|, over the largest |logit| before, or 1 where that is below 1 (default: "
+        "3e-5; rounding gives up to 8e-6)",
+    )
     add("--explain", action="store_true", help="list every new slab, and whether it is alive")
     add("--dry_run", action="store_true", help="write nothing but a temporary file in $TMPDIR")
     add("--force", action="store_true", help="overwrite an existing output")
@@ -1020,13 +1047,35 @@ class Growth:
         return self.init != "stack" or self.ramp > 0
 
 
+def default_depth(ckpt: dict, args: argparse.Namespace, ended: str) -> tuple[str, int]:
+    """Return (--init, --ramp) where depth alone grows, and no --init is given; print why. ended: why the
+    model is finished."""
+    # at equal FLOPs, of one seed, plain copies ended at 1.841 bits per byte, copies that write zeros at
+    # 1.849, and random layers at 1.861; from scratch, at the best rate, 1.852: runs/results/best_size
+    if ended:
+        if not args.ramp:
+            print(f"{ended}: --init copy keeps its function; --init stack would not")
+        return "copy", args.ramp or 0
+    if args.ramp is not None or args.condense == 1:
+        return "stack", args.ramp or 0
+
+    # after 8M tokens, 0.2M ended level with copies that are there at once, 0.5M 0.004 behind, and 2M 0.005:
+    # runs/results/late
+    ramp = max(1, ckpt["ledger"]["tokens"] // 40)
+    print(f"the copies come in over {ramp:,} tokens; --ramp 0: at once")
+    return "stack", ramp
+
+
 def asked_growth(ckpt: dict, args: argparse.Namespace) -> Growth:
     """Return what is to grow, and how. Raise ValueError where nothing is, or options don't go together."""
     cfg = Config(**ckpt["config"])
-    sizes = asked_sizes(cfg, args)
+    asked = asked_sizes(cfg, args)
+    sizes = {name: size for name, size in asked.items() if size != getattr(cfg, name)}
     if args.vocab and not cfg.n_tokens:
         raise ValueError(f"--vocab {args.vocab}: the model has all {cfg.vocab_size} rows: leave --vocab out")
     rows = read_stage_rows(data_of(ckpt), args.vocab, f"--vocab {args.vocab}") if args.vocab else None
+    if asked and not sizes and rows is None:
+        raise ValueError("nothing grows: these are the sizes it has")
     if not sizes and rows is None and not args.condense and not args.fresh_optimizer:
         raise ValueError("nothing to do: give --double, --params with --along, sizes, --vocab, or --condense")
     if not sizes and args.ramp:
@@ -1036,19 +1085,10 @@ def asked_growth(ckpt: dict, args: argparse.Namespace) -> Growth:
     if args.ramp and args.condense == 1:
         raise ValueError("--condense 1 would fold the ramp in before it began: leave it out, or train first")
 
-    deeper, ended = sizes.keys() == {"n_layer"}, finished(ckpt)
+    ended = finished(ckpt)
     init, ramp = args.init or "random", args.ramp or 0
-    if deeper and not args.init:
-        # at equal FLOPs, of one seed, plain copies ended at 1.841 bits per byte, copies that write zeros at
-        # 1.849, and random layers at 1.861; from scratch, at the best rate, 1.852: runs/results/best_size
-        init = "copy" if ended else "stack"
-        if init == "copy" and not ramp:
-            print(f"{ended}: --init copy keeps its function; --init stack would not")
-        if init == "stack" and args.ramp is None and args.condense != 1:
-            # after 8M tokens, 0.2M ended level with copies that are there at once, 0.5M 0.004 behind, and 2M
-            # 0.005: runs/results/late
-            ramp = max(1, ckpt["ledger"]["tokens"] // 40)
-            print(f"the copies come in over {ramp:,} tokens; --ramp 0: at once")
+    if sizes.keys() == {"n_layer"} and not args.init:
+        init, ramp = default_depth(ckpt, args, ended)
     if args.copy_state and (init not in ("copy", "stack") or "n_layer" not in sizes):
         raise ValueError("--copy_state is for copied layers: --init copy or stack, with depth")
     if args.params:
@@ -1087,6 +1127,9 @@ def make(
     with timed("write"), working("making new slabs"):
         new = materialise(new, scratch[0])
     if args.explain and born:
+        if growth.rows is not None:  # the probe has none of the new
+            tokens, ids = tokens.clone(), torch.as_tensor(growth.rows[ckpt["config"]["vocab_size"] :])
+            tokens[0, : len(ids)] = ids[: tokens.size(1)]
         with working("looking for dead parameters"):
             share = alive(new, tokens, {slab for slab, _, _ in born})
         for slab, shape, why in born:
@@ -1160,10 +1203,19 @@ def main() -> None:
             return
 
         # how it grew, for whoever reads the checkpoint
-        step = {"sizes": growth.sizes, "vocab": args.vocab or "", "init": growth.init, "place": args.place}
-        step |= {"ramp": growth.ramp, "condense": args.condense or 0, "seed": args.seed}
-        step |= {"parent_sha256": parent_sha256, "max_dlogit": dlogit}
-        step |= {key: ckpt["ledger"][key] for key in ("tokens", "flops")}
+        step = {
+            "sizes": {name: new["config"][name] for name in growth.sizes},  # clone has an ffn_dim of its own
+            "vocab": args.vocab or "",
+            "init": growth.init,
+            "place": args.place,
+            "ramp": growth.ramp,
+            "condense": args.condense or 0,
+            "seed": args.seed,
+            "parent_sha256": parent_sha256,
+            "max_dlogit": dlogit,
+            "tokens": ckpt["ledger"]["tokens"],
+            "flops": ckpt["ledger"]["flops"],
+        }
         with timed("write"), working(f"writing {out}", files[0]):
             write_checkpoint(files[0], new | {"lineage": [*ckpt["lineage"], step]})
         os.replace(files[0], out)

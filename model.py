@@ -13,7 +13,7 @@ import math
 import os
 import platform
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn as nn
@@ -81,10 +81,9 @@ class Config:
         self.n_kv_head = self.n_kv_head or self.n_head
         self.ffn_dim = self.ffn_dim or ffn_width(self.n_embd)
         self.context = max(self.context, self.block_size)
-        for f in fields(self):
-            value = getattr(self, f.name)
-            if f.type in (int, float) and f.name not in ("n_tokens", "context") and not value > 0:
-                raise ValueError(f"{f.name} = {value}: must be positive")
+        for name in ("n_layer", *SIZES, "block_size", "rope_theta", "norm_eps", "n_fused"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} = {getattr(self, name)}: must be positive")
         if self.n_head % self.n_kv_head:
             raise ValueError(f"n_head = {self.n_head} is not a multiple of n_kv_head = {self.n_kv_head}")
         if self.head_dim % 2:
@@ -97,8 +96,9 @@ class Config:
         self.layer_birth = self.layer_birth or [0] * self.n_layer
         self.layer_born = self.layer_born or [self.n_embd] * self.n_layer
         if any(getattr(self, name) != getattr(self.generations[-1], name) for name in SIZES):
-            differ = "the sizes and those of the last generation differ"
-            raise ValueError(f"{differ}: sizes change by grow.py only")
+            raise ValueError(
+                "the sizes and those of the last generation differ: sizes change by grow.py only"
+            )
         if not len(self.layer_birth) == len(self.layer_born) == self.n_layer:
             raise ValueError(f"n_layer = {self.n_layer}, but {len(self.layer_birth)} layers have a birth")
 
@@ -407,7 +407,7 @@ class LinearCrossEntropy(torch.autograd.Function):
         exact = torch.promote_types(dtype, torch.float32)
         a, b = x.to(dtype), w.to(dtype)
         # tokens a chunk, a power of two: chunks of one shape are compiled once
-        n = 1 << max(0, (CHUNK // len(w)).bit_length() - 1)
+        n = 2 ** int(math.log2(max(1, CHUNK // len(w))))
         dx = torch.empty_like(a) if need[0] else None
         dw = torch.zeros_like(w, dtype=exact) if need[1] else None
         total = x.new_zeros((), dtype=exact)
@@ -646,7 +646,8 @@ def pick(
     if top_k:
         logits[:, top_k:] = -torch.inf
     p = logits.softmax(-1)
-    p[p.cumsum(-1) - p > top_p] = 0.0  # drop what comes after the first top_p of the mass
+    if top_p < 1:
+        p[p.cumsum(-1) - p > top_p] = 0.0  # drop what comes after the first top_p of the mass
     return ids.gather(-1, torch.multinomial(p, 1, generator=rng))
 
 

@@ -121,7 +121,8 @@ shard = False  # parameters, gradients and Adam's state over all processes (FSDP
 recompute = False  # keep no activations inside blocks for the backward pass: less memory, a third more FLOPs
 compile = True
 
-DEFAULTS = {k: v for k, v in globals().items() if k[0] != "_" and type(v) in (bool, int, float, str, list)}
+SETTING = (bool, int, float, str, list)
+DEFAULTS = {k: v for k, v in globals().items() if k[0] != "_" and k.islower() and type(v) in SETTING}
 KINDS = {"data_mix": (str, dict)}  # settings of more than one type
 CHOICES = {
     "branch": ("", "decay"),

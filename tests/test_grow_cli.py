@@ -108,6 +108,8 @@ def test_the_default_for_depth_keeps_a_finished_model(imported, trained, stage, 
     printed = ok("grow.py", "--in", trained, *DEPTH, "--dry_run")
     assert "the copies come in over 153 tokens; --ramp 0: at once" in printed and "--freeze" not in printed
     assert "max |dlogit| 0.0e+00" in printed
+    # a size that stays is no growth in width
+    assert "the copies come in" in ok("grow.py", "--in", trained, "--depth", 4, "--width", 32, "--dry_run")
     for at_once in (["--ramp", 0], ["--init", "stack"], ["--condense", 1]):
         printed = ok("grow.py", "--in", trained, *DEPTH, *at_once, "--dry_run")
         assert "plain copies of layers (--init stack) do not keep" in printed and "come in" not in printed
@@ -151,7 +153,7 @@ def test_the_tolerance_is_relative_to_the_logits(tmp_path):
     ckpt = tiny(torch.float32)
     ckpt["model"]["head.0"] *= 300
     save_checkpoint(tmp_path / "a.pt", ckpt)
-    clone = ("grow.py", "--in", tmp_path / "a.pt", "--double", "width", "--init", "clone", "--ffn", 140)[:-2]
+    clone = ("grow.py", "--in", tmp_path / "a.pt", "--double", "width", "--init", "clone")
     printed = ok(*clone, "--dry_run")
     assert float(re.search(r"max \|dlogit\| (\S+),", printed)[1]) > 1e-4  # where it was
     error, _ = run(*clone, "--dry_run", "--tolerance", 1e-9)
@@ -227,6 +229,14 @@ def test_a_text_is_spelled_where_rows_are_missing(data):
         text = f.read(512)
     assert tokens.max() < n_rows and n_bytes == 512 - 1  # sentencepiece's space before the text
     assert tok.decode([*tokens[0].tolist()[1:], *tokens[1:, 1:].flatten().tolist()]) == text[:-1]
+
+
+def test_the_lineage_has_the_sizes_that_were_made(tmp_path):
+    save_checkpoint(tmp_path / "a.pt", tiny(torch.float32))
+    ok("grow.py", "--in", tmp_path / "a.pt", "--double", "width", "--init", "clone")
+    ckpt = load_checkpoint(tmp_path / "grown.pt")
+    sizes = ckpt["lineage"][-1]["sizes"]
+    assert sizes and sizes == {name: ckpt["config"][name] for name in sizes}
 
 
 def test_weights_that_are_not_finite_are_named(tmp_path):
@@ -541,6 +551,7 @@ def test_bad_input_to_grow(stage, tmp_path):
         ([], "nothing to do"),
         (["--depth", 1], "n_layer 2 -> 1: a model only grows"),
         (["--depth", 2], "nothing grows"),
+        (["--depth", 2, "--width", 32, "--condense", 1], "nothing grows"),
         (["--depth", 3, "--multiple", 2], "--multiple is for --params with --along width"),
         (["--width", 33], "2 heads can't grow in proportion from 32; give --heads"),
         (["--head_dim", 24], "head_dim 16 -> 24: only by integer multiples"),

@@ -94,12 +94,16 @@ def test_the_curriculum_loop(tmp_path):
     assert "plain copies of layers" in ok("grow.py", "--in", a / "ckpt.pt", *stacked)
     printed = ok("grow.py", "--in", a / "ckpt.pt", "--vocab", "all", "--double", "ffn", "--explain")
     assert float(re.search(r"max \|dlogit\| (\S+),", printed)[1]) < 1e-5
+    assert "100% alive" in printed and " 0% alive" not in printed  # of new rows those that are read count
     bound, rise = map(float, re.search(r"rise by (\S+) at most, and rises by (\S+)", printed).groups())
     assert 0 < rise <= bound
     mix = "--data_mix={'words12': 0.2, 'all': 0.8}"
     ok("train.py", *stage, f"--out_dir={b}", f"--init_from={a / 'grown.pt'}", mix, "--stop_at=3")
     printed = ok("train.py", *stage, f"--out_dir={b}", "--resume", mix, "--eval_stages=False")
     assert re.search(r"bits per byte$", printed, re.M)  # and no stage's
+    ok("grow.py", "--in", a / "ckpt.pt", "--vocab", "all", "--depth", 2, "--dry_run")  # it has 2 layers
+    error, _ = run("grow.py", "--in", b / "ckpt.pt", "--vocab", "words12")
+    assert f"rows {meta['vocab_size']} -> {meta['stages'][0]['rows']}: a model only grows" in error
     c = tmp_path / "c"
     ok("train.py", *stage, f"--out_dir={c}", f"--init_from={a / 'grown.pt'}", mix, "--eval_interval=2")
     assert same(weights(b), weights(c)) and metrics(c, "bpb_all")[8] < metrics(a, "bpb_all")[8]

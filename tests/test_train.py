@@ -541,6 +541,7 @@ def test_bad_input_to_train(stage, tmp_path, data):
     multiple = "tokens_per_step = 1000 is no multiple of block_size 64 x 1 processes"
     for args, message in [
         (["--n_layers=3"], "no setting is called n_layers; did you mean n_layer?"),
+        (["--PAGE=64"], "no setting is called PAGE"),
         (["--n_layer=2.5"], "n_layer = 2.5 is float, expected int"),
         (["--compile=0"], "compile = 0 is int, expected bool"),
         (["--init_from"], "--init_from: its value is missing"),
