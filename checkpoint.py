@@ -60,7 +60,8 @@ def load_state(model: Llama, optimizer: torch.optim.Optimizer, ckpt: dict) -> No
         raise ValueError(f"the checkpoint's tensors are not those of its config: {wrong[0]}")
 
     if "folder" in ckpt:
-        return read_folder(ckpt["folder"], {"model": params, "optimizer": state})
+        read_folder(ckpt["folder"], {"model": params, "optimizer": state})
+        return check_still_there(ckpt["folder"], ckpt["metadata_sha256"])
     for name, p in params.items():
         put(p, ckpt["model"][name])
     for name, s in state.items():
@@ -84,24 +85,30 @@ def save_checkpoint(path: str, ckpt: dict, keep: str = "") -> None:
     if master:
         remove(aside)  # left by a save that was killed
     if any(map(is_shard, ckpt["model"].values())):
-        import torch.distributed.checkpoint as dcp  # here, since it takes 1 s
-
-        dist.barrier()
-        try:
-            dcp.save({key: ckpt[key] for key in ("model", "optimizer")}, checkpoint_id=aside)
-        except dcp.CheckpointException as e:
-            raise unwritten(aside, first(e)) from None
-        ckpt = {key: x for key, x in ckpt.items() if key not in ("model", "optimizer")}
-        ckpt |= {"metadata_sha256": file_sha256(f"{aside}/.metadata") if master else ""}
-        into = f"{aside}/rest.pt"
-    else:
-        into = aside
+        write_folder(aside, ckpt, master)
+    elif master:
+        write_checkpoint(aside, ckpt)
     if master:
-        write_checkpoint(into, ckpt)
         if keep and os.path.exists(path):
             remove(keep)
             os.replace(path, keep)
         os.replace(aside, path)
+
+
+def write_folder(path: str, ckpt: dict, master: bool) -> None:
+    """Write a checkpoint whose parameters are sharded into a folder: each process its tensors, the master
+    rest.pt with all else."""
+    import torch.distributed.checkpoint as dcp  # here, since it takes 1 s
+
+    dist.barrier()
+    try:
+        dcp.save({key: ckpt[key] for key in ("model", "optimizer")}, checkpoint_id=path)
+    except dcp.CheckpointException as e:
+        raise unwritten(path, first(e)) from None
+    if master:
+        rest = {key: x for key, x in ckpt.items() if key not in ("model", "optimizer")}
+        rest["metadata_sha256"] = file_sha256(f"{path}/.metadata")
+        write_checkpoint(f"{path}/rest.pt", rest)
 
 
 def write_checkpoint(path: str, ckpt: dict) -> None:
@@ -324,7 +331,7 @@ def load_folder(path: str, whole: bool, verify: bool) -> dict:
             tree = tree.setdefault(part, {})
         tree[where[-1]] = Lazy(tuple(stored.size), stored.properties.dtype, lambda out: None)
     if not whole:
-        return ckpt | {"folder": path}
+        return ckpt | {"folder": path, "metadata_sha256": known}
 
     # read the tensors, mapped to a scratch file meanwhile, and write them to whole.pt
     aside, scratch = (f"{path}/whole.{os.getpid()}{end}" for end in ("", ".scratch"))
@@ -333,6 +340,7 @@ def load_folder(path: str, whole: bool, verify: bool) -> dict:
         with warnings.catch_warnings(action="ignore"):  # that it is loaded by a single process
             read_folder(path, {key: ckpt[key] for key in ("model", "optimizer")}, no_dist=True)
         write_checkpoint(aside, ckpt)
+        check_still_there(path, known)
         os.replace(aside, f"{path}/whole.pt")
     finally:
         remove(aside)
@@ -348,6 +356,12 @@ def read_folder(path: str, into: dict, **options: bool) -> None:
         dcp.load(into, checkpoint_id=path, **options)
     except dcp.CheckpointException as e:
         raise ValueError(f"{path}: damaged ({one_line(first(e))}); {OTHER}") from None
+
+
+def check_still_there(path: str, metadata_sha256: str | None) -> None:
+    """Raise ValueError where a running train.py has put another checkpoint in the place of a folder."""
+    if metadata_sha256 not in (None, file_sha256(f"{path}/.metadata")):
+        raise ValueError(f"{path}: replaced by its run while it was read: try again")
 
 
 def verify_folder(path: str, metadata: object, metadata_sha256: str | None) -> None:

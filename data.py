@@ -332,7 +332,7 @@ def load_tokenizer(name_or_path: str = "llama2") -> Tokenizer:
     if path.suffix == ".pt":
         from checkpoint import load_checkpoint  # which takes torch
 
-        return Tokenizer.from_dict(load_checkpoint(name)["tokenizer"])
+        return Tokenizer.from_dict(load_checkpoint(name, whole=False, verify=False)["tokenizer"])
     try:
         model = path.read_bytes()
     except OSError as e:
@@ -739,30 +739,27 @@ def shares_of(meta: dict, data_mix: str | dict[str, float], review: float) -> di
     if not tokens:
         raise ValueError(f"data_mix = {data_mix!r}: the text has no stages; prepare.py --words makes them")
 
-    one_name = isinstance(data_mix, str)
-    unknown = ({data_mix} - {"natural"} if one_name else data_mix.keys()) - tokens.keys()
-    if unknown:
-        raise ValueError(f"data_mix: the text has no stage {unknown.pop()}, only {', '.join(tokens)}")
+    def by_tokens(names: list[str], share: float) -> dict[str, float]:
+        enough = [name for name in names if tokens[name] > PAGE]
+        of_a_token = share / max(1, sum(tokens[name] for name in enough))
+        return {name: of_a_token * tokens[name] for name in enough}
 
-    # {stage: share}
-    if not one_name:
+    named = data_mix.keys() if isinstance(data_mix, dict) else {data_mix} - {"natural"}
+    if unknown := named - tokens.keys():
+        raise ValueError(f"data_mix: the text has no stage {unknown.pop()}, only {', '.join(tokens)}")
+    stages = list(tokens)
+    if isinstance(data_mix, dict):
         numbers = all(type(share) in (int, float) for share in data_mix.values())
         mix, total = data_mix, sum(data_mix.values()) if numbers else math.nan
         if not abs(total - 1) < 1e-6 or min(mix.values()) < 0:
             raise ValueError(f"data_mix: the shares are not positive, or sum to {total:g}, not to 1")
-
-    # 'natural': all stages by their tokens; a stage: those before it by their tokens, in the share of review
-    else:
-        names, share = list(tokens), 1.0
-        if data_mix != "natural":
-            names, share = names[: names.index(data_mix)], review
-        enough = [name for name in names if tokens[name] > PAGE]
-        of_a_token = share / max(1, sum(tokens[name] for name in enough))
-        mix = {name: of_a_token * tokens[name] for name in enough}
-        if data_mix != "natural":
-            mix[data_mix] = 1 - sum(mix.values())
+    elif data_mix == "natural":
+        mix = by_tokens(stages, 1.0)
         if not mix:
             raise ValueError(f"data_mix: too little text: no stage has the {PAGE + 1} tokens that are needed")
+    else:
+        mix = by_tokens(stages[: stages.index(data_mix)], review)
+        mix[data_mix] = 1 - sum(mix.values())
     return {f"{name}.train": share for name, share in mix.items() if share}
 
 

@@ -317,30 +317,39 @@ def read_rows(
     The text need not be UTF-8: half a surrogate pair, which JSON can spell, is not.
     """
     if kind == "jsonl":
-        row_name, rows = "line", enumerate(until_broken(path, read_lines(read_blocks(path, packing)), bad), 1)
+        rows = read_records(path, packing, bad)
     elif kind == "parquet":
-        row_name, rows = "row", read_column(path, packing, field, bad)
+        rows = ((number, {field: text}) for number, text in read_column(path, packing, field, bad))
     else:
-        row_name, rows = "row", enumerate(stream(path), 1)
+        rows = enumerate(stream(path), 1)
     for number, row in rows:
-        where = f"{path}, {row_name} {number}"
-        if kind == "jsonl" and isinstance(row, int):
-            bad(f"{where}: more than {LONGEST >> 20} MB", "split it", row)
-            continue
-        if kind == "jsonl" and not row.strip():
-            continue
+        where = f"{path}, {'line' if kind == 'jsonl' else 'row'} {number}"
         try:
-            values = read_json(row) if kind == "jsonl" else row
-            text = row if kind == "parquet" else values[field]
+            text = row[field]
             data = text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")
-        except UnicodeDecodeError as e:
-            bad(f"{where}: {e.reason}", "convert it", len(row))
-        except (ValueError, RecursionError):
-            bad(f"{where}: not JSON", "repair it", len(row))
         except (KeyError, TypeError, AttributeError):
             bad(f"{where}: no text in field {field}", "name another with --field")
         else:
             yield where, data
+
+
+def read_records(
+    path: str, packing: str | None, bad: Callable[[str, str, int], None]
+) -> Iterator[tuple[int, object]]:
+    """Yield (number, what it holds) of each line of a .jsonl that is not blank."""
+    for number, line in enumerate(until_broken(path, read_lines(read_blocks(path, packing)), bad), 1):
+        where = f"{path}, line {number}"
+        if isinstance(line, int):
+            bad(f"{where}: more than {LONGEST >> 20} MB", "split it", line)
+        elif line.strip():
+            try:
+                record = read_json(line)
+            except UnicodeDecodeError as e:
+                bad(f"{where}: {e.reason}", "convert it", len(line))
+            except (ValueError, RecursionError):
+                bad(f"{where}: not JSON", "repair it", len(line))
+            else:
+                yield number, record
 
 
 def read_lines(blocks: Iterable[bytes]) -> Iterator[bytes | int]:
@@ -1042,6 +1051,20 @@ def prepare(args: argparse.Namespace) -> None:
     )
 
 
+def rank_words(text: Text, tok: Tokenizer, ranked: list[str], workers: int) -> tuple[list[str], np.ndarray]:
+    """Return (the words, the most frequent first, or `ranked` if it has any; the share of the text's words
+    that the first 0, 1, 2, ... of them cover)."""
+    table, n_words = collections.Counter(), 0
+    for counted in run_all(count_words, text.pieces(looking=True), tok, None, workers):
+        del counted["\0"]
+        table.update(counted)
+        n_words += counted.total()
+        if len(table) > MOST_WORDS:  # the rarest make room
+            table = collections.Counter(dict(table.most_common(MOST_WORDS // 2)))
+    ranked = ranked or sorted(table, key=lambda word: (-table[word], word))
+    return ranked, np.cumsum([0, *map(table.__getitem__, ranked)]) / max(n_words, 1)
+
+
 def write_folder(
     folder: str, args: argparse.Namespace, text: Text, tok: Tokenizer, ranked: list[str]
 ) -> dict[str, object]:
@@ -1053,15 +1076,7 @@ def write_folder(
     stages, covered = None, np.zeros(0)
     if args.words:
         if args.by == "vocabulary":
-            table, n_words = collections.Counter(), 0
-            for counted in run_all(count_words, text.pieces(looking=True), tok, None, args.workers):
-                del counted["\0"]
-                table.update(counted)
-                n_words += counted.total()
-                if len(table) > MOST_WORDS:  # the rarest make room
-                    table = collections.Counter(dict(table.most_common(MOST_WORDS // 2)))
-            ranked = ranked or sorted(table, key=lambda word: (-table[word], word))
-            covered = np.cumsum([0, *map(table.__getitem__, ranked)]) / max(n_words, 1)
+            ranked, covered = rank_words(text, tok, ranked, args.workers)
         ranks = {"\0": 0} | {word: rank for rank, word in enumerate(ranked[: max(args.words)], 1)}
         stages = Stages(args.by, args.words, ranks, args.known)
 
@@ -1097,8 +1112,8 @@ def write_folder(
 
 def parse_limits(text: str) -> list[int]:
     """Return the numbers of --words: rising whole numbers, then all. Raise ArgumentTypeError for another."""
-    numbers = [int(n) for n in re.findall(r"(\d+),", text)]
-    if text != ",".join(map(str, numbers + ["all"])) or not numbers or [0, *numbers] != sorted({0, *numbers}):
+    numbers = [int(n) for n in text.split(",")[:-1]] if re.fullmatch("([1-9][0-9]*,)+all", text) else []
+    if not numbers or numbers != sorted(set(numbers)):
         raise argparse.ArgumentTypeError(f"{text}: give rising whole numbers, then all: 2000,5000,all")
     return numbers
 

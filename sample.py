@@ -53,7 +53,8 @@ def load(path: str, device: str) -> tuple[Llama, Tokenizer, Callable, dict]:
 
 def missing() -> ValueError:
     """Return the error to raise where no --in was given, and no checkpoint is at the default path."""
-    there = glob.glob(f"{os.path.dirname(DEFAULT)}/*/ckpt.pt")
+    folder = os.path.dirname(DEFAULT)
+    there = glob.glob(f"{folder}/*/ckpt.pt") + glob.glob(f"{folder}/demo/*/ckpt.pt")  # of runs/demo.sh
     there = sorted(there, key=os.path.getmtime, reverse=True)[:5]
     if there:
         others = f"; or {', '.join(there[1:])}" if there[1:] else ""
@@ -180,8 +181,8 @@ def samples(
     """Yield, token by token, the n continuations so far of the ids `start`, each without its stop token."""
     new, ended = [[] for _ in range(n)], [False] * n
     rng = torch.Generator(args.device).manual_seed(seed)
-    idx, how = torch.tensor([start] * n, device=args.device), (args.temperature, args.top_k, args.top_p, rng)
-    for column in model.generate(idx, args.tokens, *how, stop):
+    idx = torch.tensor([start] * n, device=args.device)
+    for column in model.generate(idx, args.tokens, args.temperature, args.top_k, args.top_p, rng, stop):
         for i, token in enumerate(column[:, 0].tolist()):
             ended[i] = ended[i] or token in stop
             if not ended[i]:
@@ -296,6 +297,18 @@ ROWS = {  # of the table of --check, and how each is written
 }
 
 
+def distance(first: dict, model: Llama, tokenizer: Tokenizer, device: str) -> str:
+    """Return the line that says how far a model's logits are from those of the first checkpoint of --check,
+    on its first window, or why that can't be said."""
+    if tokenizer.sha256 != first["tokenizer"]:
+        return "their tokenizers differ: no max |dlogit|"
+    if len(first["window"]) > model.cfg.context:
+        return "the second's context is shorter: no max |dlogit|"
+    if not torch.equal(model.token_ids()[: len(first["rows"])], first["rows"]):
+        return "the second has not the tokens of the first: no max |dlogit|"
+    return f"max |dlogit| {max_dlogit(first['hidden'], hidden(model, first['window'], device)):.1e}"
+
+
 @torch.no_grad()
 def check(args: argparse.Namespace, autocast: contextlib.AbstractContextManager) -> None:
     """Print the table of --check: a column for each checkpoint, and one for the text itself; for two, also
@@ -315,18 +328,12 @@ def check(args: argparse.Namespace, autocast: contextlib.AbstractContextManager)
             own = [log_probs(model, np.array(start + s), device)[len(start) - 1 :] for s in said]
 
             # how far its logits are from those of the first, on the first window
-            if not first:
+            if first:
+                apart = distance(first, model, tokenizer, device)
+            else:
                 window = read[: min(model.cfg.block_size, WINDOW)]
                 first = {"ids": ids, "tokenizer": tokenizer.sha256, "rows": model.token_ids()}
-                first["hidden"] = hidden(model, window, device)
-            elif tokenizer.sha256 != first["tokenizer"]:
-                apart = "their tokenizers differ: no max |dlogit|"
-            elif len(window) > model.cfg.context:
-                apart = "the second's context is shorter: no max |dlogit|"
-            elif not torch.equal(model.token_ids()[: len(first["rows"])], first["rows"]):
-                apart = "the second has not the tokens of the first: no max |dlogit|"
-            else:
-                apart = f"max |dlogit| {max_dlogit(first['hidden'], hidden(model, window, device)):.1e}"
+                first |= {"window": window, "hidden": hidden(model, window, device)}
         values = -lp.sum().item() / n_bytes / math.log(2), *repetition(said), torch.cat(own).mean().item()
         for name, value in zip(ROWS, values):
             rows.setdefault(name, []).append(value)

@@ -332,17 +332,16 @@ def warm_again(
 
 @torch.no_grad()
 def squares(optimizer: torch.optim.Optimizer, n: int) -> torch.Tensor:
-    """Return (3, n) for n generations: the sum of squares of the gradient, the sum of squares of the update
-    that the step just taken made, decay included, and the number of parameters.
+    """Return (2, n) for n generations: the sums of squares of the gradient, and of the update that the step
+    just taken made, decay included.
 
     Of sharded parameters, this process's part counts. The update is read off Adam's state: no copy of the
     parameters is needed."""
-    totals = torch.zeros(3, n, dtype=torch.float64)
+    totals = torch.zeros(2, n, dtype=torch.float64)
     generations, pairs = [], []  # of every parameter that is trained; pairs: (gradient, update)
     for group in optimizer.param_groups:
         (b1, b2), lr, g = group["betas"], group["lr"], group["generation"]
         for p in group["params"]:
-            totals[2, g] += local(p).numel()
             if p.grad is not None:  # it is not frozen
                 s = {key: local(x) for key, x in optimizer.state[p].items()}
                 second = (s["exp_avg_sq"] / (1 - b2 ** s["step"])).sqrt() + group["eps"]
@@ -353,7 +352,7 @@ def squares(optimizer: torch.optim.Optimizer, n: int) -> torch.Tensor:
                 pairs.append(torch.stack(pair))
     # wait for the device once, not twice for each of a grown model's hundreds of slabs
     for g, pair in zip(generations, torch.stack(pairs).cpu().double()):
-        totals[:2, g] += pair
+        totals[:, g] += pair
     return totals
 
 
@@ -457,7 +456,7 @@ class Log:
 
     def record(self, step: int, ledger: dict, **values: object) -> None:
         """Write one line: the step, where the ledger stands, and the values."""
-        stand = {"step": step} | {key: ledger[key] for key in ("tokens", "flops")}
+        stand = {"step": step, "tokens": ledger["tokens"], "flops": ledger["flops"]}
         values = stand | {"seconds": round(ledger["seconds"], 3)} | values
         self.file.write(json.dumps(values) + "\n")
         self.file.flush()
@@ -545,7 +544,8 @@ def main() -> None:
         if rows and len(row_ids) != cfg.vocab_size:
             has = f"{len(row_ids)}, but {source} has {cfg.vocab_size}"
             raise ValueError(f"rows = {rows!r}: {has}: grow.py --vocab adds rows")
-        ledger, step = dict(ckpt["ledger"]), ckpt["step"] if resume else 0
+        ledger = dict(ckpt["ledger"])
+        step = ckpt["step"] if resume else 0
     else:
         n_tokens = meta["vocab_size"]
         if 0 < vocab_size < n_tokens:
@@ -554,7 +554,8 @@ def main() -> None:
         if rows:
             shape |= {"vocab_size": len(row_ids), "n_tokens": n_tokens}
         cfg = Config(**shape)
-        ledger, step = {"tokens": 0, "flops": 0, "seconds": 0.0, "dealt": 0, "read": {}}, 0
+        ledger = {"tokens": 0, "flops": 0, "seconds": 0.0, "dealt": 0, "read": {}}
+        step = 0
     mixture = Mixture(shards, list(shares.values()), ledger["read"], ledger["dealt"])
     flops_per_token = cfg.flops_per_token()
 
@@ -586,11 +587,13 @@ def main() -> None:
         branch_tokens = fork["length"]
         to_read = max(0, fork["tokens"] + branch_tokens - now)
         last_step = step + -(-to_read // tokens_per_step)
-        end, clock = now + (last_step - step) * tokens_per_step, old_clock
+        end = now + (last_step - step) * tokens_per_step
+        clock = old_clock
 
     # or of a stage: on the ladder's clock where this stage or one before was told its end, else on its own
     else:
-        last_step, end = max_steps, now + max(0, max_steps - step) * tokens_per_step
+        last_step = max_steps
+        end = now + max(0, last_step - step) * tokens_per_step
         earlier = old_settings.get("horizon_tokens", 0)
         if not horizon_tokens and earlier >= end:
             horizon_tokens = earlier
@@ -657,6 +660,7 @@ def main() -> None:
     spelled = speller(ids, meta["vocab_size"], lambda: read_spelling(data))
     val_ids = {name: spread(text.tokens, eval_tokens) for name, text in val_sets.items()}
     spelled_share = {name: 1 - np.isin(tokens, ids).mean() for name, tokens in val_ids.items()}
+    val_ids = {name: spelled(tokens) for name, tokens in val_ids.items()}
     start_ids = spelled(val_sets["val"].tokens[:16])
     bytes_of = functools.partial(
         count_bytes, token_bytes=token_bytes, bos=meta["bos"], dummy_prefix=meta["dummy_prefix"]
@@ -665,6 +669,7 @@ def main() -> None:
 
     # what is about to happen: sizes, memory, the batch
     counts = model.count_params()
+    sizes = torch.tensor([counts["generations"].get(g, 1) for g in range(len(cfg.generations))])
     counted = f"{counts['total']:,} parameters, {counts['non_embedding']:,} without embedding and head"
     say(f"{source or 'from scratch'}: {cfg.n_layer} x {cfg.n_embd}, {counted}")
     n_trained = sum(p.numel() for p in trained)
@@ -674,9 +679,9 @@ def main() -> None:
     say(f"{tokens_per_step:,} tokens a step = {factors}")
 
     # the rates
+    peak = peaks(cfg.generations, **how)
     for g in sorted(counts["generations"]):
-        peak = peaks(cfg.generations, **how)[g]
-        life = describe(cfg.generations[g], peak, now, g in freeze)
+        life = describe(cfg.generations[g], peak[g], now, g in freeze)
         say(f"generation {g}: {counts['generations'][g]:,} parameters, {life}")
     if branch:
         say(f"all rates fall from where they are to 0, from {fork['tokens']:,} to {end:,} tokens")
@@ -717,6 +722,7 @@ def main() -> None:
     epochs = mixture.epochs()
     first_step, first_seconds = step, ledger["seconds"]
     logged_step, logged_seconds = first_step, first_seconds
+    saved_step = step if resume else -1
 
     # collect garbage at evaluations only: a step makes no cycles, and one process that collects halts all
     gc.collect()
@@ -728,7 +734,7 @@ def main() -> None:
         if step >= last_step or eval_interval and step % eval_interval == 0:
             gc.collect()
             results = {
-                name: evaluate(model, spelled(tokens), micro, ranks, where, autocast, bytes_of)
+                name: evaluate(model, tokens, micro, ranks, where, autocast, bytes_of)
                 for name, tokens in val_ids.items()
             }
             val_loss, bpb = results.pop("val")
@@ -757,11 +763,12 @@ def main() -> None:
             group["lr"] = lr[group["generation"]]
 
         # forward and backward. Not model.zero_grad(): after an evaluation, FSDP2's model lists the parameters
-        # that it gathered, not their shards
-        optimizer.zero_grad()
+        # that it gathered, not their shards. DDP's gradients stay, as views of its buckets
+        optimizer.zero_grad(set_to_none=ddp_model is model)
         loss = torch.zeros((), device=where)
         for m in range(accumulation):
-            batch, last = reader.next().to(where, non_blocking=True), m == accumulation - 1
+            batch = reader.next().to(where, non_blocking=True)
+            last = m == accumulation - 1
             if sharded:
                 model.set_requires_gradient_sync(last)
             elif ddp:
@@ -782,10 +789,13 @@ def main() -> None:
         norm = norm.full_tensor() if sharded else norm
         asked = asked.item() > 0  # with norm, the only wait for the GPU
         if not math.isfinite(norm):
-            saved = next(filter(os.path.exists, (last_checkpoint(folder), source)), "none")
+            saved = [last_checkpoint(folder), source]
+            if saved_step == step:  # of the very weights that gave this gradient
+                saved = [f"{folder}/ckpt.prev.pt", settings["init_from"]]
+            good = next(filter(os.path.exists, saved), "none")
             raise ValueError(
                 f"step {step}: loss {loss.item():.4g}, gradient norm {norm.item():.4g}, rates {lr}; "
-                f"nothing saved; last good checkpoint: {saved}"
+                f"nothing saved; last good checkpoint: {good}"
             )
         optimizer.step()
 
@@ -805,10 +815,10 @@ def main() -> None:
         if log_interval and step % log_interval == 0 or step == last_step:
             loss = summed(loss, where).item() / world
             sums = squares(optimizer, len(cfg.generations))
-            gradient, update, size = summed(sums, where) if sharded else sums
+            gradient, update = summed(sums, where) if sharded else sums
             share = gradient / gradient.sum().clamp(min=1e-30)  # clipping scales all alike
             norms = (norm.item() * share.sqrt()).tolist()
-            moved = (update / size.clamp(min=1)).sqrt().tolist()
+            moved = (update / sizes).sqrt().tolist()
             seconds = ledger["seconds"]
             speed = (step - logged_step) * tokens_per_step / max(1e-9, seconds - logged_seconds)
             logged_step, logged_seconds = step, seconds
@@ -831,9 +841,9 @@ def main() -> None:
             ledger["dealt"] = mixture.next
             ledger["read"].update(mixture.read())
             if master or sharded:
-                state = {"lineage": [], "tokenizer": its_tokenizer}
-                state |= {key: ckpt[key] for key in ("lineage", "tokenizer", "origin") if key in ckpt}
-                state |= {
+                state = {
+                    "lineage": ckpt.get("lineage", []),
+                    "tokenizer": ckpt.get("tokenizer", its_tokenizer),
                     "config": cfg.plain(),
                     "model": model.state_dict(),
                     "optimizer": optimizer_state(model, optimizer),
@@ -843,7 +853,10 @@ def main() -> None:
                     "branch": fork,
                     "schedule": vars(clock) | {"rates": lr, "at": at},
                 }
+                if "origin" in ckpt:
+                    state["origin"] = ckpt["origin"]
                 save_checkpoint(f"{folder}/ckpt.pt", state, keep=f"{folder}/ckpt.prev.pt")
+            saved_step = step
             if ddp:
                 dist.barrier()
         if halt and step < last_step:
@@ -986,23 +999,20 @@ def claim_for_all(folder: str, trunk: str, resume: bool, ranks: tuple[int, int])
 
     Rank 0 decides, since on another node the folder may look older."""
     rank, world = ranks
-    launch = [agent()]
-    if dist.is_initialized():
-        launch = [None] * world
-        dist.all_gather_object(launch, agent())
-    held, found = None, None
+    if not dist.is_initialized():
+        return claim(folder, trunk, resume, sorted({agent()} - {""}))
+    launch = [None] * world
+    dist.all_gather_object(launch, agent())
+    held, answer = None, [None]  # what rank 0 found, or its error
     if rank == 0:
         try:
-            held, *found = claim(folder, trunk, resume, sorted(set(launch) - {""}))
+            held, *answer[0] = claim(folder, trunk, resume, sorted(set(launch) - {""}))
         except (ValueError, OSError) as e:
-            found = e
-    if dist.is_initialized():
-        box = [found]
-        dist.broadcast_object_list(box)
-        found = box[0]
-    if isinstance(found, Exception):
-        raise found
-    return held, *found
+            answer[0] = e
+    dist.broadcast_object_list(answer)
+    if isinstance(answer[0], Exception):
+        raise answer[0]
+    return held, *answer[0]
 
 
 def check_sizes(asked: dict, has: dict, source: str) -> None:
@@ -1144,7 +1154,7 @@ def show(line: str, progress: bool = False) -> None:
     encoding = sys.stdout.encoding or "utf-8"
     line = line.encode(encoding, "replace").decode(encoding)  # a model may write what it has no bytes for
     if not sys.stdout.isatty():
-        return print(line)
+        return print(line, flush=True)
     if progress:
         progress_line = line[: shutil.get_terminal_size().columns - 1]
     shown = progress_line if progress else f"{line}\n{progress_line}"

@@ -11,3 +11,4 @@ n_head = 24
 n_embd = 3072
 block_size = 4096
 learning_rate = 1e-3 * 512 / n_embd
+save_interval = 200

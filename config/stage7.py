@@ -10,4 +10,5 @@ max_steps = 10252
 n_head = 32
 n_embd = 4096
 learning_rate = 1e-3 * 512 / n_embd
+save_interval = 50  # a step takes half a minute on eight H100, by runs/ladder.py plan
 shard = True  # from here on, a stage is more than a GPU of 80 GB holds

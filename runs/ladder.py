@@ -73,6 +73,8 @@ def train(n_processes: int, *args: str) -> None:
     """Run train.py in so many processes: one by itself, more under torchrun."""
     torchrun = []
     if n_processes != 1:
+        # asked to stop, train.py ends its step and saves; by default torchrun kills it after 30 s
+        os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "3600")
         torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={n_processes}"]
     call(*torchrun, os.path.join(HERE, "train.py"), *args)
 
@@ -97,6 +99,8 @@ def run(paths: list[str], options: list[str], n_processes: int) -> None:
     for path, stage, after in itertools.zip_longest(paths, stages, stages[1:]):
         out, steps = stage["out_dir"], stage["max_steps"]
         if after and os.path.exists(f"{out}/grown.pt"):  # grow.py writes it whole or not at all
+            if os.path.exists(f"{out}/ckpt.pt") and not finished(out, steps):
+                raise ValueError(f"{out} was grown before step {steps}: remove it, or lower max_steps")
             continue
         if not finished(out, steps):
             resume = ["--resume"] if os.path.exists(last_checkpoint(out)) else []
@@ -112,23 +116,30 @@ def run(paths: list[str], options: list[str], n_processes: int) -> None:
 def control(path: str, rate: str, options: list[str], n_processes: int, out: str) -> None:
     """Train the size of a checkpoint from scratch, on its FLOPs."""
     ckpt = load_checkpoint(path, whole=False, verify=False)
+    if not ckpt["schedule"]:
+        raise ValueError(f"{path}: was never trained, so that it took no FLOPs")
+
+    # what it was trained with, but for what is a run's own
     own = "out_dir init_from resume branch branch_tokens stop_at freeze".split()
     own += "learning_rate horizon_tokens wandb_name".split()
     known = ckpt["settings"] | ckpt["config"]
-    known = {key: value for key, value in known.items() if key in DEFAULTS and key not in own}
-    if not ckpt["schedule"]:
-        raise ValueError(f"{path}: was never trained, so that it took no FLOPs")
-    known["vocab_size"] = ckpt["config"]["n_tokens"] or ckpt["config"]["vocab_size"]
+    settings = {key: known[key] for key in DEFAULTS if key in known and key not in own}
+    settings["vocab_size"] = ckpt["config"]["n_tokens"] or ckpt["config"]["vocab_size"]
     widened = [growth["vocab"] for growth in ckpt["lineage"] if growth.get("vocab")]
     if widened:  # the stage of text whose tokens have rows by now
-        known["rows"] = widened[-1]
-    step = Config(**ckpt["config"]).flops_per_token() * known["tokens_per_step"]
-    known |= {"max_steps": round(ckpt["ledger"]["flops"] / step), "floor": 0.0}
-    out = out or f"out/control-{rate}"
-    resume = ["--resume"] if os.path.exists(last_checkpoint(out)) else []
-    given = [f"--{key}={value}" for key, value in known.items() if value != ""]
-    given += [f"--out_dir={out}", f"--learning_rate={rate}", *resume]
-    train(n_processes, *given, *options)
+        settings["rows"] = widened[-1]
+
+    # its FLOPs, and a folder
+    a_step = Config(**ckpt["config"]).flops_per_token() * settings["tokens_per_step"]
+    steps = configure(options).get("max_steps", round(ckpt["ledger"]["flops"] / a_step))
+    out = out or f"{os.path.dirname(os.path.abspath(path))}-control-{rate}"
+    begun = os.path.exists(last_checkpoint(out))
+    if begun:
+        was = load_checkpoint(last_checkpoint(out), whole=False, verify=False)["settings"]["max_steps"]
+        if was != steps:
+            raise ValueError(f"{out} has a control of {was} steps, not of {steps}: give another --out")
+    settings |= {"max_steps": steps, "floor": 0.0, "out_dir": out, "learning_rate": rate, "resume": begun}
+    train(n_processes, *(f"--{key}={value}" for key, value in settings.items() if value != ""), *options)
 
 
 # -----------------------------------------------------------------------------
@@ -197,7 +208,7 @@ def plan(paths: list[str], options: list[str], device: str, n_devices: int, mfu:
     print(f"all: {count(tokens)} tokens, {flops:.2e} FLOPs, {flops / an_hour:,.1f} hours")
     scratch = tokens * cfg.flops_per_token()
     took, r = f"{scratch:.2e} FLOPs, {scratch / an_hour:,.1f} hours", scratch / flops
-    print(f"the last stage from scratch on as many: {took}, {r:.2f} times")
+    print(f"the last stage from scratch on as many tokens: {took}, {r:.2f} times")
     kind = "with widths" if len({s["n_embd"] for s in stages}) > 1 else "by depth alone"
     low, high = ETA[kind]
     worth = f"{r:.2f} x {low} to {high} = {r * low:.1f} to {r * high:.1f}"
@@ -215,7 +226,7 @@ def main() -> None:
     p.add_argument("args", nargs="+", metavar="STAGE", help=files)
     n_gpus = torch.cuda.device_count()
     p.add_argument("--nproc", type=int, default=n_gpus or 1, help="processes (default: one a GPU)")
-    p.add_argument("--out", default="", help="with control: the folder (default: out/control-RATE)")
+    p.add_argument("--out", default="", help="with control: the folder (default: CKPT's, -control-RATE)")
     p.add_argument("--gpu", default="h100", help="with plan (default: h100)")
     p.add_argument("--count", type=int, default=8, help="with plan: devices (default: 8)")
     share = "with plan: the share of peak FLOP/s reached (default: 0.4)"

@@ -3,7 +3,7 @@ Print a table of runs, and draw them: bits per byte of the validation text over 
 growths marked. Of one run or one ladder, draw each generation's learning rate, gradient norm and update, too.
 
 $ python runs/picture.py out/demo/tiny?/metrics.jsonl --out out/demo/loss.png
-$ python runs/picture.py out/stage?/metrics.jsonl out/control-*/metrics.jsonl --out loss.png --log
+$ python runs/picture.py out/stage?/metrics.jsonl out/stage8-control-*/metrics.jsonl --out loss.png --log
 
 A file that starts at the FLOPs at which the one before it ends goes on with its curve: it is the stage that
 was grown. Sizes are read from the ckpt.pt beside each file, if it is there.

@@ -130,8 +130,24 @@ def prepare_command(folder, out):
 
 
 def setup(folder, ok):
-    """Write into a folder with text prepared in d: a stage's config, a checkpoint of four of its steps in a,
-    and grown.pt. Return the config's path."""
+    """Write into a folder: text, prepared in d, a stage's config, a checkpoint of four of its steps in a, and
+    grown.pt. Return the config's path."""
+    rng = random.Random(0)
+    docs = [" ".join(rng.choices(WORDS, k=rng.randint(20, 200))) for _ in range(400)]
+    with open(f"{folder}/text.txt", "w") as f:
+        f.write("\n<|doc|>\n".join(docs))
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(docs),
+        model_prefix=f"{folder}/t",
+        model_type="bpe",
+        byte_fallback=True,
+        normalization_rule_name="identity",  # it keeps the text as it is: prepare.py takes no other
+        remove_extra_whitespaces=False,
+        vocab_size=300,
+        hard_vocab_limit=False,
+        minloglevel=2,
+    )
+    ok(*prepare_command(folder, f"{folder}/d"))
     config = f"{folder}/stage.py"
     settings = TRAIN | {"data": f"{folder}/d", "out_dir": f"{folder}/a"}
     with open(config, "w") as f:
@@ -500,15 +516,19 @@ def full_disk(folder, config):
 def read_only(folder, config):
     """Try a folder that can't be written, by its mode. A mode does not keep root out: root gets a disk,
     mounted read-only."""
-    out = f"{folder}/ro"
-    with disk(out, 2**24) if os.geteuid() == 0 else contextlib.nullcontext(os.mkdir(out)) as mounted:
-        shutil.copytree(f"{folder}/a", f"{out}/a")
-        if mounted:
-            subprocess.run(["mount", "-o", "remount,ro", out], check=True)
-        elif os.geteuid() == 0:
+    out, root, closed = f"{folder}/ro", os.geteuid() == 0, []
+    with contextlib.ExitStack() as stack:
+        if not root:
+            os.mkdir(out)
+        elif not stack.enter_context(disk(out, 2**24)):
             why = "root writes into any, and can mount none here"
             return print(f"not tried: a read-only folder; {why}", file=sys.stderr)
-        for path in () if mounted else (f"{out}/a", out):
+        shutil.copytree(f"{folder}/a", f"{out}/a")
+        if root:
+            subprocess.run(["mount", "-o", "remount,ro", out], check=True)
+        else:
+            closed = [f"{out}/a", out]
+        for path in closed:
             os.chmod(path, 0o555)
         for command in [
             ("train.py", config, f"--out_dir={out}/a", "--resume"),
@@ -517,10 +537,10 @@ def read_only(folder, config):
             ("export.py", "--in", f"{folder}/a/ckpt.pt", "--out", f"{out}/hf"),
             prepare_command(folder, f"{out}/d"),
         ]:
-            saw = refused(folder, run, [command], "Read-only" if mounted else "Permission denied")
+            saw = refused(folder, run, [command], "Read-only" if root else "Permission denied")
             did = f"`{command[0]}`" + (", `--resume`" if "--resume" in command else "")
             yield "read-only folder", did, saw, SAME
-        for path in () if mounted else (out, f"{out}/a"):
+        for path in reversed(closed):
             os.chmod(path, 0o755)
 
 
@@ -582,15 +602,6 @@ def main():
     context.set_forkserver_preload(["train", "grow", "export"])
     begun = time.time()
     with tempfile.TemporaryDirectory() as folder:
-        rng = random.Random(0)
-        docs = [" ".join(rng.choices(WORDS, k=rng.randint(20, 200))) for _ in range(400)]
-        with open(f"{folder}/text.txt", "w") as f:
-            f.write("\n<|doc|>\n".join(docs))
-        how = dict(model_type="bpe", byte_fallback=True, vocab_size=300, hard_vocab_limit=False)
-        sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(docs), model_prefix=f"{folder}/t", minloglevel=2, **how
-        )
-        ok(*prepare_command(folder, f"{folder}/d"))
         config = setup(folder, ok)
         ok("export.py", "--in", f"{folder}/a/ckpt.pt", "--out", f"{folder}/hf")
         print("| case | what was done | what the user sees | what is left |\n|---|---|---|---|")

@@ -73,10 +73,9 @@ def test_a_save_that_cannot_begin_says_why(tmp_path):
         save_checkpoint(tmp_path / "no/ckpt.pt", tiny())
 
 
-def test_damaged_and_hostile_files(data, tmp_path):
+def test_damaged_and_hostile_files(tmp_path):
     """The quick ones of runs/reliability.py's cases."""
     cases, folder = runpy.run_path(os.path.join(HERE, "runs/reliability.py")), str(tmp_path)
-    shutil.copytree(data, tmp_path / "d")
     config = cases["setup"](folder, ok)
     rows = list(cases["damaged_checkpoints"](folder, config, run, n_flips=100))
     assert "flipped bit" in rows[1] and int(rows[1][3].split()[0]) > 60

@@ -141,6 +141,9 @@ def test_a_ladder_is_one_schedule_and_goes_on_where_it_stopped(ladder, tmp_path,
     rates = [x[0] for folder in ("s0", "s1") for x in metrics(tmp_path / folder, "lr").values()]
     assert rates[4] == rates[5] == 1e-2 and rates[-1] < 0.5e-2  # they fall in the last fifth of the ladder
     assert ok("runs/ladder.py", "run", *ladder) == printed.splitlines()[-1] + "\n"  # nothing is left to do
+    assert (
+        f"{tmp_path}/s0 was grown before step 9" in run("runs/ladder.py", "run", *ladder, "--max_steps=9")[0]
+    )
     # what was grown from the last stage, by hand, is not the ladder's; and the stage may become longer
     ok("grow.py", "--in", tmp_path / "s1/ckpt.pt", "--double", "ffn")
     with open(ladder[1], "a") as f:
@@ -149,11 +152,13 @@ def test_a_ladder_is_one_schedule_and_goes_on_where_it_stopped(ladder, tmp_path,
     assert load_checkpoint(tmp_path / "s1/ckpt.pt")["step"] == 5
 
     # the control: the same size and FLOPs, from scratch
-    ok("runs/ladder.py", "control", tmp_path / "s1/ckpt.pt", "1e-3", "--out", tmp_path / "c")
-    ckpt, control = (load_checkpoint(tmp_path / folder / "ckpt.pt") for folder in ("s1", "c"))
+    command = ("runs/ladder.py", "control", tmp_path / "s1/ckpt.pt", "1e-3")
+    ok(*command)
+    ckpt, control = (load_checkpoint(tmp_path / folder / "ckpt.pt") for folder in ("s1", "s1-control-1e-3"))
     assert control["ledger"]["flops"] == pytest.approx(ckpt["ledger"]["flops"], rel=0.2)
     assert not control["lineage"]
     assert control["config"]["n_embd"] == 64 and control["schedule"]["horizon"] == control["ledger"]["tokens"]
+    assert "s0 has a control of 4 steps, not of" in run(*command, "--out", tmp_path / "s0")[0]
 
 
 def test_a_config_has_what_the_one_before_it_has(ladder):

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from helpers import HERE, ODD, make_docs, metrics, ok, peak_anonymous_memory, run, save_byte_bpe, together
 
+import checkpoint
 import data as data_module
 import export
 import sample
@@ -624,7 +625,7 @@ def test_greedy_generation_is_that_of_the_full_forward():
     assert new.shape == (3, n) and torch.equal(idx[:, 5:], new[:, :19])
 
 
-def test_tools_read_sharded_checkpoints(grown_run, tmp_path):
+def test_tools_read_sharded_checkpoints(grown_run, tmp_path, monkeypatch):
     stage, _ = grown_run
     b = tmp_path / "b"
     together(2, [*stage, f"--out_dir={b}", "--shard", "--stop_at=4", "--save_interval=2"])
@@ -634,6 +635,19 @@ def test_tools_read_sharded_checkpoints(grown_run, tmp_path):
     options = ("--check", "--n", 2, "--tokens", 9, "--device", "cpu")
     assert "ckpt.pt" in ok("sample.py", "--in", b / "ckpt.pt", b / "grown.pt", *options)
     ok("export.py", "--in", b / "ckpt.pt", "--out", tmp_path / "hf")
+
+    # one that its run replaces while it is read
+    read, read_folder = tmp_path / "read", checkpoint.read_folder
+    shutil.copytree(b / "ckpt.prev.pt", read, ignore=shutil.ignore_patterns("whole.pt"))
+
+    def read_late(path, *args, **options):
+        read_folder(path, *args, **options)
+        shutil.copy(b / "ckpt.pt/.metadata", f"{path}/.metadata")
+
+    with monkeypatch.context() as patch, pytest.raises(ValueError, match="replaced by its run while"):
+        patch.setattr(checkpoint, "read_folder", read_late)
+        load_checkpoint(read)
+    assert not [name for name in os.listdir(read) if name.startswith("whole")]
 
     # damaged, incomplete and hostile folders
     flip = runpy.run_path(os.path.join(HERE, "runs/reliability.py"))["flip"]

@@ -527,6 +527,11 @@ def test_a_loss_that_is_not_finite_stops_the_run(stage, tmp_path):
     assert f"last good checkpoint: {tmp_path / 'bad.pt'}" in error
     assert (tmp_path / "a/ckpt.pt").read_bytes() == before and not os.path.exists(tmp_path / "b/ckpt.pt")
 
+    # weights that were saved before their gradient was known are not called good
+    save_checkpoint(tmp_path / "a/ckpt.pt", ckpt, keep=f"{tmp_path / 'a/ckpt.prev.pt'}")
+    error, _ = run("train.py", *stage, "--resume")
+    assert f"last good checkpoint: {tmp_path / 'a/ckpt.prev.pt'}" in error
+
 
 def test_bad_input_to_train(stage, tmp_path, data):
     ok("train.py", *stage, "--stop_at=1")
