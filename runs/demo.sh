@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Train a tiny model on the King James Bible and Shakespeare, widen it, train on, deepen it, train on, sample.
 # Text and vocabulary widen with it: chunks of 3,000 words, and rows for their tokens only; of 6,000; all.
-# Needs Python 3.11+, a network, and 2 CPU cores for 6 minutes once the packages are there.
+# Needs Python 3.11+, a network, and 2 CPU cores for 4 to 6 minutes once the packages are there.
 #   bash runs/demo.sh
 #   MINUTES=1 bash runs/demo.sh     # less training (default: 4 minutes)
 # Everything is made in out/demo and data/demo, which a second run makes afresh.
