@@ -252,18 +252,21 @@ def worths(values, flops, line):
     """Return how many times `flops` a control takes to end as well as an arm, for each of the arm's seeds.
 
     values: {seed: bits per byte}. line: [(FLOPs, values)] of the control, by FLOPs. A seed is compared with
-    the control of its own. Where that was not run, the seed with the most runs stands for it, times what both
-    differ by elsewhere. nan: fewer than two budgets."""
+    the control of its own, or if it has none, of the seed with the most runs. Where that was not run, the
+    mean of the others stands for it, each times what both differ by elsewhere. nan: fewer than two
+    budgets."""
     runs = [seed for _, control in line for seed in control]
     most, found = max(runs, key=runs.count, default=None), []
     for seed, value in values.items():
-        both = [control[seed] / control[most] for _, control in line if {seed, most} <= control.keys()]
-        times, points = statistics.mean(both or [1.0]), []
+        own, points = seed if seed in runs else most, []
         for x, control in line:
-            if seed in control:
-                points.append((x, control[seed]))
-            elif most in control:
-                points.append((x, control[most] * times))
+            likely = []  # what it would have by each seed that was run there
+            for other in [own] if own in control else control:
+                both = [there[own] / there[other] for _, there in line if {own, other} <= there.keys()]
+                if both:
+                    likely.append(control[other] * statistics.mean(both))
+            if likely:
+                points.append((x, statistics.mean(likely)))
         found.append(flops_for(points, value) / flops)
     return found
 

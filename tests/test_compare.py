@@ -142,6 +142,9 @@ def test_the_ends_of_a_budget_and_the_flops_for_a_loss():
     # of seed 2 the control was run at 100 alone, where it is twice seed 1's, and so it is at 200 and 800
     line = [(100.0, {1: 4.0, 2: 8.0}), (200.0, {1: 2.0}), (400.0, {3: 5.0}), (800.0, {1: 1.0})]
     assert room["worths"]({1: 2.0, 2: 2.0, 4: 1.0}, 100.0, line) == pytest.approx([2, 8, 8])
+    # seed 1, which has as many runs as seed 2, was not run at 800
+    line = [(100.0, {1: 4.0, 2: 8.0}), (400.0, {1: 2.0}), (800.0, {2: 2.0})]
+    assert room["worths"]({1: 1.0, 2: 2.0}, 100.0, line) == pytest.approx([8, 8])
     assert all(math.isnan(room["worths"]({1: 2.0}, 100.0, few)[0]) for few in ([], line[:1]))
 
 
