@@ -358,16 +358,22 @@ def read_folder(path: str, into: dict, **options: bool) -> None:
         raise ValueError(f"{path}: damaged ({one_line(first(e))}); {OTHER}") from None
 
 
+def has_metadata(path: str, sha256: str | None) -> bool:
+    """Return whether a folder's .metadata is the one that rest.pt names; None: an older one, which names
+    none."""
+    return sha256 in (None, file_sha256(f"{path}/.metadata"))
+
+
 def check_still_there(path: str, metadata_sha256: str | None) -> None:
     """Raise ValueError where a running train.py has put another checkpoint in the place of a folder."""
-    if metadata_sha256 not in (None, file_sha256(f"{path}/.metadata")):
+    if not has_metadata(path, metadata_sha256):
         raise ValueError(f"{path}: replaced by its run while it was read: try again")
 
 
 def verify_folder(path: str, metadata: object, metadata_sha256: str | None) -> None:
     """Raise ValueError where a file of a folder is damaged. The files of torch.distributed.checkpoint hold
     what torch.save wrote, one shard of a tensor after another."""
-    if metadata_sha256 not in (None, file_sha256(f"{path}/.metadata")):
+    if not has_metadata(path, metadata_sha256):
         raise ValueError(".metadata is not what was saved")
     shards = {(s.relative_path, s.offset, s.length) for s in metadata.storage_data.values()}
     parts = sorted(shards | {("rest.pt", 0, -1)})

@@ -1128,7 +1128,8 @@ def make(
         new = materialise(new, scratch[0])
     if args.explain and born:
         if growth.rows is not None:  # the probe has none of the new
-            tokens, ids = tokens.clone(), torch.as_tensor(growth.rows[ckpt["config"]["vocab_size"] :])
+            ids = torch.as_tensor(growth.rows[ckpt["config"]["vocab_size"] :])
+            tokens = tokens.clone()
             tokens[0, : len(ids)] = ids[: tokens.size(1)]
         with working("looking for dead parameters"):
             share = alive(new, tokens, {slab for slab, _, _ in born})

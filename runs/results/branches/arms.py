@@ -15,8 +15,8 @@ seeds = [1337]
 
 def _branches(at, trunk):
     """Return the two branches at a share of the budget: {name: stages}."""
-    end = [dict(until=at + 0.22), dict(branch="decay", until=at + 0.28)]
-    grown = [end[0] | dict(grow="--depth 6 --init stack"), end[1]]
+    end = [dict(until=at + 0.22), _late["_decay"] | dict(until=at + 0.28)]
+    grown = [end[0] | dict(grow=_late["_stack"]), end[1]]
     return {f"at {at:.0%}: 3": [*trunk, *end], f"at {at:.0%}: 3 -> 6": [*trunk, *grown]}
 
 

@@ -69,6 +69,11 @@ arms = {
         dict(n_layer=3, until=0.75),
         *_deeper(1.5, end=3.0),
     ],
+    "3 -> 6 -> 12 at 12, 25 %, three times the budget": [
+        *_three,
+        dict(until=0.375),
+        *_deeper(0.75, end=3.0),
+    ],
     "3 -> 6 -> 12 at 25, 50 %, ramp": [*_three, *_deeper(0.5, how="")],  # as grow.py grows by default
     "3 -> 6 -> 9 -> 12 at 25, 42, 58 %": [  # smaller jumps, R about as high: on top come three more
         *_three,

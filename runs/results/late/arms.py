@@ -109,9 +109,7 @@ arms = {
     ),
     "6 x 32 -> 6 x 64 at 25 %, writers copied, readers zero": _wider(edit="_fill"),
     "3 -> 6 at 50 %, interleaved": _grown(0.5, f"{_stack} --place interleave"),
-    "3 -> 6 at 50 %, copies of the middle": [
-        stage | (dict(edit="_middle") if "grow" in stage else {}) for stage in _grown(0.5)
-    ],
+    "3 -> 6 at 50 %, copies of the middle": _grown(0.5, edit="_middle"),
     "3 -> 6 at 50 %, Adam's state copied": _grown(0.5, f"{_stack} --copy_state"),
     "scratch 4e-3, decay 20 %, half the budget": [dict(until=0.4), _decay | dict(until=0.5)],
     "3 -> 6 at 50 %, half the budget": [
@@ -128,6 +126,10 @@ arms = {
     "3 x 64 from scratch": [dict(n_layer=3, until=0.5), dict(until=0.8), _decay],
     "3 x 64 from scratch, twice the budget": [dict(n_layer=3, until=0.5), dict(until=1.0), *_twice],
     "scratch 4e-3, decay 20 %, four times the budget": [_twice[0], dict(until=3.2), _decay | dict(until=4.0)],
+    "scratch 2e-3, decay 20 %, four times the budget": [
+        dict(learning_rate=2e-3, until=3.2),
+        _decay | dict(until=4.0),
+    ],
     "3 -> 6 at 50 %, four times the budget": [
         dict(n_layer=3, until=0.5),
         dict(until=1.0),
