@@ -1027,7 +1027,7 @@ def next_command(cfg: Config, data: str, out: str) -> str:
     folder = os.path.splitext(out)[0]
     # a rate to start with: what a finished model knows does not survive the default of a start from scratch
     return (
-        f"python train.py --data={data or 'DATA'} --init_from={out} --out_dir={folder} --freeze=[{old}] "
+        f"python train.py --data={data or 'DATA'} --init_from={out} --out_dir={folder} --freeze='[{old}]' "
         "--learning_rate=1e-4"
     )
 

@@ -5,6 +5,7 @@ import io
 import math
 import os
 import re
+import shlex
 import shutil
 import sys
 import time
@@ -120,9 +121,9 @@ def test_the_default_for_depth_keeps_a_finished_model(imported, trained, stage, 
     assert load_checkpoint(grown)["lineage"][-1]["init"] == "copy"
     # the exact next command keeps the old as it is, and trains the new
     command = re.search(r"python (train\.py .*)", printed)[1]
-    freeze = "--freeze=[0] --learning_rate=1e-4"
+    freeze = "--freeze='[0]' --learning_rate=1e-4"
     assert command == f"train.py --data=DATA --init_from={grown} --out_dir={tmp_path / 'grown'} {freeze}"
-    options = [*stage, "--n_layer=4", *(x for x in command.split()[1:] if x != "--data=DATA")]
+    options = [*stage, "--n_layer=4", *(x for x in shlex.split(command)[1:] if x != "--data=DATA")]
     ok("train.py", *options)
     old, before, after = (load_checkpoint(x)["model"] for x in (imported, grown, tmp_path / "grown/ckpt.pt"))
     assert all(torch.equal(after[name], w) for name, w in old.items())
