@@ -55,10 +55,16 @@ def lines(points):
     return {key: best_of_budgets(ends) for key, ends in found.items()}
 
 
+def path_of(shapes):
+    """Return what grew into what: layers, such as 3 → 6 → 12, or sizes where widths differ."""
+    layers, widths = zip(*(shape.split(" x ") for shape in shapes))
+    return " → ".join(layers if len(set(widths)) == 1 else shapes)
+
+
 def draw(found, path):
     """Draw a line for each size from scratch, and a dot for what was grown, with its worth."""
     plt.rcParams |= {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
-    fig, ax = plt.subplots(figsize=(9, 5), dpi=150)
+    fig, ax = plt.subplots(figsize=(9, 5.5), dpi=150)
     targets = list(dict.fromkeys(target for target, _ in found))
     beside = dict(textcoords="offset points", va="center")
     for (target, grown), line in found.items():
@@ -74,18 +80,17 @@ def draw(found, path):
         control = [(flops, values) for flops, _, values in found.get((target, False), [])]
         side = 7 if targets.index(target) % 2 else -7  # points: two targets may end alike
         for (flops, shapes, values), level in zip(line, y):
-            label = " → ".join(shapes)
-            ax.annotate(label, (flops, level), (-8, side), ha="right", color=color, **beside)
-            worth = statistics.mean(worths(values, flops, control))
+            label, worth = path_of(shapes), statistics.mean(worths(values, flops, control))
             if worth > 1:  # it is nan where no line can be drawn
+                label += f": {worth:.2f} x"
                 arrow = dict(arrowstyle="->", color="0.4", shrinkA=4, shrinkB=0)
                 ax.annotate("", (flops * worth, level), (flops, level), arrowprops=arrow)
-                ax.annotate(f"{worth:.2f} x", (flops * worth, level), (5, 3), color="0.3", **beside)
+            ax.annotate(label, (flops, level), (-8, side), ha="right", color=color, **beside)
     ax.set_xscale("log")
     ax.set_xticks([flops for line in found.values() for flops, *_ in line])
     ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:.1e}".replace("e+", "e")))
     ax.xaxis.set_minor_formatter(NullFormatter())
-    ax.margins(x=0.3, y=0.1)
+    ax.margins(x=0.2, y=0.1)
     ax.legend(frameon=False)
     ax.grid(alpha=0.25)
     ax.set_xlabel("training FLOPs, all stages summed")
