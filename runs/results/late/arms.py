@@ -130,6 +130,10 @@ arms = {
         dict(learning_rate=2e-3, until=3.2),
         _decay | dict(until=4.0),
     ],
+    "scratch 8e-3, decay 20 %, four times the budget": [
+        dict(learning_rate=8e-3, warmup_tokens=800_000, until=3.2),
+        _decay | dict(until=4.0),
+    ],
     "3 -> 6 at 50 %, four times the budget": [
         dict(n_layer=3, until=0.5),
         dict(until=1.0),
