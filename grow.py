@@ -366,8 +366,7 @@ class Birth:
             out[old_heads:].view(-1, out.shape[-1]).fill_diagonal_(1.0)
         elif self.how == "copied":
             self.copy(out)
-        dead = self.how == "copied" and not out.any()  # copies of zeros beside zeros would stay zero
-        if self.how == "drawn" or dead:
+        elif self.how == "drawn":
             with timed("draw"):
                 out.normal_(0, init_std(self.kind, self.cfg), generator=generator(self.seed, self.slab))
 

@@ -5,6 +5,7 @@ all of them.
 """
 
 import contextlib
+import math
 import re
 
 import numpy as np
@@ -14,7 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from checkpoint import build_model, load_state, materialise, optimizer_state
-from grow import condense, differences, grow, plan_clone
+from grow import condense, differences, grow, grown_config, plan_clone
 from model import Config, Llama, skeleton
 
 
@@ -228,6 +229,15 @@ def test_no_dead_parameters(kind, growth):
         assert not still.any(), f"{name}: {still.sum()} of {still.numel()} elements never moved"
 
 
+def test_no_dead_parameters_where_zeros_are_copied():
+    """The o and down of a layer that was just born are zero; what is appended to them copies that."""
+    ckpt = grow(grow(tiny(), n_layer=3)[0], init="copy", ramp=10, **heads("gqa", 8))[0]
+    assert not ckpt["model"]["layers.2.attn.o.1"].any()
+    after = steps(ckpt, 5)["model"]
+    moved = {name: (w != ckpt["model"][name]).all() for name, w in after.items() if name[:3] != "wte"}
+    assert all(moved.values()), moved
+
+
 CLONE = dict(n_embd=120, ffn_dim=210, init="clone")  # 3 x tiny()
 
 
@@ -267,6 +277,12 @@ def test_cloning(kind):
     after = steps(cloned, 5)
     assert copies_apart(cloned) == 0 and copies_apart(after) > 1e-4
     assert all((w != cloned["model"][name]).any() for name, w in after["model"].items())
+    # it is 10 dB below what it is added to, and sums to zero over the three copies
+    w = exact["model"]["layers.0.attn.q.0"]
+    noise = cloned["model"]["layers.0.attn.q.0"] - w
+    assert noise.norm() / w.norm() == pytest.approx(math.sqrt(0.1 * 2 / 3), rel=0.1)
+    ckpt["config"]["generations"][0]["learning_rate"] = 0.1  # that of the stage to come is the clone's
+    assert grow(ckpt, **size)[0]["config"]["generations"][-1]["learning_rate"] is None
 
 
 def test_dead_parameters_are_noticed():
@@ -303,6 +319,26 @@ def test_old_slabs_step_as_in_the_old_model(growth):
     assert fresh and all(new["optimizer"][name]["step"] == 1 for name in fresh)
 
 
+def test_what_is_new_is_drawn_or_copied_at_the_scale_of_the_old():
+    ckpt = tiny()
+    drawn, copied = (grow(ckpt, n_embd=60, init=init)[0]["model"] for init in ("random", "copy"))
+    assert not torch.equal(drawn["layers.0.attn.q.1"], drawn["layers.1.attn.q.1"])  # each slab its own draw
+    old, new = (copied[f"layers.0.attn.q.{i}"].square().mean().sqrt() for i in (0, 1))
+    assert new == pytest.approx(old)
+
+
+def test_copied_layers_are_what_they_copy_at_the_moment():
+    wider = grow(tiny(), n_embd=60, ramp=10)[0]
+    for init in ("stack", "copy"):  # norms keep the factor of the width that they were born at
+        assert grow(wider, n_layer=4, init=init)[0]["config"]["layer_born"] == [40] * 4
+    coming_in = steps(wider, 4)
+    old, new = build(coming_in), build(grow(coming_in, n_layer=4, init="stack")[0])
+    assert torch.equal(new.layers[2].attn.o.full(), old.layers[0].attn.o.full())
+    cfg = Config(**tiny(n_layer=3)["config"])  # in between, a copy is above its source
+    spread = [(0, False), (1, False), (1, True), (2, False), (2, True)]
+    assert grown_config(cfg, {"n_layer": 5}, "interleave")[1] == spread
+
+
 def test_copied_layers_may_copy_the_state():
     ckpt = steps(tiny(), 3)
     grown, _ = grow(ckpt, n_layer=4, init="stack", copy_state=True)
@@ -331,7 +367,9 @@ def test_condensing_keeps_the_function_and_the_next_step(kind):
         on, _ = grow(ramped, n_layer=6)
         assert dlogit(ramped, condense(on, 2)[0]) == dlogit(ramped, condense(on, 1)[0]) == 0
     grown = steps(grow(steps(tiny(), 3), n_embd=60)[0], 2)
-    assert "step counts differ (2 to 5)" in condense(grown, 1)[1][0]
+    condensed, notes = condense(grown, 1)
+    assert "step counts differ (2 to 5)" in notes[0]
+    assert condensed["optimizer"]["layers.0.attn.q.0"]["step"] == 5
 
 
 def tiny_rows(kind="gqa"):

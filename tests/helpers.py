@@ -199,9 +199,11 @@ def same(a, b):
 
 
 def metrics(folder, key):
-    """Return {step: what metrics.jsonl of a run says of key}."""
+    """Return {step: what metrics.jsonl of a run says of key}. No line may be there twice."""
     with open(f"{folder}/metrics.jsonl") as f:
-        return {m["step"]: m[key] for m in map(json.loads, f) if key in m}
+        lines = list(map(json.loads, f))
+    assert len(lines) == len({(m["step"], *m) for m in lines})  # a step's lines differ in what they have
+    return {m["step"]: m[key] for m in lines if key in m}
 
 
 def torchrun(n, args, *options, popen=None, script="train.py"):

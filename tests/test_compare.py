@@ -199,6 +199,59 @@ def test_what_the_table_says_of_an_arm():
     assert "| 1.00 x | 1.00 | 1.00 |  | 20% | -1.5000 |" in text["scratch"]
 
 
+def test_what_the_table_says_of_seeds_and_of_tokens_that_cost_less():
+    """A control's token takes 0.5 FLOPs, an arm's two thirds of one. There are two seeds, of which one ends
+    lower, and two trunks, of which the longer counts."""
+    room = runpy.run_path(os.path.join(HERE, "runs/compare.py"))
+    decay = dict(branch="decay")
+    spec = {"seeds": [1, 2], "budget": 100, "control": "scratch", "common": dict(learning_rate=1.0)}
+    spec["arms"] = {
+        "scratch": [dict(until=0.8), decay],
+        "scratch, half": [dict(until=0.4), decay | dict(until=0.5)],
+        "grown": [dict(until=0.5), dict(grow="--double depth", until=0.8), decay],
+    }
+    ends, lines = {1: 1.0, 2: 0.5}, []
+    for seed, end in ends.items():
+        points = {  # of an arm: (stage, tokens, FLOPs, bits per byte)
+            "scratch": [(0, 0, 0, 8), (0, 160, 80, 3), (1, 160, 80, 3), (1, 200, 100, 2)],
+            "scratch, half": [(0, 0, 0, 8), (0, 80, 40, 5), (1, 80, 40, 5), (1, 100, 50, 4)],
+            "grown": [(0, 0, 0, 8), (0, 75, 50, 5), (1, 75, 50, 6), (1, 120, 80, 4.5), (2, 120, 80, 4.5)],
+        }
+        points["grown"].append((2, 150, 100, end))
+        for arm in points:
+            for stage, tokens, flops, bpb in points[arm]:
+                grow = "--double depth" if arm == "grown" and stage == 1 else ""
+                at = dict(tokens=tokens, flops=flops, bpb=bpb, parameters=50)
+                lines.append(dict(arm=arm, seed=seed, stage=stage, grow=grow) | at)
+    grown = {row["arm"]: row for row in room["compare"](spec, lines)[0]}["grown"]
+    assert grown["R"] == pytest.approx(0.75)
+    assert grown["worths"] == pytest.approx([2, 4]) and grown["worth"] == pytest.approx(3)
+    assert grown["behind"] == pytest.approx(4.5 - 4.25)  # the control fell from 8 to 3 in 160 tokens
+    assert room["same_budget"](100, 104) and not room["same_budget"](100, 106)
+
+
+def test_what_decides_is_trained_with_all_seeds(tmp_path):
+    train_missing = runpy.run_path(os.path.join(HERE, "runs/compare.py"))["train_missing"]
+    train_missing.__globals__.update(
+        run=lambda *_: None,
+        chain=lambda name, spec, seed: [dict(folder=f"{name}{seed}", parent=None)],
+        results=lambda out, name, seed, stages: [dict(arm=name, seed=seed, bpb=1.0)],
+    )
+    lines, spec = [dict(arm="a", seed=1)], dict(seeds=[1, 2], deciding=["b"], common={"device": "cpu"})
+    train_missing(spec | {"arms": dict.fromkeys("abc")}, lines, str(tmp_path), tmp_path / "lines.jsonl", 1)
+    assert [(line["arm"], line["seed"]) for line in lines] == [("a", 1), ("b", 1), ("c", 1), ("b", 2)]
+
+
+def test_the_heads_share_of_the_flops(tmp_path):
+    room = runpy.run_path(os.path.join(HERE, "runs/compare.py"))
+    sizes = dict(n_layer=1, n_head=1, n_embd=16, head_dim=16, block_size=64)
+    (tmp_path / "metrics.jsonl").write_text('{"bpb": 1}\n')
+    stage = dict(config=Config(vocab_size=300, **sizes), folder="", grow=[], edit="")
+    (line,) = room["results"](tmp_path, "x", 1, [stage])
+    half, whole = (Config(vocab_size=n, **sizes).flops_per_token() for n in (150, 300))
+    assert line["head"] == pytest.approx(2 * (whole - half) / whole, abs=1e-4)
+
+
 def test_a_stage_may_change_the_block_size_and_its_regime():
     room = runpy.run_path(os.path.join(HERE, "runs/compare.py"))
     common = dict(n_layer=2, n_head=2, n_embd=32, head_dim=16, vocab_size=300, block_size=64)

@@ -56,6 +56,19 @@ def test_an_epoch_reads_everything_once(shard):
         assert starts[0] != starts[1] or n_pages == 1
 
 
+def test_pages_are_shuffled_and_sequences_within_a_window(shard):
+    def starts(epoch=0, seed=0):  # of the sequences of an epoch: where in the text each begins
+        s = shard(64 * PAGE + 1, 512, seed=seed)
+        return [int(s.sequence(epoch * s.per_epoch + i)[0]) for i in range(s.per_epoch)]
+
+    def first_pages(order):  # of 32 sequences of 512 tokens
+        return frozenset(start // PAGE for start in order[:32])
+
+    orders = [starts(), starts(epoch=1), starts(seed=1)]
+    assert len({frozenset(range(4)), *map(first_pages, orders)}) == 4
+    assert (np.diff(orders[0]) == 512).mean() < 0.1
+
+
 def test_a_sequence_over_two_pages_is_their_text(shard):
     s = shard(20 * PAGE + 1, 3000)
     for i in range(s.per_epoch):
@@ -94,6 +107,17 @@ def test_a_mixture_keeps_its_shares_and_replays_nothing(shard):
     seen = first + rest
     assert len(set(seen)) == len(seen) and sum(s == 1 for s, _ in rest) < 110
     assert third.epochs() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("shares, counts", [
+    ([0.3333, 0.6667], [333, 667]),
+    ([0.9985, 5e-4, 5e-4, 5e-4], [997, 1, 1, 1]),
+    ([0.9994, 3e-4, 3e-4], [9994, 3, 3]),  # a thousand would give the least less than half a sequence
+])  # fmt: skip
+def test_shares_in_whole_numbers_of_sequences(shard, shares, counts):
+    shards = [shard(3 * PAGE + 1, 512, name) for name in "abcd"[: len(shares)]]
+    mixture = Mixture(shards, shares, {}, 0)
+    assert mixture.counts == counts and mixture.deal == sum(counts)
 
 
 def test_stages_of_less_than_a_page_are_left_out():

@@ -1,4 +1,4 @@
-"""model.py, compiled."""
+"""model.py: its first weights, its loss in chunks, its dtypes; and compiled."""
 
 import functools
 import shutil
@@ -7,8 +7,42 @@ import pytest
 import torch
 from helpers import ok
 
+import model as model_module
 from grow import grow
-from test_grow import steps, tiny
+from model import Config, Llama
+from test_grow import TOKENS, build, steps, tiny
+
+
+def test_weights_start_as_the_table_of_init_std_says():
+    model = Llama(Config(n_layer=8, n_head=4, n_embd=64, head_dim=16, vocab_size=97))
+    model.init_weights(0)
+    for name, tensor in model.growables().items():
+        std = {"norm": 0.0, "o": 0.005, "down": 0.005}.get(tensor.kind, 0.02)  # 0.005: 0.02 / sqrt(16)
+        assert tensor[0].std().item() == pytest.approx(std, rel=0.1), name
+
+
+def test_the_loss_in_chunks_is_that_of_all_tokens_at_once(monkeypatch):
+    model = build(tiny())
+
+    def loss_and_gradients():
+        model.zero_grad()
+        loss = model(TOKENS[:, :-1], TOKENS[:, 1:])
+        loss.backward()
+        return [loss.detach(), *(p.grad.clone() for p in model.parameters())]
+
+    whole = loss_and_gradients()
+    monkeypatch.setattr(model_module, "CHUNK", 97 * 8)  # the logits of 8 tokens, of 72
+    assert all((a - b).abs().max() <= 1e-12 for a, b in zip(whole, loss_and_gradients()))
+
+
+def test_the_residual_is_float32_under_autocast():
+    """Also where the parameters are bf16, as FSDP2 gathers them."""
+    model, seen = build(tiny(torch.float32)).bfloat16(), []
+    for block in model.layers:
+        block.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].dtype))
+    with torch.autocast("cpu", torch.bfloat16):
+        model(TOKENS[:, :-1])
+    assert seen == [torch.float32] * 2
 
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler")

@@ -169,6 +169,12 @@ def test_low_temperatures_are_greedy_and_never_overflow():
     assert pick(logits, 1e300, 10**6, 1.0).item() in range(4)
 
 
+@pytest.mark.parametrize("top_k, top_p, kept", [(2, 1.0, {1, 2}), (0, 0.6, {1, 2}), (0, 0.4, {1})])
+def test_top_k_and_top_p_keep_the_likeliest(top_k, top_p, kept):
+    logits = torch.tensor([[0.2, 0.5, 0.3]]).log()
+    assert {pick(logits, 1.0, top_k, top_p).item() for _ in range(99)} == kept
+
+
 def test_broken_weights_are_one_line(sp_model, tmp_path):
     path = untrained(tmp_path / "a.pt", tokenizer_of(sp_model))
     ckpt = load_checkpoint(path)
@@ -617,12 +623,14 @@ def test_key_value_cache(kind):
 
 def test_greedy_generation_is_that_of_the_full_forward():
     model, n = build(tiny()), 60  # beyond block_size = 24, where half of the context is dropped
-    idx = TOKENS[:, :5]
+    idx, start = TOKENS[:, :5], 0
     new = torch.cat(list(model.generate(idx, n, temperature=0)), 1)
     with torch.no_grad():
-        for _ in range(19):
-            idx = torch.cat([idx, model(idx)[:, -1:].argmax(-1)], 1)
-    assert new.shape == (3, n) and torch.equal(idx[:, 5:], new[:, :19])
+        for _ in range(n):
+            if idx.size(1) - start > 24:
+                start = idx.size(1) - 12
+            idx = torch.cat([idx, model(idx[:, start:])[:, -1:].argmax(-1)], 1)
+    assert torch.equal(idx[:, 5:], new)
 
 
 def test_tools_read_sharded_checkpoints(grown_run, tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import math
 import os
 import pty
 import re
@@ -20,7 +21,8 @@ from helpers import HERE, metrics, ok, run, same, together, weights
 import data as data_module
 import train
 from checkpoint import load_checkpoint, save_checkpoint
-from model import Generation, Llama
+from model import Config, Generation, Llama
+from test_grow import build, tiny
 from train import Clock, rates, stage_clock, warm_again, warmed
 
 BASE = """--n_layer=2 --n_head=2 --n_embd=32 --head_dim=16 --block_size=64 --tokens_per_step=512
@@ -90,6 +92,9 @@ def test_cosine_counts_from_the_end_of_a_warmup_and_ends_at_the_floor():
     half = 0.1 + 0.9 * (1 + np.cos(np.pi * 2850 / 7800)) / 2
     assert rates([OLD, YOUNG], 5050, cosine) == pytest.approx([0.5 * 0.55, half])
     assert rates([OLD, YOUNG], 20000, cosine) == pytest.approx([0.05, 0.1])
+    assert rates([OLD], 5100, Clock(5000, 0, 10000, "cosine")) == [0.5]  # of a stage with its own clock
+    both = rates([OLD, YOUNG], 5050, Clock(0, 0, 10000, "cosine"), policy="shared")
+    assert both[1] == pytest.approx(1.3 * both[0])  # all follow the oldest's
 
 
 def test_rates_are_never_negative_or_above_the_peak():
@@ -116,6 +121,10 @@ def test_rates_climb_back_where_they_would_jump():
     warm_again(old, last=[0.05, 1.0], due=[0.5, 1.0], at=9950, now=10000, warmup=400)
     assert (old[0].warm_start, old[0].warmup, old[0].warm_share) == (10000, 400, pytest.approx(0.1))
     assert warmed(old[0], 10200) == pytest.approx(0.55) and old[1] == YOUNG
+    warming = [dataclasses.replace(OLD, warmup=200), dataclasses.replace(OLD)]
+    warm_again(warming, last=[0.1, 0.35], due=[0.25, 0.5], at=100, now=110, warmup=50)
+    # the first was warmed up to a half, and then jumped to 2.5 times its rate
+    assert [g.warm_share for g in warming] == pytest.approx([0.5 * 0.4, 0.7])
 
 
 # -----------------------------------------------------------------------------
@@ -180,7 +189,7 @@ def test_growing_a_branch_warms_it_up_again(base, tmp_path):
     assert lr(tmp_path / "b", 1)[:5] == pytest.approx(expected(1e-2, n=999)[:5])
 
 
-def test_growing_the_vocabulary_alone_or_condensing_keeps_rates_sensible(base, tmp_path):
+def test_condensing_keeps_rates_sensible(base, tmp_path):
     base = [*base, "--policy=shared"]
     ok("train.py", *base, f"--out_dir={tmp_path / 'a'}")
     ok("grow.py", "--in", tmp_path / "a/ckpt.pt", "--double", "ffn", "--condense", 1)
@@ -283,17 +292,21 @@ def test_a_branch_of_a_grown_stage_is_of_its_run_not_of_its_start(base, tmp_path
     assert load_checkpoint(tmp_path / "b-decay/ckpt.pt")["ledger"]["tokens"] == (20 + 1) * 512
 
 
-@pytest.mark.parametrize("steps", [20, 60, 110])
+@pytest.mark.parametrize("steps", [20, 60])
 def test_the_default_warmup_ends_and_is_followed_without_a_jump(base, tmp_path, steps):
-    ok(
-        "train.py",
-        *base,
-        "--warmup_tokens=0",
-        f"--max_steps={steps}",
-        "--seed=1",
-        f"--out_dir={tmp_path / 'a'}",
-    )
+    ok("train.py", *base, "--warmup_tokens=0", f"--max_steps={steps}", f"--out_dir={tmp_path / 'a'}")
     assert lr(tmp_path / "a") == pytest.approx(expected(1e-2, steps, warm=steps / 10, fall=steps / 5))
+
+
+def test_the_default_warmup_takes_100_steps_at_most(base, tmp_path):
+    long = ["--warmup_tokens=0", "--max_steps=5000", "--stop_at=1"]
+    ok("train.py", *base, *long, f"--out_dir={tmp_path / 'a'}")
+    assert lr(tmp_path / "a") == pytest.approx([1e-2 * 0.5 / 100])
+
+
+def test_a_branch_reads_a_tenth_of_the_trunks_tokens_by_default(stage, tmp_path):
+    ok("train.py", *stage, "--max_steps=20")
+    assert "step 2/2 100%" in ok("train.py", *stage, "--branch=decay")
 
 
 def test_a_warmup_that_is_too_long_is_said_and_never_jumps(base, tmp_path):
@@ -357,20 +370,63 @@ def test_a_device_that_is_not_there_is_named(base, tmp_path):
 
 
 def test_memory_is_told_before_the_training(base, tmp_path):
-    printed = ok("train.py", *base, f"--out_dir={tmp_path / 'a'}", "--max_steps=1")
-    assert re.search(r"memory: 0\.00 GB for weights, gradients and Adam's moments", printed)
+    printed = ok("train.py", *base, f"--out_dir={tmp_path / 'a'}", "--n_embd=256", "--max_steps=1")
+    n = int(re.search(r"([\d,]+) parameters, ", printed)[1].replace(",", ""))
+    assert n > 1e6 and f"memory: {16 * n / 1e9:.2f} GB for weights, gradients and Adam's moments" in printed
+
+
+def test_the_first_step_is_adamws_with_the_settings_given(stage, tmp_path):
+    how = ["--weight_decay=0.5", "--beta1=0.5", "--beta2=0.75", "--adam_eps=1e-3", "--grad_clip=0.5"]
+    ok("train.py", *stage, *how, "--seed=7", "--stop_at=1")
+    ckpt, (rate,) = load_checkpoint(tmp_path / "a/ckpt.pt"), metrics(tmp_path / "a", "lr")[1]
+    model = Llama(Config(**ckpt["config"]))
+    model.init_weights(7)
+    moved = clipped = 0.0
+    for name, w in model.state_dict().items():
+        state, decay = ckpt["optimizer"][name], 0.5 if w.ndim > 1 else 0.0
+        gradient = state["exp_avg"] / (1 - 0.5)
+        assert torch.allclose(state["exp_avg_sq"], (1 - 0.75) * gradient**2)
+        after = w - rate * decay * w - rate * gradient / (gradient.abs() + 1e-3)
+        assert torch.allclose(ckpt["model"][name], after, atol=1e-6), name
+        moved += (after - w).square().sum().item()
+        clipped += gradient.square().sum().item()
+    assert metrics(tmp_path / "a", "norm")[1] > 0.5 and math.sqrt(clipped) == pytest.approx(0.5, rel=1e-3)
+    update = math.sqrt(moved / model.count_params()["total"])
+    assert metrics(tmp_path / "a", "update_rms")[1] == pytest.approx([update], rel=1e-3)
+
+
+def test_the_seed_orders_the_text_and_what_is_not_read_keeps_its_place(stage, tmp_path):
+    ok("train.py", *stage, "--stop_at=1")
+    ckpt = load_checkpoint(tmp_path / "a/ckpt.pt")
+    ckpt["ledger"]["read"]["another text"] = (5, 64)
+    save_checkpoint(tmp_path / "b.pt", ckpt)
+    on = [*stage, f"--init_from={tmp_path / 'b.pt'}", "--stop_at=1"]
+    for seed in "12":
+        ok("train.py", *on, f"--seed={seed}", f"--out_dir={tmp_path / seed}")
+    assert metrics(tmp_path / "1", "loss") != metrics(tmp_path / "2", "loss")
+    assert load_checkpoint(tmp_path / "1/ckpt.pt")["ledger"]["read"]["another text"] == (5, 64)
+
+
+def test_windows_of_an_evaluation_count_by_their_tokens():
+    model, ids = build(tiny()), np.arange(61) % 97  # 60 are predicted, in windows of 24, 24 and 12
+    how = (2, (0, 1), "cpu", contextlib.nullcontext(), lambda tokens, _: tokens.size)
+    loss, _ = train.evaluate(model, ids, *how)
+    text = torch.from_numpy(ids)[None]
+    with torch.no_grad():
+        of = [model(text[:, a:b], text[:, a + 1 : b + 1]).item() for a, b in ((0, 24), (24, 48), (48, 60))]
+    assert loss == pytest.approx((24 * of[0] + 24 * of[1] + 12 * of[2]) / 60, abs=1e-9)
 
 
 def test_resume_is_exact_whatever_the_evaluation_interval(stage, tmp_path):
     a, b = tmp_path / "a", tmp_path / "b"
     ok("train.py", *stage)
-    ok("train.py", *stage, f"--out_dir={b}", "--stop_at=6", "--eval_interval=2", "--save_interval=4")
+    ok("train.py", *stage, f"--out_dir={b}", "--stop_at=6", "--eval_interval=2", "--save_interval=2")
     assert os.path.isfile(b / "ckpt.prev.pt") and load_checkpoint(b / "ckpt.prev.pt")["step"] == 4
     ok("train.py", *stage, f"--out_dir={b}", "--resume", "--eval_interval=0")
     assert same(weights(a), weights(b)) and metrics(a, "loss") == metrics(b, "loss")
+    seconds = list(metrics(b, "seconds").values())
+    assert seconds == sorted(seconds)
     os.remove(b / "ckpt.pt")  # as after a kill between the two renames of a save
-    os.rename(b / "ckpt.prev.pt", b / "kept.pt")
-    os.rename(b / "kept.pt", b / "ckpt.prev.pt")
     ok("train.py", *stage, f"--out_dir={b}", "--resume")
     assert same(weights(a), weights(b)) and list(metrics(b, "loss")) == list(range(1, 13))
 
@@ -483,6 +539,7 @@ def test_resume_of_a_grown_stage_is_exact(stage, tmp_path, ramp):
     ok("train.py", *stage, f"--out_dir={c}", "--resume")
     assert same(weights(b), weights(c)) and metrics(b, "bpb")[12] == metrics(c, "bpb")[12]
     assert metrics(b, "bpb")[0] == pytest.approx(metrics(a, "bpb")[12], abs=1e-5)
+    assert metrics(b, "grad_norm")[1][1] > 0  # a ramp begins with the first step
     early = ok("train.py", *stage, f"--out_dir={tmp_path / 'd'}", "--max_steps=1")
     note = "note: generation 1 has not come in yet at the end, 6,656 tokens"
     assert (note in early) == bool(ramp) and note not in printed
@@ -607,6 +664,10 @@ def test_a_stage_that_is_made_shorter_while_its_rates_fall_does_not_jump():
         clock = stage_clock(was, 8500, end, 0, "wsd", 0.0, share)
         assert train.fall(clock, 0, 8500) == pytest.approx(0.75, abs=1e-3)
         assert train.fall(clock, 0, end) == 0
+    floored = Clock(0, 8000, 10000, "wsd", 0.1)
+    clock = stage_clock(floored, 8500, 9000, 0, "wsd", 0.1, 0.2)
+    assert train.fall(clock, 0, 8500) == pytest.approx(train.fall(floored, 0, 8500), abs=1e-3)
+    assert train.fall(clock, 0, 9000) == pytest.approx(0.1)
     assert stage_clock(was, 8500, 20000, 0, "wsd", 0.0, 0.2) == Clock(0, 16000, 20000)
 
 
