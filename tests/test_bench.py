@@ -2,6 +2,8 @@
 
 import json
 import math
+import re
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -100,3 +102,27 @@ def test_bench(tmp_path):
     ]:
         error, _ = run("bench.py", *tiny, *args)
         assert message in error, (args, error)
+
+
+def test_the_seconds_of_a_step_are_those_of_all_by_their_number(monkeypatch):
+    clock = iter([5.0, 11.0])
+    monkeypatch.setattr(bench, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    monkeypatch.setattr(bench, "train_step", lambda arm, x, y: torch.tensor(2.5))
+    assert bench.run(None, torch.zeros(1), None, 3) == (2.0, 2.5)
+
+
+def test_the_figures_of_an_arm(monkeypatch, capsys):
+    """A step of 2 x 16 tokens in 0.5 s, of which the first took 3."""
+    took, build, flops = iter([3.0]), bench.build, 1e12
+    monkeypatch.setattr(bench, "run", lambda *args: (next(took, 0.5), 1.0))
+    monkeypatch.setattr(bench, "build", lambda name, cfg, device, compile: build(name, cfg, device))
+    monkeypatch.setattr(bench, "this_device", lambda device: ("a device", flops))
+    args = dict(device="cpu", batch=2, block_size=16, compile=True, rounds=2, steps=3, profile=None)
+    args = SimpleNamespace(**args)
+    result = bench.measure("cpu", ["babel"], args)
+    arm = result["arms"]["babel"]
+    assert arm["tokens_per_second"]["median"] == 64 and arm["compile_seconds"] == 2.5
+    assert arm["mfu"] == pytest.approx(64 * result["flops_per_token"] / flops)
+    bench.report("cpu", result)
+    cells = r"babel +\d+ +500\.0 \(500\.0 to 500\.0\) +64 \(64 to 64\) +\d\.\d% +- +2\.5 s\n"
+    assert re.search(cells, capsys.readouterr().out)

@@ -1,13 +1,24 @@
 """data.py: shards, mixtures, tokenizers, spelling."""
 
+import json
 import random
 
 import numpy as np
 import pytest
 import tiktoken
-from helpers import ODD, make_docs, run_prepare, spell, split_docs, train_tokenizer, write_docs
+from helpers import (
+    ODD,
+    make_docs,
+    run_prepare,
+    save_byte_bpe,
+    spell,
+    split_docs,
+    train_tokenizer,
+    write_docs,
+)
 
 import data as data_module
+import export
 import prepare
 from data import DEAL, PAGE, Mixture, Shard, shares_of
 
@@ -251,3 +262,33 @@ def test_unit_by_unit_is_what_sentencepiece_gives(tmp_path, sp_model):
             assert tok.encode(text) == tok.sp.encode(text)
             ids = tok.encode(text[:7]) + tok.encode(text[7:], start=False)
             assert tok.decode(ids) == text.replace("▁", " ")
+
+
+def test_a_piece_that_goes_over_a_line_end_is_found():
+    special = [("<unk>", 0.0, data_module.UNKNOWN), ("<s>", 0.0, data_module.CONTROL), ("</s>", 0.0, 3)]
+    letters = [(piece, -float(i), data_module.NORMAL) for i, piece in enumerate(["\na", "\n", "a", "▁"])]
+    pieces = special + [(f"<0x{b:02X}>", 0.0, data_module.BYTE) for b in range(256)] + letters
+    model = data_module.sentencepiece_model(pieces, "<unk>", "<s>", "</s>", False)
+    tok = data_module.Tokenizer("sentencepiece", "x", model)
+    assert tok.encode("a\na") == tok.sp.encode("a\na") and len(tok.encode("a\na")) == 2
+
+
+def test_a_tokenizer_json_that_truncates_or_pads_does_neither_here(tmp_path):
+    tokenizers = pytest.importorskip("tokenizers")
+    pre = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    theirs = save_byte_bpe(tmp_path / "tokenizer.json", make_docs(99), pre)
+    theirs.enable_truncation(100)
+    theirs.enable_padding(length=200, pad_token="<|endoftext|>")
+    theirs.save(str(tmp_path / "tokenizer.json"))
+    tok = data_module.load_tokenizer(str(tmp_path / "tokenizer.json"))
+    text = " ".join(make_docs(30))
+    assert tok.decode(tok.encode(text)) == text and tok.encode("the") == tok.encode("the the")[:1]
+
+
+@pytest.mark.parametrize("scheme, prefix", [("first", True), ("always", True), ("never", False)])
+def test_a_metaspace_that_puts_no_space_first_is_no_dummy_prefix(scheme, prefix, sp_model, tmp_path):
+    spec = export.tokenizer_json(data_module.load_tokenizer(sp_model))
+    metaspace = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": scheme, "split": False}
+    spec |= {"normalizer": None, "pre_tokenizer": metaspace}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(spec))
+    assert data_module.load_tokenizer(str(tmp_path / "tokenizer.json")).dummy_prefix == prefix

@@ -1,6 +1,7 @@
 """export.py: what comes in goes out again, and what can't is said in a line."""
 
 import json
+import math
 import os
 import re
 import shutil
@@ -554,7 +555,8 @@ def write_gguf(path, model, tok, chat=""):
     w.add_rope_dimension_count(c.head_dim)
     w.add_key_length(c.head_dim)
     w.add_layer_norm_rms_eps(c.rms_norm_eps)
-    w.add_rope_freq_base(c.rope_parameters["rope_theta"])
+    if c.rope_parameters["rope_theta"] != 1e4:  # llama.cpp's default
+        w.add_rope_freq_base(c.rope_parameters["rope_theta"])
     w.add_license("mit")
 
     # the tensors
@@ -1030,3 +1032,65 @@ def test_importing_takes_the_memory_of_a_tensor_not_of_a_model(tmp_path, sp_mode
         command = [sys.executable, f"{HERE}/export.py", "--from", folder, "--out", out]
         peak[n_layer] = peak_anonymous_memory(command)
     assert os.path.getsize(out) > 200e6 and peak[48] < peak[1] + 50, peak  # MB; its largest tensor has 1 MB
+
+
+@pytest.mark.parametrize("kind, context", [("llama", None), ("mistral", 4096)])
+def test_what_a_config_json_leaves_out_is_as_in_transformers(kind, context):
+    says = dict(num_hidden_layers=1, num_attention_heads=16, hidden_size=64, intermediate_size=70)
+    theirs = transformers.AutoConfig.for_model(kind, vocab_size=97, **says)
+    cfg = export.babel_config("x", says | {"model_type": kind, "vocab_size": 97}, context)
+    rope = theirs.rope_parameters or {"rope_theta": theirs.default_theta}
+    assert (cfg.n_kv_head, cfg.head_dim) == (theirs.num_key_value_heads, theirs.head_dim or 64 // 16)
+    assert (cfg.norm_eps, cfg.rope_theta) == (theirs.rms_norm_eps, rope["rope_theta"])
+    longest = theirs.max_position_embeddings
+    with pytest.raises(ValueError, match=f"its own is {longest}, and it can only be shorter"):
+        export.babel_config("x", says | {"model_type": kind, "vocab_size": 97}, longest + 1)
+
+
+@pytest.mark.parametrize(
+    "pre, pieces, starts",
+    [
+        ("gpt-2", ["It", "'s", "Ġ12345", "Ċ", "x"], False),
+        ("smollm", ["It", "'s", "Ġ", "1", "2", "3", "4", "5", "Ċ", "x"], False),
+        ("llama-bpe", ["It", "'s", "Ġ", "123", "45", "Ċ", "x"], True),
+    ],
+)
+def test_a_gguf_files_text_is_cut_as_it_names(pre, pieces, starts):
+    tokenizers = pytest.importorskip("tokenizers")
+    says = {"pre": pre, "tokens": ["<s>", "a"], "token_type": [3, 1], "merges": []}
+    spec = export.byte_level_json("x", says, "<s>")
+    tok = tokenizers.Tokenizer.from_str(json.dumps(spec))
+    assert [piece for piece, _ in tok.pre_tokenizer.pre_tokenize_str("It's 12345\nx")] == pieces
+    assert (spec["post_processor"] is not None, spec["model"]["ignore_merges"]) == (starts, starts)
+
+
+def test_generation_stops_at_each_token_that_a_file_names_or_that_ends_a_turn(sp_model):
+    added = {"<|end_of_text|>": 361, "<|im_end|>": 362, "<|eot_id|>": 363, "<|x|>": 364}
+    files = {"generation_config.json": {"eos_token_id": [5]}, "added_tokens.json": added}
+    files = {name: json.dumps(values).encode() for name, values in files.items()}
+    tok = load_tokenizer(sp_model)
+    assert export.find_origin("x", {"eos_token_id": 2}, files, tok)["stop"] == [5, 2, 361, 362, 363]
+    assert export.find_origin("x", {"eos_token_id": 7}, {}, tok)["stop"] == [7]
+    assert export.find_origin("x", {}, {}, tok)["stop"] == [tok.eos]
+
+
+def test_bits_per_byte_weigh_a_short_window_by_its_tokens():
+    model, ids = build(tiny()), np.random.default_rng(0).integers(97, size=60)
+    with torch.no_grad():  # windows of 24, 24 and 11
+        x, y = torch.tensor(ids[None, :-1]), torch.tensor(ids[None, 1:])
+        nats = [model(x[:, a:b], y[:, a:b]).item() * (b - a) for a, b in ((0, 24), (24, 48), (48, 59))]
+    assert export.bits_per_byte(model, ids, 100) == pytest.approx(sum(nats) / math.log(2) / 100)
+
+
+def test_the_row_of_absent_tokens_is_the_best_for_as_many_as_there_are():
+    model = build(tiny(torch.float32))
+    one, many = (export.absent_row(model, 1, n) for n in (1, 1000))
+    with torch.no_grad():
+        start, rng = torch.full((32, 1), 1), torch.Generator().manual_seed(0)  # the text that it reads
+        x, head = model.trunk(torch.cat([start, *model.generate(start, 23, rng=rng)], 1))
+
+    def lost(row):  # nats a token, with 1,000 tokens of this row
+        others = (x @ head.T).logsumexp(-1)
+        return torch.nn.functional.softplus(x @ row + math.log(1000) - others).mean().item()
+
+    assert lost(many) < lost(one)

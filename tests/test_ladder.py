@@ -11,11 +11,12 @@ from dataclasses import fields
 import pytest
 import torch
 from helpers import HERE, Forked, metrics, ok, run
-from ladder import memory
+from ladder import control, memory
 
-from checkpoint import load_checkpoint
+from checkpoint import load_checkpoint, save_checkpoint
 from grow import asked_sizes, parse_args, with_sizes
 from model import Config, Llama, skeleton
+from test_grow import tiny_rows
 from train import configure
 
 
@@ -213,3 +214,45 @@ def test_a_ladder_runs_from_any_folder(ladder, tmp_path, monkeypatch):
     ckpt = load_checkpoint("s1/ckpt.pt") | {"settings": {}, "schedule": None}
     torch.save(ckpt, "imported.pt")
     assert "imported.pt: was never trained" in run("runs/ladder.py", "control", "imported.pt", "1e-3")[0]
+
+
+def test_docs_have_the_plan_of_a_ladder():
+    """Memory, sharded memory and hours of the table in docs/speed.md; hours and memory in the README."""
+    printed = ok("runs/ladder.py", "plan", *sorted(glob.glob(f"{HERE}/config/stage?.py")))
+    planned = re.findall(r"^stage(\d).*% +(\d+) +\d+ +(\d+) +\d+ +(\S+)$", printed, re.M)
+    with open(f"{HERE}/docs/speed.md") as f:
+        said = re.findall(r"^\| (\d) \|.* \| (\d+) \((\d+)\) \| (\S+) \|$", f.read(), re.M)
+    assert len(planned) == 9 and said == planned
+    evening = sorted(glob.glob(f"{HERE}/config/evening?.py"))
+    printed = ok("runs/ladder.py", "plan", *evening, "--count", 1)
+    assert re.search(r"^evening2.* 37 +10 ", printed, re.M) and ", 3.2 hours\n" in printed
+    assert ", 5.8 hours, 1.83 times\n" in printed
+
+
+def test_a_device_plans_for_its_part_of_a_step(tmp_path):
+    """Not for batch_size, where that is more."""
+    config = "out_dir, max_steps, tokens_per_step, batch_size, learning_rate = 'x', 10, 65536, 64, 1e-3\n"
+    (tmp_path / "stage0.py").write_text(config + "n_layer, n_embd, block_size = 8, 512, 1024\n")
+
+    def planned(count):
+        printed = ok("runs/ladder.py", "plan", tmp_path / "stage0.py", "--count", count)
+        return int(re.search(r"0% +(\d+)", printed)[1])
+
+    assert planned(1) > 2 * planned(4) and planned(4) > planned(64)
+
+
+def test_a_control_has_what_its_run_had_but_for_what_is_the_runs_own(tmp_path, monkeypatch):
+    """All tokens, the rows of the last stage, no decay before its end, and nothing frozen."""
+    ckpt, ids, _ = tiny_rows()
+    settings = {"freeze": "[0]", "horizon_tokens": 9, "tokens_per_step": 1000, "batch_size": 3, "floor": 0.1}
+    ckpt |= {"settings": settings | {"data_mix": "natural"}, "schedule": {"horizon": 9}}
+    ckpt["lineage"] = [{"vocab": "words20"}, {}, {"vocab": "words50"}]
+    flops = Config(**ckpt["config"]).flops_per_token()
+    save_checkpoint(tmp_path / "ckpt.pt", ckpt | {"ledger": ckpt["ledger"] | {"flops": 7700 * flops}})
+    given = []
+    monkeypatch.setitem(control.__globals__, "train", lambda n_processes, *args: given.extend(args))
+    control(str(tmp_path / "ckpt.pt"), "1e-3", [], 1, str(tmp_path / "c"))
+    given = dict(arg.removeprefix("--").split("=", 1) for arg in given)
+    assert given["max_steps"] == "8" and given["floor"] == "0.0" and given["batch_size"] == "3"
+    assert given["vocab_size"] == str(ckpt["config"]["n_tokens"]) and given["rows"] == "words50"
+    assert given["learning_rate"] == "1e-3" and not {"freeze", "horizon_tokens"} & given.keys()

@@ -69,3 +69,11 @@ def test_evaluations_make_no_code_of_training_dynamic(stage, monkeypatch):
     ok("train.py", *stage, "--compile=True", "--eval_tokens=700", "--max_steps=6")
     # the trunk with gradients and without, and the loss
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 3
+
+
+def test_a_gpus_name_is_looked_up_by_its_longest_match(monkeypatch):
+    for name, (flops, _) in model_module.DEVICES.items():
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda: f"NVIDIA {name} PCIe")
+        assert model_module.this_device("cuda") == (f"NVIDIA {name} PCIe", flops)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA GeForce GTX 1080")
+    assert model_module.this_device("cuda")[1] is None

@@ -1,5 +1,6 @@
 """What users meet in prepare.py: odd folders, broken files, and what it must not delete, lose or read."""
 
+import collections
 import contextlib
 import gzip
 import hashlib
@@ -952,3 +953,32 @@ def test_memory_is_bounded(tmp_path, sp_model):
     parent, worker = map(int, done.stdout.split()[-2:])
     print(done.stdout)
     assert parent < 400 and worker < 400, (parent, worker)  # MB, of any input
+
+
+def test_the_hash_of_a_document_stays_what_it_is():
+    """Else a text that is prepared anew trains on what models were evaluated on."""
+    seen = collections.Counter(lowest=2**64)
+    list(prepare.split_by_hash(iter([("The cat sat.", True)]), 0, seen))
+    assert seen["lowest"] == 0xBDF8C2FBBAAFFB4A
+
+
+def test_the_defaults_are_those_that_help_names(monkeypatch):
+    given = []
+    monkeypatch.setattr(prepare, "prepare", given.append)
+    prepare.main(["--input", "a.txt", "--out", "o"])
+    (args,) = given
+    assert (args.val, args.known, args.rows, args.by) == (0.01, 0.95, 0.998, "vocabulary")
+
+
+@pytest.mark.parametrize("options", [[], ["--words", "15,all"]])
+def test_the_table_of_a_folder_is_that_of_its_meta_json(tmp_path, sp_model, capsys, options):
+    name = write_docs(tmp_path / "a.jsonl", make_docs(2000))
+    _, meta = run_prepare(tmp_path / "o", name, sp_model, "--val", "0.3", *options)
+    printed = capsys.readouterr().out
+    for split, s in meta["splits"].items():
+        _, documents, tokens, mb, rate = re.search(rf"^{split} .*", printed, re.M)[0].replace(",", "").split()
+        assert (int(documents), int(tokens)) == (s["documents"], s["tokens"])
+        assert float(mb) == pytest.approx(s["bytes"] / 1e6, abs=6e-3)
+        assert float(rate) == pytest.approx(s["tokens"] / max(s["bytes"], 1), abs=6e-5)
+    text = sum(len(doc.encode()) for doc in make_docs(2000))
+    assert f": {text / 1e6:.1f} MB in " in printed

@@ -9,6 +9,7 @@ import runpy
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -690,3 +691,61 @@ def test_bad_input_to_sample(stage, tmp_path):
     ]:
         error, _ = run("sample.py", *args)
         assert message in error, (args, error)
+
+
+@pytest.mark.parametrize(
+    "samples, repeated, distinct",
+    [
+        ([[1, 2, 1, 2, 1, 2]], 1 / 3, 2 / 5),
+        ([[1, 2, 3, 4, 5], [1, 2, 3, 4, 5]], 0.0, 1 / 2),  # 4-grams count by sample, 2-grams over all
+        ([[1], []], math.nan, math.nan),
+    ],
+)
+def test_repetition(samples, repeated, distinct):
+    assert sample.repetition(samples) == pytest.approx((repeated, distinct), nan_ok=True)
+
+
+def test_the_largest_difference_of_logits_may_be_anywhere_and_of_either_sign(monkeypatch):
+    monkeypatch.setattr(sample, "CHUNK", 2)
+    x, head = torch.zeros(5, 3), torch.eye(3)
+    x[1, 2] = -7.0
+    x[4, 0] = 3.0
+    assert sample.max_dlogit((x, head), (torch.zeros(5, 3), torch.eye(4, 3))) == 7
+
+
+def test_the_table_of_check(sp_model, tmp_path):
+    """What a model says of its samples is of these alone; the text is cut into as many, as long."""
+    path = untrained(tmp_path / "a.pt", tokenizer_of(sp_model))
+    text = " ".join(make_docs(9)) + " naïve 日本"
+    (tmp_path / "t.txt").write_text(text)
+    few = ["--check", "--text", tmp_path / "t.txt", "--n", 3, "--tokens", 20, "--prompt", "the cat sat on"]
+    table = ok("sample.py", "--in", path, *few, "--device", "cpu")
+    model, tokenizer, _, ckpt = sample.load(str(path), "cpu")
+    args = SimpleNamespace(tokens=20, temperature=1.0, top_k=0, top_p=1.0, device="cpu")
+    start, stop = [tokenizer.bos, *tokenizer.encode("the cat sat on")], sample.stop_ids(ckpt, tokenizer)
+    *_, said = sample.samples(model, start, 3, stop, args, 1337)
+    ids = np.array([tokenizer.bos, *tokenizer.encode(text)])
+    lp = sample.log_probs(model, ids, "cpu")
+    own = [sample.log_probs(model, np.array(start + s), "cpu")[-len(s) :] for s in said if s]
+    alike = sample.repetition([ids[i : i + 20].tolist() for i in (0, 20, 40)])
+    bpb = -lp.sum().item() / math.log(2) / len(text.encode())
+    rows = [(bpb, math.nan), *zip(sample.repetition(said), alike), (torch.cat(own).mean(), lp[:60].mean())]
+    for (name, form), pair in zip(sample.ROWS.items(), rows):
+        shown = ["-" if math.isnan(value) else format(float(value), form) for value in pair]
+        assert re.search(rf"^{name} +(\S+) +(\S+)$", table, re.M).groups() == tuple(shown), name
+
+
+@pytest.mark.parametrize("check, n, temperature", [([], 1, 0.8), (["--check"], 8, 1.0)])
+def test_defaults_of_samples_and_of_a_check(check, n, temperature, monkeypatch):
+    given = []
+    monkeypatch.setattr(sys, "argv", ["sample.py", "--in", "a.pt", *check])
+    monkeypatch.setattr(sample, "validate", lambda args: given.append(args) or sys.exit())
+    with pytest.raises(SystemExit):
+        sample.main()
+    assert (given[0].n, given[0].temperature) == (n, temperature)
+
+
+def test_each_sample_is_another(sp_model, tmp_path):
+    path = untrained(tmp_path / "a.pt", tokenizer_of(sp_model))
+    said = ok("sample.py", "--in", path, "--n", 3, "--tokens", 30, "--device", "cpu")
+    assert len(set(said.removesuffix("\n").split(f"\n{'-' * 80}\n"))) == 3

@@ -1,5 +1,6 @@
 """prepare.py --words: stages of text, and their rows."""
 
+import collections
 import itertools
 import math
 import os
@@ -30,6 +31,7 @@ def wordlist(tmp_path):
         ("Lily met Tom, Mr. Brown-Lee and Élise. Tom's hat", "lily met \0 \0 \0 and \0 tom's hat"),
         ("“Oh Tom!” He said: No, McX", "oh \0 he said no \0"),
         ("The end\nThe start, I say", "the end the start i say"),
+        ("Mrs. Hill. Dr. Hall", "mrs \0 dr \0"),
         ("... — !", ""),
     ],
 )
@@ -46,6 +48,8 @@ def test_chunks_are_the_text_in_bounded_parts(docs):
         assert "日" in doc or all(n >= 200 for n in sizes[:-1])
     text = "\n\n".join(["One two three four five. " * 20 + "End."] * 9)  # 101 words each
     assert all(part.startswith("One") and part.count("End.") == 2 for part in prepare.chunks(text)[:-1])
+    for sentence in ("One two three four five six end. ", "日本語。"):  # of one paragraph
+        assert all(part.endswith(sentence) for part in prepare.chunks(sentence * 2000)[:-1])
 
 
 def test_scores():
@@ -59,10 +63,17 @@ def test_scores():
     assert known("the the the elephant", 0.75) == 1 and known("the elephant", 0.6) == math.inf
     assert known("the " * 95 + "x " * 5, 0.95) == 1 and known("the " * 94 + "x " * 6, 0.95) == math.inf
     assert known("—", 0.95) == math.inf
+    assert known("the " * 55 + "x " * 45, 0.55) == 1  # 0.55 * 100 is above 55
     assert prepare.by_structure("The cat sat. The dog ran.") == 3
     assert prepare.by_structure("The cat sat, and the dog, which was old, ran.") == 10 + 3 + 1
     assert prepare.by_structure("A heading\n\nA line. Another!") == 5 / 3
     assert prepare.by_structure("—") == math.inf
+    assert prepare.by_structure("One; two: three — four–five -- six.") == 6 + 5
+    assert prepare.by_structure("“Oh!” he said. (Yes.) No.") == 5 / 4
+    assert prepare.by_structure("日本。日本。") == 1
+    joining = "although because if that though unless until what when where whether which while "
+    joining += "who whom whose why"
+    assert prepare.by_structure(joining) == 2 * len(joining.split())
 
 
 def test_right_stages(tmp_path, sp_model, wordlist):
@@ -194,3 +205,37 @@ def test_other_errors_with_stages(tmp_path, sp_model, capsys):
     (tmp_path / "o" / "weights.bin").write_bytes(b"mine")
     with pytest.raises(SystemExit, match="holds weights.bin"):
         run_prepare(tmp_path / "o", good, sp_model, "--force")
+
+
+def test_a_word_counts_once_in_a_list(tmp_path):
+    (tmp_path / "words.list").write_text("the\nThe 9\ncat\n")
+    assert prepare.read_wordlist(str(tmp_path / "words.list")) == ["the", "cat"]
+
+
+def test_words_are_ranked_and_counted_in_the_text_for_training(tmp_path, sp_model):
+    """Names are none, ties are in the order of the alphabet, and the coverage is of what is left."""
+    docs = [f"it met Tom, said {doc}" for doc in make_docs(60)] + ["zebra yak"] * 3
+    name = write_docs(tmp_path / "a.jsonl", docs)
+    files, meta = run_prepare(tmp_path / "o", name, sp_model, "--val", "0.3", "--words", "2,5,all")
+    val = split_docs(tmp_path / "o", "val", data_module.load_tokenizer(sp_model))
+    n = collections.Counter(word for doc in docs if doc not in val for word in prepare.words(doc))
+    assert val and n.pop("\0") > 30
+    ranked = sorted(n, key=lambda word: (-n[word], word))
+    assert files["words.txt"].decode().split("\n") == [*ranked, ""]
+    covered = [sum(n[word] for word in ranked[:most]) / n.total() for most in (2, 5, len(n))]
+    assert [s["coverage"] for s in meta["stages"]] == pytest.approx(covered)
+    assert [s["words"] for s in meta["stages"]] == [2, 5, len(n)]
+
+
+def test_the_figures_of_a_stages_tokens_leave_bos_out(tmp_path, sp_model):
+    name = write_docs(tmp_path / "a.jsonl", make_docs(60))
+    _, meta = run_prepare(tmp_path / "o", name, sp_model, "--words", "15,all", "--rows", "300")
+    so_far = np.zeros(360, int)
+    for s in meta["stages"]:
+        ids, rows = (
+            np.fromfile(tmp_path / f"o/{s['name']}.{kind}.bin", meta["dtype"]) for kind in ("train", "rows")
+        )
+        n = np.bincount(ids[ids != meta["bos"]], minlength=360)
+        so_far += n
+        assert s["distinct_tokens"] == (n > 0).sum()
+        assert s["rows_coverage"] == pytest.approx(so_far[rows].sum() / so_far.sum())
