@@ -493,7 +493,7 @@ COMBINING = "".join(filter(unicodedata.combining, map(chr, range(1 << 16)))) + "
 MARK, RUN = re.compile(f"[{COMBINING}]"), re.compile(f"[{COMBINING}][{COMBINING}]{{30,}}")
 # A capitalised word (not all capitals) behind a word, a comma, or Mr. and the like, on the same line
 NAME = re.compile(
-    rf"[{UPPER}](?![{UPPER}])(?:(?<=[\w,;] .)|(?<=\b[MDS][rt]\. .)|(?<=\bMrs\. .))\w+(?:['-]\w+)*"
+    rf"[{UPPER}](?![{UPPER}])(?:(?<=[\w,;] .)|(?<=\b(?:[MDS][rt]|Ms)\. .)|(?<=\bMrs\. .))\w+(?:['-]\w+)*"
 )
 # Apostrophes, and the points and commas of numbers, belong to a word; a hyphen parts two. \0: a name
 WORD = re.compile(rf"[\w\0{MARKS}]+(?:'[\w{MARKS}]+|(?<=\d)[.,]\d+)*")

@@ -31,7 +31,7 @@ def wordlist(tmp_path):
         ("Lily met Tom, Mr. Brown-Lee and Élise. Tom's hat", "lily met \0 \0 \0 and \0 tom's hat"),
         ("“Oh Tom!” He said: No, McX", "oh \0 he said no \0"),
         ("The end\nThe start, I say", "the end the start i say"),
-        ("Mrs. Hill. Dr. Hall", "mrs \0 dr \0"),
+        ("Mrs. Hill. Dr. Hall. Ms. Hull", "mrs \0 dr \0 ms \0"),
         ("... — !", ""),
     ],
 )
