@@ -11,7 +11,7 @@ from dataclasses import fields
 import pytest
 import torch
 from helpers import HERE, Forked, metrics, ok, run
-from ladder import control, memory
+from ladder import control, memory, train
 
 from checkpoint import load_checkpoint, save_checkpoint
 from grow import asked_sizes, parse_args, with_sizes
@@ -256,3 +256,12 @@ def test_a_control_has_what_its_run_had_but_for_what_is_the_runs_own(tmp_path, m
     assert given["max_steps"] == "8" and given["floor"] == "0.0" and given["batch_size"] == "3"
     assert given["vocab_size"] == str(ckpt["config"]["n_tokens"]) and given["rows"] == "words50"
     assert given["learning_rate"] == "1e-3" and not {"freeze", "horizon_tokens"} & given.keys()
+
+
+def test_several_processes_have_an_hour_for_their_last_save(monkeypatch):
+    hour, asked = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT", []
+    monkeypatch.setenv(hour, "")  # so that it is taken back
+    monkeypatch.delenv(hour)
+    monkeypatch.setitem(train.__globals__, "call", lambda *command: asked.extend(command))
+    train(2, "config/tiny0.py")
+    assert "--nproc_per_node=2" in asked and os.environ[hour] == "3600"
