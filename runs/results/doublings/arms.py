@@ -88,6 +88,7 @@ arms = {
     "3 -> 6 -> 12 at 25, 50 %, 2e-3, three times the budget": [
         stage | dict(learning_rate=2e-3) for stage in [dict(n_layer=3, until=0.75), *_deeper(1.5, end=3.0)]
     ],
+    "3 -> 6 -> 12 at 12, 25 %": [_three[0], *_deeper(0.25)],
     "3 -> 6 -> 12 at 12, 35 %": [dict(n_layer=3, until=0.125), *_deeper(0.35)],
     "3 -> 12 at 50 %": [  # once, to four times the layers
         *_three,
