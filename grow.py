@@ -1058,8 +1058,8 @@ def default_depth(ckpt: dict, args: argparse.Namespace, ended: str) -> tuple[str
     if args.ramp is not None or args.condense == 1:
         return "stack", args.ramp or 0
 
-    # after 8M tokens, 0.2M ended level with copies that are there at once, 0.5M 0.004 behind, and 2M 0.005:
-    # runs/results/late
+    # after 8M tokens, 0.2M ended level with copies that are there at once, 0.5M 0.003 behind, and 2M 0.004,
+    # all of three seeds: runs/results/late
     ramp = max(1, ckpt["ledger"]["tokens"] // 40)
     print(f"the copies come in over {ramp:,} tokens; --ramp 0: at once")
     return "stack", ramp
