@@ -249,13 +249,18 @@ def test_a_control_has_what_its_run_had_but_for_what_is_the_runs_own(tmp_path, m
     ckpt["lineage"] = [{"vocab": "words20"}, {}, {"vocab": "words50"}]
     flops = Config(**ckpt["config"]).flops_per_token()
     save_checkpoint(tmp_path / "ckpt.pt", ckpt | {"ledger": ckpt["ledger"] | {"flops": 7700 * flops}})
-    given = []
-    monkeypatch.setitem(control.__globals__, "train", lambda n_processes, *args: given.extend(args))
-    control(str(tmp_path / "ckpt.pt"), "1e-3", [], 1, str(tmp_path / "c"))
-    given = dict(arg.removeprefix("--").split("=", 1) for arg in given)
+    asked = []
+    monkeypatch.setitem(control.__globals__, "train", lambda n_processes, *args: asked.append(args))
+    how = (str(tmp_path / "ckpt.pt"), "1e-3", [], 1, str(tmp_path / "c"))
+    control(*how)
+    given = dict(arg.removeprefix("--").split("=", 1) for arg in asked[0])
     assert given["max_steps"] == "8" and given["floor"] == "0.0" and given["batch_size"] == "3"
     assert given["vocab_size"] == str(ckpt["config"]["n_tokens"]) and given["rows"] == "words50"
     assert given["learning_rate"] == "1e-3" and not {"freeze", "horizon_tokens"} & given.keys()
+    (tmp_path / "c").mkdir()
+    save_checkpoint(tmp_path / "c/ckpt.pt", ckpt | {"settings": {"max_steps": 8}})  # it was stopped
+    control(*how)
+    assert [f"--resume={begun}" in args for begun, args in zip((False, True), asked)] == [True, True]
 
 
 def test_several_processes_have_an_hour_for_their_last_save(monkeypatch):
