@@ -206,6 +206,14 @@ def metrics(folder, key):
     return {m["step"]: m[key] for m in lines if key in m}
 
 
+@torch.no_grad()
+def nats_in_windows(model, ids, size):
+    """Return the loss of all ids but the first, summed, where `size` at a time are read by themselves."""
+    x, y = torch.tensor(ids[None, :-1]), torch.tensor(ids[None, 1:])
+    windows = [(x[:, i : i + size], y[:, i : i + size]) for i in range(0, x.size(1), size)]
+    return sum(model(a, b).item() * b.numel() for a, b in windows)
+
+
 def torchrun(n, args, *options, popen=None, script="train.py"):
     """Run a script in n processes, by torchrun. Return what popen does, by default a CompletedProcess."""
     command = [torch.distributed.run.__file__, f"--nproc_per_node={n}", "--standalone"]

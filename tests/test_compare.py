@@ -7,6 +7,7 @@ import re
 import runpy
 import shutil
 
+import compare
 import pytest
 import torch
 from helpers import HERE, ok, run
@@ -133,25 +134,23 @@ def test_the_ends_of_a_budget_and_the_flops_for_a_loss():
     control = [(102.0, ("2 x 8",), {1: 3.5, 2: 3.9}), (200.0, ("2 x 8",), {1: 2.0})]
     assert found[("2 x 8", False)] == control
     assert found[("2 x 8", True)] == [(100.0, ("1 x 4", "1 x 8", "2 x 8"), {1: 2.9})]
-    room = runpy.run_path(os.path.join(HERE, "runs/compare.py"))
-    flops_for, line = room["flops_for"], [(100.0, 4.0), (200.0, 2.0), (800.0, 1.0)]
+    flops_for, line = compare.flops_for, [(100.0, 4.0), (200.0, 2.0), (800.0, 1.0)]
     # loss x FLOPs is 400 at first, and then loss^2 x FLOPs 800
     levels = (8.0, 4.0, 3.0, 2.0, 1.0, 0.5)
     assert [round(flops_for(line, level)) for level in levels] == [50, 100, 133, 200, 800, 3200]
     assert math.isnan(flops_for(line[:1], 4.0))
     # of seed 2 the control was run at 100 alone, where it is twice seed 1's, and so it is at 200 and 800
     line = [(100.0, {1: 4.0, 2: 8.0}), (200.0, {1: 2.0}), (400.0, {3: 5.0}), (800.0, {1: 1.0})]
-    assert room["worths"]({1: 2.0, 2: 2.0, 4: 1.0}, 100.0, line) == pytest.approx([2, 8, 8])
+    assert compare.worths({1: 2.0, 2: 2.0, 4: 1.0}, 100.0, line) == pytest.approx([2, 8, 8])
     # seed 1, which has as many runs as seed 2, was not run at 800
     line = [(100.0, {1: 4.0, 2: 8.0}), (400.0, {1: 2.0}), (800.0, {2: 2.0})]
-    assert room["worths"]({1: 1.0, 2: 2.0}, 100.0, line) == pytest.approx([8, 8])
-    assert all(math.isnan(room["worths"]({1: 2.0}, 100.0, few)[0]) for few in ([], line[:1]))
+    assert compare.worths({1: 1.0, 2: 2.0}, 100.0, line) == pytest.approx([8, 8])
+    assert all(math.isnan(compare.worths({1: 2.0}, 100.0, few)[0]) for few in ([], line[:1]))
 
 
 def test_what_the_table_says_of_an_arm():
     """There are a control, the control at half the budget, and an arm that grows at half the FLOPs from a
     model of half the cost."""
-    room = runpy.run_path(os.path.join(HERE, "runs/compare.py"))
     spec = {"seeds": [1], "budget": 100, "control": "scratch"}
     spec["common"] = dict(learning_rate=1.0, decay_share=0.25)
     spec["arms"] = {
@@ -179,14 +178,14 @@ def test_what_the_table_says_of_an_arm():
         *lines("grown", start, (0, 100, 50, 5.0), (1, 100, 50, 6.0), (1, 150, 100, 1.0)),
         *lines("grown, a branch", start, (0, 9, 50, 5.0), (1, 9, 50, 6.0), (1, 9, 75, 3.0), (2, 9, 75, 3.0)),
     ]
-    compared, _ = room["compare"](spec, everything)
+    compared, _ = compare.compare(spec, everything)
     rows = {row["arm"]: row for row in compared}
     grown, control, other = (rows[name] for name in ("grown", "scratch", "scratch, another decay"))
     # the slope is -1, from the best two budgets
     assert grown["R"] == 1.5 and grown["worth"] == pytest.approx(2)
     spec["arms"]["scratch, half, at another rate"] = [dict(until=0.5, learning_rate=2.0)]
     better = [*everything, *lines("scratch, half, at another rate", start, (0, 50, 50, 3.0))]
-    steeper = {row["arm"]: row for row in room["compare"](spec, better)[0]}["grown"]
+    steeper = {row["arm"]: row for row in compare.compare(spec, better)[0]}["grown"]
     assert steeper["worth"] == pytest.approx(2 ** (math.log(2) / math.log(1.5)))
     assert grown["growths"] == [100 / 150] and control["growths"] == other["growths"] == []
     assert grown["a_parameter"] == 3
@@ -194,7 +193,7 @@ def test_what_the_table_says_of_an_arm():
     ends = {"scratch": -1.5, "scratch, another decay": -1.3, "grown": -5.0}  # what the decay brings
     assert {name: rows[name]["decay"] for name in ends} == pytest.approx(ends)
     assert "behind" not in rows["grown, a branch"]  # no control of its regime has a trunk
-    text = {line.split(" | ")[0].strip("| *"): line for line in room["table"](compared)}
+    text = {line.split(" | ")[0].strip("| *"): line for line in compare.table(compared)}
     assert "| 2.00 x | 1.50 | 1.33 | 0.67 | 30% | -5.0000 |  |" in text["grown"]
     assert "| 1.00 x | 1.00 | 1.00 |  | 20% | -1.5000 |" in text["scratch"]
 
@@ -202,7 +201,6 @@ def test_what_the_table_says_of_an_arm():
 def test_what_the_table_says_of_seeds_and_of_tokens_that_cost_less():
     """A control's token takes 0.5 FLOPs, an arm's two thirds of one. There are two seeds, of which one ends
     lower, and two trunks, of which the longer counts."""
-    room = runpy.run_path(os.path.join(HERE, "runs/compare.py"))
     decay = dict(branch="decay")
     spec = {"seeds": [1, 2], "budget": 100, "control": "scratch", "common": dict(learning_rate=1.0)}
     spec["arms"] = {
@@ -223,37 +221,37 @@ def test_what_the_table_says_of_seeds_and_of_tokens_that_cost_less():
                 grow = "--double depth" if arm == "grown" and stage == 1 else ""
                 at = dict(tokens=tokens, flops=flops, bpb=bpb, parameters=50)
                 lines.append(dict(arm=arm, seed=seed, stage=stage, grow=grow) | at)
-    grown = {row["arm"]: row for row in room["compare"](spec, lines)[0]}["grown"]
+    grown = {row["arm"]: row for row in compare.compare(spec, lines)[0]}["grown"]
     assert grown["R"] == pytest.approx(0.75)
     assert grown["worths"] == pytest.approx([2, 4]) and grown["worth"] == pytest.approx(3)
     assert grown["behind"] == pytest.approx(4.5 - 4.25)  # the control fell from 8 to 3 in 160 tokens
-    assert room["same_budget"](100, 104) and not room["same_budget"](100, 106)
+    assert compare.same_budget(100, 104) and not compare.same_budget(100, 106)
 
 
-def test_what_decides_is_trained_with_all_seeds(tmp_path):
-    train_missing = runpy.run_path(os.path.join(HERE, "runs/compare.py"))["train_missing"]
-    train_missing.__globals__.update(
-        run=lambda *_: None,
-        chain=lambda name, spec, seed: [dict(folder=f"{name}{seed}", parent=None)],
-        results=lambda out, name, seed, stages: [dict(arm=name, seed=seed, bpb=1.0)],
-    )
+def test_what_decides_is_trained_with_all_seeds(tmp_path, monkeypatch):
+    fakes = {
+        "run": lambda *_: None,
+        "chain": lambda name, spec, seed: [dict(folder=f"{name}{seed}", parent=None)],
+        "results": lambda out, name, seed, stages: [dict(arm=name, seed=seed, bpb=1.0)],
+    }
+    for name, fake in fakes.items():
+        monkeypatch.setattr(compare, name, fake)
     lines, spec = [dict(arm="a", seed=1)], dict(seeds=[1, 2], deciding=["b"], common={"device": "cpu"})
-    train_missing(spec | {"arms": dict.fromkeys("abc")}, lines, str(tmp_path), tmp_path / "lines.jsonl", 1)
+    spec["arms"] = dict.fromkeys("abc")
+    compare.train_missing(spec, lines, str(tmp_path), tmp_path / "lines.jsonl", 1)
     assert [(line["arm"], line["seed"]) for line in lines] == [("a", 1), ("b", 1), ("c", 1), ("b", 2)]
 
 
 def test_the_heads_share_of_the_flops(tmp_path):
-    room = runpy.run_path(os.path.join(HERE, "runs/compare.py"))
     sizes = dict(n_layer=1, n_head=1, n_embd=16, head_dim=16, block_size=64)
     (tmp_path / "metrics.jsonl").write_text('{"bpb": 1}\n')
     stage = dict(config=Config(vocab_size=300, **sizes), folder="", grow=[], edit="")
-    (line,) = room["results"](tmp_path, "x", 1, [stage])
+    (line,) = compare.results(tmp_path, "x", 1, [stage])
     half, whole = (Config(vocab_size=n, **sizes).flops_per_token() for n in (150, 300))
     assert line["head"] == pytest.approx(2 * (whole - half) / whole, abs=1e-4)
 
 
 def test_a_stage_may_change_the_block_size_and_its_regime():
-    room = runpy.run_path(os.path.join(HERE, "runs/compare.py"))
     common = dict(n_layer=2, n_head=2, n_embd=32, head_dim=16, vocab_size=300, block_size=64)
     common |= dict(tokens_per_step=1024, learning_rate=1e-3)
     arms = {
@@ -262,17 +260,16 @@ def test_a_stage_may_change_the_block_size_and_its_regime():
     }
     spec = dict(budget=1e11, common=common, arms=arms)
     for name in arms:
-        stages = room["chain"](name, spec, 1, lambda data, stage: 300)
+        stages = compare.chain(name, spec, 1, lambda data, stage: 300)
         flops = sum(s["steps"] * 1024 * s["config"].flops_per_token() for s in stages)
         assert flops == pytest.approx(1e11, rel=0.02)
         assert [s["config"].block_size for s in stages] == [64, 1024 if name == "longer" else 64]
-    assert room["regime"]("grown", spec)[0] == 1e-3  # a growth begins again with what is common
+    assert compare.regime("grown", spec)[0] == 1e-3  # a growth begins again with what is common
     only_last = [{"tokens": 10, "bpb": 2.0, "stage": 0}]
-    assert math.isnan(room["before_decay"](only_last, 0.2, False))
+    assert math.isnan(compare.before_decay(only_last, 0.2, False))
 
 
 def test_how_far_a_grown_arm_is_behind():
-    behind = runpy.run_path(os.path.join(HERE, "runs/compare.py"))["behind"]
 
     def run_of(*points):
         return [{"stage": s, "tokens": t, "bpb": b, "grow": "depth" if s == 1 else ""} for s, t, b in points]
@@ -288,9 +285,9 @@ def test_how_far_a_grown_arm_is_behind():
         (2, 60, 7.6),
         (2, 90, 1.0),
     ]
-    assert behind(run_of((0, 20, 7.9), *points), control) == pytest.approx((0.1 + 0.1 + 0.2) / 3)
+    assert compare.behind(run_of((0, 20, 7.9), *points), control) == pytest.approx((0.1 + 0.1 + 0.2) / 3)
     points[4] = (1, 101, 7.6)  # the control did not read as many
-    assert math.isnan(behind(run_of((0, 20, 7.9), *points), control))
+    assert math.isnan(compare.behind(run_of((0, 20, 7.9), *points), control))
 
 
 def test_compare(data, tmp_path, forks):

@@ -260,7 +260,7 @@ def test_a_control_has_what_its_run_had_but_for_what_is_the_runs_own(tmp_path, m
     (tmp_path / "c").mkdir()
     save_checkpoint(tmp_path / "c/ckpt.pt", ckpt | {"settings": {"max_steps": 8}})  # it was stopped
     control(*how)
-    assert [f"--resume={begun}" in args for begun, args in zip((False, True), asked)] == [True, True]
+    assert "--resume=False" in asked[0] and "--resume=True" in asked[1]
 
 
 def test_several_processes_have_an_hour_for_their_last_save(monkeypatch):

@@ -55,10 +55,7 @@ arms = {
     "scratch 4e-3, decay 40 %": [_trunk[0], _decay],
     "scratch 4e-3, decay 20 %, twice the budget": [*_trunk, *_twice],
     "scratch 4e-3, decay 20 %, half the budget": [dict(until=0.4), _decay | dict(until=0.5)],
-    "3 -> 6 -> 12 at 25, 50 %, half the budget": [
-        dict(n_layer=3, until=0.125),
-        *_deeper(0.25, end=0.5),
-    ],
+    "3 -> 6 -> 12 at 25, 50 %, half the budget": [_three[0], *_deeper(0.25, end=0.5)],
     "scratch 4e-3, decay 20 %, three times the budget": [  # on the trunk of twice
         *_trunk,
         _twice[0],
@@ -89,7 +86,7 @@ arms = {
         stage | dict(learning_rate=2e-3) for stage in [dict(n_layer=3, until=0.75), *_deeper(1.5, end=3.0)]
     ],
     "3 -> 6 -> 12 at 12, 25 %": [_three[0], *_deeper(0.25)],
-    "3 -> 6 -> 12 at 12, 35 %": [dict(n_layer=3, until=0.125), *_deeper(0.35)],
+    "3 -> 6 -> 12 at 12, 35 %": [_three[0], *_deeper(0.35)],
     "3 -> 12 at 50 %": [  # once, to four times the layers
         *_three,
         dict(until=0.5),
