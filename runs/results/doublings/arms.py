@@ -14,6 +14,7 @@ seeds, control = _late["seeds"], _late["control"]
 deciding = [  # with all seeds
     "scratch 4e-3, decay 20 %",
     "3 -> 6 -> 12 at 25, 50 %",
+    "3 -> 6 -> 12 at 12, 25 %",
     "3 x 32 -> 3 x 64 -> 6 -> 12 at 2, 25, 50 %",
 ]
 common = _late["common"] | dict(n_layer=12)
@@ -86,6 +87,7 @@ arms = {
         stage | dict(learning_rate=2e-3) for stage in [dict(n_layer=3, until=0.75), *_deeper(1.5, end=3.0)]
     ],
     "3 -> 6 -> 12 at 12, 25 %": [_three[0], *_deeper(0.25)],
+    "3 -> 6 -> 12 at 6, 12 %": [dict(n_layer=3, until=0.0625), *_deeper(0.125)],
     "3 -> 6 -> 12 at 12, 35 %": [_three[0], *_deeper(0.35)],
     "3 -> 12 at 50 %": [  # once, to four times the layers
         *_three,
