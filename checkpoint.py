@@ -189,7 +189,7 @@ def materialise(ckpt: dict, scratch: str = "") -> dict:
     mapped pages back. Raise OSError where the disk has no room."""
     found = list(lazy_tensors(ckpt))
     sizes = [-(-x.nbytes // 64) * 64 for _, _, x in found]  # bytes; each tensor begins at a multiple of 64
-    *starts, whole = itertools.accumulate(sizes, initial=0)
+    *starts, whole = itertools.accumulate(sizes, initial=0)  # whole: bytes of all
     if scratch and whole:
         reserve(scratch, whole)
     for (tree, key, x), start in zip(found, starts):

@@ -565,14 +565,26 @@ def read_meta(folder: str) -> dict:
     raise ValueError(f"{path}: damaged, or not what prepare.py wrote: prepare the text again")
 
 
+def read_token_bytes(folder: str, meta: dict) -> np.ndarray:
+    """Return (vocab_size,) how many bytes of text each token stands for. Raise ValueError if the file is
+    damaged."""
+    path = f"{folder}/token_bytes.bin"
+    token_bytes = np.fromfile(path, "<u2")
+    n, n_tokens = len(token_bytes), meta["vocab_size"]
+    if n != n_tokens:
+        raise ValueError(f"{path}: {n} entries for {n_tokens} tokens; prepare it again")
+    return token_bytes
+
+
 def read_spelling(folder: str) -> tuple[np.ndarray, np.ndarray]:
     """Return the arrays of Tokenizer.spelling. Raise ValueError where --words did not write them."""
     if not os.path.isfile(f"{folder}/spelling.bin"):
         raise ValueError(
             f"{folder}/spelling.bin: not found, and the model lacks rows; prepare.py --words makes it"
         )
-    lengths = np.maximum(np.fromfile(f"{folder}/token_bytes.bin", "<u2"), 1)
-    return np.cumsum([0, *lengths]), np.fromfile(f"{folder}/spelling.bin", read_meta(folder)["dtype"])
+    meta = read_meta(folder)
+    lengths = np.maximum(read_token_bytes(folder, meta), 1)
+    return np.cumsum([0, *lengths]), np.fromfile(f"{folder}/spelling.bin", meta["dtype"])
 
 
 def read_stage_rows(folder: str, stage: str, asked: str) -> np.ndarray:

@@ -172,8 +172,8 @@ def llama_tensors(
         if kind in ("q", "k"):  # (heads, 2, pairs, n_embd), by falling frequency
             w = w[:, :, order] * (scale if kind == "q" else 1)
         if kind in ("wte", "head") and cfg.n_tokens:  # (vocab_size, n_embd) -> (n_tokens, n_embd)
-            rows, other = w, absent if kind == "head" and absent is not None else w.mean(0)
-            w = other.expand(cfg.n_tokens, -1).clone()
+            other = w.mean(0) if absent is None or kind == "wte" else absent
+            rows, w = w, other.expand(cfg.n_tokens, -1).clone()
             w[row_ids(weights["row_of"], cfg.vocab_size)] = rows
         w = w.reshape(-1, cfg.n_embd)
         return w.T if kind in TRANSPOSED else w

@@ -250,6 +250,11 @@ def check_growth(cfg: Config, new: dict[str, int], place: str, init: str) -> Non
         raise ValueError("--place interleave is for depth, which does not grow")
 
 
+def settled(g: Generation) -> Generation:
+    """Return a generation of which all has come in."""
+    return dataclasses.replace(g, ramp=0, ramped=1.0)
+
+
 def grown_config(
     cfg: Config,
     sizes: dict[str, int],
@@ -327,6 +332,7 @@ def start_of(kind: str, axis: str, init: str, ramp: bool = False) -> tuple[str, 
     0, so that what writes need not start at zero."""
     role, what = role_of(kind, axis), RULES[kind, axis]
     why = f"{role} of {what}" if role == GAIN else f"{role} {what}"
+    # a layer is copied whole, but --init copy without a ramp starts what writes at zero
     if axis == "layer" and (init == "stack" or init == "copy" and (ramp or role != WRITES)):
         return "copied", f"{why}, as the layer it copies"
     if role == ROW:  # the mean bounds the loss's rise by log(new / old rows), by Jensen's inequality
@@ -382,11 +388,6 @@ class Birth:
             part.copy_(old.narrow(axis, 0, part.shape[axis]))
         if out.any():
             out.mul_(rms(old) / rms(out))
-
-
-def settled(g: Generation) -> Generation:
-    """Return a generation of which all has come in."""
-    return dataclasses.replace(g, ramp=0, ramped=1.0)
 
 
 def rms(x: torch.Tensor) -> float:
@@ -476,10 +477,9 @@ def check_rows(cfg: Config, row_of: torch.Tensor | None, rows: np.ndarray) -> No
 
 
 def sources(tensors: dict, layers: list[tuple[int, bool]]) -> list[tuple[str, str, bool]]:
-    """Return [(name, source, whether its layer is new)] of every tensor of the grown model.
+    """Return [(name, source, is_new)] of every tensor of the grown model, those of old layers first.
 
-    The source of a new layer's is the tensor of the grown model that it may copy, else the one of the old
-    model that it was. Old layers come first, since new ones copy them."""
+    source: its name in the old model; of a new layer, the name in the grown model of what it may copy."""
     out = []
     for name in tensors:
         source, is_new = name, False
@@ -551,9 +551,10 @@ def plan_clone(ckpt: dict, seed: int, noise: float = 10**-0.5, **sizes: int) -> 
         # Adam's moments
         copies = 1 if kind == "head" or last_gain else k
         if moments := fused_state(name, tensor.plan, ckpt["optimizer"]):
-            for key, scale in ("exp_avg", 1 / copies), ("exp_avg_sq", 1 / copies**2):
-                fill = functools.partial(tiled, before=moments[key].made, scale=scale)
-                moments[key] = Lazy(shape, moments[key].dtype, fill)
+            for key, power in ("exp_avg", 1), ("exp_avg_sq", 2):
+                moment = moments[key]
+                smaller = functools.partial(tiled, before=moment.made, scale=1 / copies**power)
+                moments[key] = Lazy(shape, moment.dtype, smaller)
             state[slab] = moments
     return ckpt | {"config": cfg.plain(), "model": weights, "optimizer": state, "step": 0}, born
 
@@ -770,8 +771,8 @@ def differences(a: dict, b: dict, tokens: torch.Tensor, n: int = 64) -> tuple[fl
 
 def alive(ckpt: dict, tokens: torch.Tensor, slabs: set[str]) -> dict[str, float]:
     """Return {slab: the share of its elements that two AdamW updates have moved, or the backward after them
-    would}. Of wte only the rows of tokens read count, if there are any. Weight decay is off: it moves the
-    dead as well."""
+    would}. Of an untied wte only the rows of tokens read count, if there are any. Weight decay is off: it
+    moves the dead as well."""
     model = build_model(ckpt)
     model.ramp(max(g.birth + g.ramp / 2 for g in model.cfg.generations))  # at 0, nothing would move
     before = {name: p.detach().clone() for name, p in model.named_parameters() if name in slabs}
@@ -1058,8 +1059,8 @@ def default_depth(ckpt: dict, args: argparse.Namespace, ended: str) -> tuple[str
     if args.ramp is not None or args.condense == 1:
         return "stack", args.ramp or 0
 
-    # after 8M tokens, 0.2M ended level with copies that are there at once, 0.5M 0.003 behind, and 2M 0.004,
-    # all of three seeds: runs/results/late
+    # a fortieth: after 8M tokens, 0.2M ended level with copies that are there at once, 0.5M 0.003 behind, and
+    # 2M 0.004, all of three seeds: runs/results/late
     ramp = max(1, ckpt["ledger"]["tokens"] // 40)
     print(f"the copies come in over {ramp:,} tokens; --ramp 0: at once")
     return "stack", ramp
@@ -1075,12 +1076,15 @@ def asked_growth(ckpt: dict, args: argparse.Namespace) -> Growth:
     rows = read_stage_rows(data_of(ckpt), args.vocab, f"--vocab {args.vocab}") if args.vocab else None
     if asked and not sizes and rows is None:
         raise ValueError("nothing grows: these are the sizes it has")
-    if not sizes and rows is None and not args.condense and not args.fresh_optimizer:
-        raise ValueError("nothing to do: give --double, --params with --along, sizes, --vocab, or --condense")
-    if not sizes and args.ramp:
-        raise ValueError("--ramp is for a growth, and of rows there is none: leave it out")
-    if not sizes and (args.init or args.place != "top" or args.copy_state):
-        raise ValueError("--init, --place and --copy_state are for a growth, and nothing grows")
+    if not sizes:  # rows alone may grow
+        if rows is None and not args.condense and not args.fresh_optimizer:
+            raise ValueError(
+                "nothing to do: give --double, --params with --along, sizes, --vocab, or --condense"
+            )
+        if args.ramp:
+            raise ValueError("--ramp is for a growth, and of rows there is none: leave it out")
+        if args.init or args.place != "top" or args.copy_state:
+            raise ValueError("--init, --place and --copy_state are for a growth, and nothing grows")
     if args.ramp and args.condense == 1:
         raise ValueError("--condense 1 would fold the ramp in before it began: leave it out, or train first")
 
@@ -1162,7 +1166,7 @@ def check(ckpt: dict, new: dict, growth: Growth, args: argparse.Namespace, probe
         bound = math.log(n / ckpt["config"]["vocab_size"])
         print(f"{n} rows: the loss may rise by {bound:.4f} at most, and rises by {rise:.4f}")
     allowed = args.tolerance * max(1.0, largest)
-    if not dlogit <= allowed:
+    if not dlogit <= allowed:  # or it is NaN
         if growth.exact:
             of = f"{allowed:.1e}, {args.tolerance:g} x {max(1.0, largest):.3g}"
             raise ValueError(f"max |dlogit| {dlogit:.1e} is above the tolerance of {of}: nothing written")
@@ -1174,7 +1178,7 @@ def read_input(source: str, dry_run: bool, at_end: contextlib.ExitStack) -> tupl
     """Return (the checkpoint at source, the sha256 of its one file). A dry run makes that file of a sharded
     checkpoint in $TMPDIR, and hashes nothing."""
     loaded = source
-    if dry_run and os.path.isdir(source) and not os.path.exists(f"{source}/whole.pt"):
+    if dry_run and is_sharded(source):
         loaded = at_end.enter_context(tempfile.TemporaryDirectory(prefix="grow-"))
         for name in os.listdir(source):
             os.symlink(os.path.abspath(f"{source}/{name}"), f"{loaded}/{name}")
@@ -1192,11 +1196,12 @@ def main() -> None:
     with contextlib.ExitStack() as at_end:
         ckpt, parent_sha256 = read_input(source, args.dry_run, at_end)
         cfg, growth = Config(**ckpt["config"]), asked_growth(ckpt, args)
-        files = at_end.enter_context(work_files(out, args.dry_run, args.force))
+        aside, *scratch = at_end.enter_context(work_files(out, args.dry_run, args.force))
         wider = {} if growth.rows is None else {"vocab_size": len(growth.rows)}
-        enough_room(cfg, growth.sizes | wider, files[0])
+        if not args.dry_run:
+            enough_room(cfg, growth.sizes | wider, aside)
         probe = probe_tokens(ckpt, args.text)
-        new = make(ckpt, growth, args, files[1:], probe[0])
+        new = make(ckpt, growth, args, scratch, probe[0])
         dlogit = check(ckpt, new, growth, args, probe)
         if args.dry_run:
             print("dry run: nothing written")
@@ -1216,10 +1221,10 @@ def main() -> None:
             "tokens": ckpt["ledger"]["tokens"],
             "flops": ckpt["ledger"]["flops"],
         }
-        with timed("write"), working(f"writing {out}", files[0]):
-            write_checkpoint(files[0], new | {"lineage": [*ckpt["lineage"], step]})
-        os.replace(files[0], out)
-    SECONDS["write"] -= SECONDS["draw"]
+        with timed("write"), working(f"writing {out}", aside):
+            write_checkpoint(aside, new | {"lineage": [*ckpt["lineage"], step]})
+        os.replace(aside, out)
+    SECONDS["write"] -= SECONDS["draw"]  # slabs are drawn while they are written
     print(f"wrote {out}; " + ", ".join(f"{what} {s:.1f} s" for what, s in SECONDS.items()))
     grown = Config(**new["config"])
     if growth.ended and "n_layer" in growth.sizes and growth.exact and grown.n_fused < len(grown.generations):

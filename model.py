@@ -56,7 +56,7 @@ Plan = list[tuple[int, int | None, tuple[int, ...]]]  # what Config.slabs return
 
 @dataclass
 class Config:
-    """Everything the architecture depends on. Plain values only: it travels in the checkpoint."""
+    """Everything the architecture depends on. A checkpoint carries what plain() returns."""
 
     n_layer: int = 8
     n_head: int = 4
@@ -426,15 +426,14 @@ class LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, g: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        scaled = [
-            d if d is None else (d * (g / ctx.n)).to(dtype) for d, dtype in zip(ctx.saved_tensors, ctx.dtypes)
-        ]
-        return *scaled, None, None
+        made = zip(ctx.saved_tensors, ctx.dtypes)
+        dx, dw = (None if d is None else (d * (g / ctx.n)).to(dtype) for d, dtype in made)
+        return dx, dw, None, None
 
 
 def softmax_loss(logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Return (the sum of the cross-entropies, its gradient in the logits' dtype) of logits (n, vocab), which
-    are overwritten, and targets (n,)."""
+    may be overwritten, and targets (n,)."""
     z = logits.to(torch.promote_types(logits.dtype, torch.float32))
     at = targets[:, None]
     lse = z.logsumexp(-1, keepdim=True)
@@ -605,15 +604,15 @@ class Llama(nn.Module):
         done = torch.zeros(len(idx), 1, dtype=torch.bool, device=idx.device)
         token_ids = self.token_ids().to(idx.device)
         stop = torch.tensor(list(stop), dtype=torch.long, device=idx.device)
-        new, cache = idx, None
+        cache = None
         for _ in range(n_new):
-            if cache is None or cache.length + 1 > self.cfg.context:
+            fresh = cache is None or cache.length == self.cfg.context
+            if fresh:
                 keep = self.cfg.context if cache is None else max(1, self.cfg.context // 2)
                 idx = new = idx[:, -keep:]
                 cache = KVCache(self.cfg)
-            read = cache.length
             logits = self(new, cache=cache, last=True)[:, -1].float()  # (B, vocab)
-            if not read and not logits.isfinite().all():  # not at every token: it waits for the GPU
+            if fresh and not logits.isfinite().all():  # not at every token: it waits for the GPU
                 raise ValueError("the model's logits are not finite: use an earlier checkpoint, ckpt.prev.pt")
             new = token_ids[pick(logits, temperature, top_k, top_p, rng)]
             idx = torch.cat([idx, new], 1)
@@ -633,7 +632,9 @@ def skeleton(cfg: Config) -> Llama:
 def row_ids(row_of: torch.Tensor | None, vocab_size: int) -> torch.Tensor:
     """Return (vocab_size,) the token id of every row. row_of: the row of every id, -1 for none; or None where
     row i is token i."""
-    return torch.arange(vocab_size) if row_of is None else row_of.argsort()[-vocab_size:]
+    if row_of is None:
+        return torch.arange(vocab_size)
+    return row_of.argsort()[-vocab_size:]  # ids without a row, -1, come first
 
 
 def pick(

@@ -153,8 +153,9 @@ def is_own(path: str, out: str) -> bool:
     folder, name = os.path.split(path)
     if not OWN_FILE.fullmatch(name):
         return False
-    beside_out = folder.startswith(out) and re.fullmatch(r"(\.\d+(\.\w+)?)?", folder.removeprefix(out))
-    return bool(beside_out) or {"meta.json", "token_bytes.bin"} <= set(os.listdir(folder))
+    if re.fullmatch(re.escape(out) + r"(\.\d+(\.\w+)?)?", folder):
+        return True
+    return {"meta.json", "token_bytes.bin"} <= set(os.listdir(folder))
 
 
 def read_file(path: str, field: str, marker: bytes, bad: Callable) -> Documents:
@@ -198,7 +199,8 @@ def read_blocks(path: str, packing: str | None) -> Iterator[bytes]:
         if not packing:
             yield from iter(lambda: f.read(PIECE), b"")
             return
-        read, magic = functools.partial(f.read, 1 << 13), MAGIC[packing]  # 8 KB become 8 MB at most; .xz: 56
+        read = functools.partial(f.read, 1 << 13)  # 8 KB unpack to 8 MB at most; of .xz, 56 MB
+        magic = MAGIC[packing]
         data = read()
         while True:
             member = lzma.LZMADecompressor() if packing == ".xz" else zlib.decompressobj(zlib.MAX_WBITS | 16)

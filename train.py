@@ -52,6 +52,7 @@ from data import (
     read_meta,
     read_spelling,
     read_stage_rows,
+    read_token_bytes,
     shares_of,
     speller,
     spread,
@@ -548,7 +549,7 @@ def main() -> None:
         step = ckpt["step"] if resume else 0
     else:
         n_tokens = meta["vocab_size"]
-        if 0 < vocab_size < n_tokens:
+        if 0 < vocab_size < n_tokens or rows and vocab_size > n_tokens:
             raise ValueError(f"vocab_size = {vocab_size}, but the tokenizer of {data} has {n_tokens}")
         shape["vocab_size"] = vocab_size or n_tokens
         if rows:
@@ -586,12 +587,14 @@ def main() -> None:
             check_kept(given, {"branch_tokens": fork["length"]}, "branch")
         branch_tokens = fork["length"]
         to_read = max(0, fork["tokens"] + branch_tokens - now)
-        last_step = step + -(-to_read // tokens_per_step)
-        end = now + (last_step - step) * tokens_per_step
+        steps = -(-to_read // tokens_per_step)  # rounded up
+        last_step, end = step + steps, now + steps * tokens_per_step
         clock = old_clock
 
     # or of a stage: on the ladder's clock where this stage or one before was told its end, else on its own
     else:
+        if resume and ckpt["branch"]:
+            raise ValueError(f"{source} is a branch: give --branch=decay, and the out_dir of its trunk")
         last_step = max_steps
         end = now + max(0, last_step - step) * tokens_per_step
         earlier = old_settings.get("horizon_tokens", 0)
@@ -1045,7 +1048,8 @@ def branch_off(ckpt: dict, source: str, length: int) -> dict:
     rates that it decays. Raise ValueError if there is nothing to decay."""
     tokens, was = ckpt["ledger"]["tokens"], ckpt["schedule"]
     length = length or tokens // 10
-    if not was or len(was["rates"]) < len(ckpt["config"]["generations"]):
+    peaks = [g["learning_rate"] for g in ckpt["config"]["generations"]]
+    if not was or len(was["rates"]) < len(peaks) or None in peaks:  # --init clone forgets a peak
         raise ValueError(f"{source}: part of it was never trained: train it, then branch off")
     if ckpt["branch"] or was["floor"] == 0 and tokens >= was["horizon"]:
         ended = f"{source}: its rates have ended, so that nothing is left to decay"
@@ -1059,6 +1063,7 @@ def warnings_of(
     """Return what a user should know of the rates before a stage from `now` to `end` tokens begins, in steps
     of a_step tokens."""
     notes = []
+    # where the rates fall from, and the last token at which a warmup can still end at the peak
     begin, peak_ends = clock.decay_from, min(end, clock.decay_from)
     if clock.shape == "cosine":
         begin, peak_ends = clock.start, min(end, clock.horizon)
@@ -1166,17 +1171,6 @@ def end_progress() -> None:
     global progress_line
     print(end="\n" if progress_line else "")
     progress_line = ""
-
-
-def read_token_bytes(folder: str, meta: dict) -> np.ndarray:
-    """Return (vocab_size,) how many bytes of text each token stands for. Raise ValueError if the file is
-    damaged."""
-    path = f"{folder}/token_bytes.bin"
-    token_bytes = np.fromfile(path, np.uint16)
-    n, n_tokens = len(token_bytes), meta["vocab_size"]
-    if n != n_tokens:
-        raise ValueError(f"{path}: {n} entries for {n_tokens} tokens; prepare it again")
-    return token_bytes
 
 
 def read_tokenizer(folder: str, meta: dict) -> dict:

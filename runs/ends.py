@@ -100,7 +100,7 @@ def draw(found, path):
 
 
 def main():
-    p = argparse.ArgumentParser(description=__doc__.splitlines()[1])
+    p = argparse.ArgumentParser(description="Draw final bits per byte over FLOPs.")
     p.add_argument("folders", nargs="+", help="as compare.py takes them")
     p.add_argument("--out", default="ends.png")
     args = p.parse_args()

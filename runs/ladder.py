@@ -128,6 +128,8 @@ def control(path: str, rate: str, options: list[str], n_processes: int, out: str
     widened = [growth["vocab"] for growth in ckpt["lineage"] if growth.get("vocab")]
     if widened:  # the stage of text whose tokens have rows by now
         settings["rows"] = widened[-1]
+    if ckpt["config"]["n_tokens"] and not (settings.get("rows") or "rows" in configure(options)):
+        raise ValueError(f"{path} has rows for some tokens only: give --rows=STAGE, as its first stage had")
 
     # its FLOPs, and a folder
     a_step = Config(**ckpt["config"]).flops_per_token() * settings["tokens_per_step"]
@@ -206,6 +208,8 @@ def plan(paths: list[str], options: list[str], device: str, n_devices: int, mfu:
             f"{1 - this / flops:>9.0%}{gb}{this / an_hour:>9.1f}"
         )
     print(f"all: {count(tokens)} tokens, {flops:.2e} FLOPs, {flops / an_hour:,.1f} hours")
+    if len(stages) == 1:
+        return
     scratch = tokens * cfg.flops_per_token()
     took, r = f"{scratch:.2e} FLOPs, {scratch / an_hour:,.1f} hours", scratch / flops
     print(f"the last stage from scratch on as many tokens: {took}, {r:.2f} times")

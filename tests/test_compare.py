@@ -225,6 +225,9 @@ def test_what_the_table_says_of_seeds_and_of_tokens_that_cost_less():
     assert grown["R"] == pytest.approx(0.75)
     assert grown["worths"] == pytest.approx([2, 4]) and grown["worth"] == pytest.approx(3)
     assert grown["behind"] == pytest.approx(4.5 - 4.25)  # the control fell from 8 to 3 in 160 tokens
+    rows = compare.compare(spec | {"budget": 400}, lines)[0]  # whose control is not trained yet
+    assert {row["arm"]: row for row in rows}["grown"]["worth"] == pytest.approx(3)
+    assert not any("eta" in row for row in rows)
     assert compare.same_budget(100, 104) and not compare.same_budget(100, 106)
 
 

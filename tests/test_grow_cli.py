@@ -301,6 +301,7 @@ def test_paths_are_read_as_they_are_meant(stage, tmp_path):
         (["--out", f"{tmp_path / 'new'}/"], "new/ is a folder: name a file, such as "),
         (["--in", a], f"{a} is a folder with a checkpoint in it: give {path}"),
         (["--in", f"{a}/"], f"{a} is a folder with a checkpoint in it: give {path}"),
+        (["--in", a, "--dry_run"], f"{a} is a folder with a checkpoint in it: give {path}"),
         (["--in", tmp_path / "folder"], "folder: not a checkpoint"),
     ]:
         error, _ = run("grow.py", "--in", path, "--double", "width", *options)

@@ -72,7 +72,8 @@ def test_a_plan_of_what_cannot_be(tmp_path):
     good += "learning_rate = 1e-3\nn_layer, n_head, n_embd, head_dim, vocab_size = 2, 2, 32, 16, 300\n"
     config = tmp_path / "stage0.py"
     config.write_text(good)
-    assert re.search(r"^stage0 .* 2 x 32 ", ok("runs/ladder.py", "plan", config), re.M)
+    alone = ok("runs/ladder.py", "plan", config)
+    assert re.search(r"^stage0 .* 2 x 32 ", alone, re.M) and "worth" not in alone  # nothing grows
     for args, message in [
         (["--count", 0], "--count 0: at least 1"),
         (["--count", -1], "--count -1: at least 1"),
@@ -261,6 +262,11 @@ def test_a_control_has_what_its_run_had_but_for_what_is_the_runs_own(tmp_path, m
     save_checkpoint(tmp_path / "c/ckpt.pt", ckpt | {"settings": {"max_steps": 8}})  # it was stopped
     control(*how)
     assert "--resume=False" in asked[0] and "--resume=True" in asked[1]
+    save_checkpoint(tmp_path / "ckpt.pt", ckpt | {"lineage": [{}]})  # it began with some rows, untold which
+    with pytest.raises(ValueError, match="has rows for some tokens only: give --rows=STAGE"):
+        control(*how)
+    control(*how[:2], ["--rows=words20"], *how[3:4], str(tmp_path / "d"))
+    assert "--rows=words20" in asked[2]
 
 
 def test_several_processes_have_an_hour_for_their_last_save(monkeypatch):

@@ -142,6 +142,7 @@ def test_the_curriculum_loop(tmp_path):
     # stages that are not there
     for args, message in [
         (["--rows=words13"], "rows = 'words13': "),
+        (["--rows=words12", "--vocab_size=5000"], "vocab_size = 5000, but the tokenizer"),
         (["--rows=all", f"--init_from={a / 'ckpt.pt'}"], "grow.py --vocab adds rows"),
         (["--data_mix={'all': 'a'}"], "the shares are not positive"),
         (["--data_mix=words13"], "has no stage words13, only words12, all"),

@@ -276,6 +276,17 @@ def test_what_has_ended_has_no_branch(base, tmp_path):
     assert not (tmp_path / "b-decay/ckpt.pt").exists()
 
 
+def test_what_was_cloned_has_no_branch_until_it_was_trained(base, tmp_path):
+    """Its generation is the old one, but its peak is forgotten."""
+    ok("train.py", *base, f"--out_dir={tmp_path / 'a'}", "--stop_at=4")
+    ok("grow.py", "--in", tmp_path / "a/ckpt.pt", "--double", "width", "--init", "clone")
+    cfg = load_checkpoint(tmp_path / "a/grown.pt")["config"]
+    grown = [f"--init_from={tmp_path / 'a/grown.pt'}", f"--out_dir={tmp_path / 'b'}", "--branch=decay"]
+    grown += [f"--{name}={cfg[name]}" for name in ("n_head", "n_embd")]
+    error, _ = run("train.py", *base, *grown)
+    assert "grown.pt: part of it was never trained: train it, then branch off" in error
+
+
 def test_a_branch_of_a_grown_stage_is_of_its_run_not_of_its_start(base, tmp_path):
     ok("train.py", *base, f"--out_dir={tmp_path / 'a'}", "--horizon_tokens=1e6")
     ok("grow.py", "--in", tmp_path / "a/ckpt.pt", "--double", "ffn")
@@ -704,3 +715,11 @@ def test_a_branch_that_is_none(base, tmp_path):
     ok("train.py", *base, f"--out_dir={tmp_path / 'a-decay'}", "--max_steps=1")
     error, _ = run("train.py", *base, f"--out_dir={tmp_path / 'a'}", "--branch=decay", "--resume")
     assert "a-decay/ckpt.pt is no branch" in error
+
+
+def test_a_branch_goes_on_as_a_branch_alone(base, tmp_path):
+    a = f"--out_dir={tmp_path / 'a'}"
+    ok("train.py", *base, a, "--stop_at=4")
+    ok("train.py", *base, a, "--branch=decay", "--branch_tokens=1024")
+    error, _ = run("train.py", *base, f"{a}-decay", "--resume")
+    assert "a-decay/ckpt.pt is a branch: give --branch=decay, and the out_dir of its trunk" in error
