@@ -57,6 +57,10 @@ arms = {
     "scratch 4e-3, decay 20 %, twice the budget": [*_trunk, *_twice],
     "scratch 4e-3, decay 20 %, half the budget": [dict(until=0.4), _decay | dict(until=0.5)],
     "3 -> 6 -> 12 at 25, 50 %, half the budget": [_three[0], *_deeper(0.25, end=0.5)],
+    "3 -> 6 -> 12 at 12, 25 %, half the budget": [
+        dict(n_layer=3, until=0.0625),
+        *_deeper(0.125, end=0.5),
+    ],
     "scratch 4e-3, decay 20 %, three times the budget": [  # on the trunk of twice
         *_trunk,
         _twice[0],
