@@ -67,6 +67,13 @@ arms = {
         dict(until=2.4),
         _decay | dict(until=3.0),
     ],
+    "6 x 64 from scratch, three times the budget": [  # the best smaller size, on the trunk of ../late
+        dict(n_layer=6, until=0.4),
+        dict(until=0.8),
+        dict(until=1.6),
+        dict(until=2.4),
+        _decay | dict(until=3.0),
+    ],
     "3 -> 6 -> 12 at 25, 50 %, three times the budget": [
         dict(n_layer=3, until=0.75),
         *_deeper(1.5, end=3.0),
