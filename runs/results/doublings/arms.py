@@ -51,6 +51,7 @@ arms = {
     # the control: its rate, batch and decay, one at a time
     "scratch 2e-3, decay 20 %": [dict(learning_rate=2e-3, until=0.8), _decay],
     "scratch 8e-3, decay 20 %": [dict(learning_rate=8e-3, warmup_tokens=800_000, until=0.8), _decay],
+    "scratch 4e-3, warmup 0.8M, decay 20 %": [dict(warmup_tokens=800_000, until=0.8), _decay],
     "scratch 4e-3, 16,384, decay 20 %": [dict(tokens_per_step=16384, until=0.8), _decay],
     "scratch 4e-3, decay 10 %": [*_trunk, dict(until=0.9), _decay],
     "scratch 4e-3, decay 40 %": [_trunk[0], _decay],
@@ -99,6 +100,7 @@ arms = {
     ],
     "3 -> 6 -> 12 at 12, 25 %": [_three[0], *_deeper(0.25)],
     "3 -> 6 -> 12 at 6, 12 %": [dict(n_layer=3, until=0.0625), *_deeper(0.125)],
+    "3 -> 6 -> 12 at 3, 6 %": [dict(n_layer=3, until=0.03125), *_deeper(0.0625)],
     "3 -> 6 -> 12 at 12, 35 %": [_three[0], *_deeper(0.35)],
     "3 -> 12 at 50 %": [  # once, to four times the layers
         *_three,
