@@ -19,6 +19,7 @@ deciding = [  # with all seeds
 ]
 common = _late["common"] | dict(n_layer=12)
 _decay, _small, _trunk, _stack = (_late[name] for name in ("_decay", "_small", "_trunk", "_stack"))
+_warm = dict(warmup_tokens=800_000)
 _twice, _three = _late["_twice"], [dict(n_layer=3, until=0.125), dict(until=0.25)]
 
 
@@ -51,7 +52,17 @@ arms = {
     # the control: its rate, batch and decay, one at a time
     "scratch 2e-3, decay 20 %": [dict(learning_rate=2e-3, until=0.8), _decay],
     "scratch 8e-3, decay 20 %": [dict(learning_rate=8e-3, warmup_tokens=800_000, until=0.8), _decay],
-    "scratch 4e-3, warmup 0.8M, decay 20 %": [dict(warmup_tokens=800_000, until=0.8), _decay],
+    # warmed up over 100 steps, which is train.py's default, and not over 12
+    "scratch 4e-3, warmup 0.8M, decay 20 %": [_warm | dict(until=0.8), _decay],
+    "scratch 4e-3, warmup 0.8M, decay 20 %, half the budget": [
+        _warm | dict(until=0.4),
+        _decay | dict(until=0.5),
+    ],
+    "scratch 4e-3, warmup 0.8M, decay 20 %, twice the budget": [
+        _warm | dict(until=0.8),
+        _warm | dict(until=1.6),
+        _decay | dict(until=2.0),
+    ],
     "scratch 4e-3, 16,384, decay 20 %": [dict(tokens_per_step=16384, until=0.8), _decay],
     "scratch 4e-3, decay 10 %": [*_trunk, dict(until=0.9), _decay],
     "scratch 4e-3, decay 40 %": [_trunk[0], _decay],
@@ -101,7 +112,7 @@ arms = {
     "3 -> 6 -> 12 at 12, 25 %": [_three[0], *_deeper(0.25)],
     "3 -> 6 -> 12 at 6, 12 %": [dict(n_layer=3, until=0.0625), *_deeper(0.125)],
     "3 -> 6 -> 12 at 6, 12 %, warmup 0.8M": [  # of the first stage
-        dict(n_layer=3, warmup_tokens=800_000, until=0.0625),
+        _warm | dict(n_layer=3, until=0.0625),
         *_deeper(0.125),
     ],
     "3 -> 6 -> 12 at 3, 6 %": [dict(n_layer=3, until=0.03125), *_deeper(0.0625)],
