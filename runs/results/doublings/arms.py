@@ -111,9 +111,10 @@ arms = {
     ],
     "3 -> 6 -> 12 at 12, 25 %": [_three[0], *_deeper(0.25)],
     "3 -> 6 -> 12 at 6, 12 %": [dict(n_layer=3, until=0.0625), *_deeper(0.125)],
-    "3 -> 6 -> 12 at 6, 12 %, warmup 0.8M": [  # of the first stage
-        _warm | dict(n_layer=3, until=0.0625),
-        *_deeper(0.125),
+    "3 -> 6 -> 12 at 6, 12 %, warmup 0.8M": [  # of what is new
+        dict(n_layer=3, until=0.0625),
+        *(stage | _warm for stage in _deeper(0.125)[:2]),
+        _decay,
     ],
     "3 -> 6 -> 12 at 3, 6 %": [dict(n_layer=3, until=0.03125), *_deeper(0.0625)],
     "3 -> 6 -> 12 at 12, 35 %": [_three[0], *_deeper(0.35)],
