@@ -1,5 +1,5 @@
 """
-A 1B by depth alone, at its full width from the start: 4 x 2048, 333M parameters, to a quarter of the FLOPs.
+A 1B by depth alone, at its full width from the start: 4 x 2048, 333M parameters, to an eighth of the FLOPs.
 
 $ python runs/ladder.py run config/depth?.py
 
@@ -10,5 +10,6 @@ that began at half the width ended 0.008 bits per byte behind (runs/results/doub
 _after = "stage3.py"  # its settings hold where this file gives none
 out_dir = "out/depth0"
 init_from = ""
-max_steps = 21900
-horizon_tokens = 49_541_021_696  # all three stages
+max_steps = 10940
+horizon_tokens = 38_465_961_984  # all three stages
+decay_share = 0.14  # of the tokens: the last fifth of the FLOPs

@@ -5,5 +5,5 @@ _grow = "--params 2x --along depth"  # grow.py's options; depth takes copies, wh
 out_dir = "out/depth2"
 init_from = "out/depth1/grown.pt"
 batch_size = 8
-max_steps = 13072
+max_steps = 19607
 n_layer = 16

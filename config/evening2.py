@@ -5,6 +5,6 @@ _grow = "--params 2x --along depth"  # grow.py's options; depth takes copies, wh
 out_dir = "out/evening2"
 init_from = "out/evening1/grown.pt"
 batch_size = 16
-max_steps = 4680
+max_steps = 7026
 n_layer = 16
 block_size = 2048

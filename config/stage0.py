@@ -12,8 +12,8 @@ options of grow.py that make it. The rules below are the recipe of docs/evidence
 
 growths        Each about doubles the non-embedding parameters. Width comes first, to 2048 by 4 % of the 1B's
                FLOPs. Even at 2 % it cost more than it saved: for a 1B alone, depth0.py is the cheaper start.
-               Depth doubles at a quarter and a half of them, as in runs/results/doublings. The two widths to
-               4096 and the last depth lead to 7B.
+               Depth doubles at a quarter and a half of them, as where a width came first in
+               runs/results/doublings. The two widths to 4096 and the last depth lead to 7B.
 tokens         20 a parameter in stages 0 to 2, embedding and head counted; as many as the shares say in 3 to
                5, and 40G to 43G after. The ladder reads 54G to a 1B for 1.7e+20 FLOPs, and 180G to a 7B for
                3.7e+21. From scratch the last models would read 27G and 81G on as many FLOPs.

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# One GPU, one evening: grow 117M parameters, 4 layers of 1024, to 168M and 271M by doubling the depth when a
-# quarter and a half of the FLOPs are spent, as the recipe says (docs/evidence.md). All are decayed at the end.
+# One GPU, one evening: grow 117M parameters, 4 layers of 1024, to 168M and 271M by doubling the depth when an
+# eighth and a quarter of the FLOPs are spent, as the recipe says (docs/evidence.md). All are decayed at the end.
 # Then a sample, the curves, and a stock Llama.
-#   python prepare.py --input fineweb-edu --out data/babel  # or any text: 4.5G tokens are read
+#   python prepare.py --input fineweb-edu --out data/babel  # or any text: 3.5G tokens are read
 #   bash runs/evening.sh                                    # settings of train.py may follow: --batch_size=16
 #   REHEARSE=1 bash runs/evening.sh                         # config/tiny?.py on data/demo, ten steps each
 # To expect on an H100 at 40 % MFU: 3.2 hours, at most 37 GB of its memory (10 with --recompute), 20 GB of

@@ -148,10 +148,12 @@ def control(path: str, rate: str, options: list[str], n_processes: int, out: str
 # what a ladder takes
 
 # what a token that a ladder reads counts for, beside one that the control reads (docs/experiments.md):
-#   depth doubled twice, R 1.8                  0.63 to 0.88
-#   thrice, R 2.3                               0.70
+#   depth doubled twice, by 25 % of the FLOPs   1.03 to 1.15 at R 1.4
+#   by 50 %                                     0.63 to 0.88 at R 1.8
+#   thrice, by 50 %                             0.70 at R 2.3
 #   width doubled early, then depth twice       0.67 at R 2.0, 0.59 at R 2.4
-ETA = {"by depth alone": (0.63, 0.88), "with widths": (0.59, 0.67)}
+ETA = {"by depth alone, early": (1.03, 1.15), "by depth alone": (0.63, 0.88), "with widths": (0.59, 0.67)}
+EARLY = 0.3  # of the FLOPs, by the last growth
 
 
 def memory(cfg: Config, tokens: int, n_devices: int, sharded: bool, recompute: bool) -> float:
@@ -183,29 +185,30 @@ def plan(paths: list[str], options: list[str], device: str, n_devices: int, mfu:
         raise ValueError(f"--mfu {mfu}: a share of the peak, above 0 and at most 1")
     peak, room = DEVICES[names[device.lower()]]
     stages = [read_stage(path, configure(options)) for path in paths]
-    devices = f"{n_devices} x {names[device.lower()]} of {room / 1e9:.0f} GB"
-    print(f"{devices} at {mfu:.0%} MFU. GB a device; *: recomputing")
-    print("grown: at this share of the FLOPs up to the stage's end; half did best (docs/evidence.md)")
-    heads = "stage,layers x width,parameters,tokens,rate,FLOPs,grown,GB,*,sharded,*,hours"
-    print(("{:<8}{:>14}{:>16}" + "{:>9}" * 9).format(*heads.split(",")))
-    tokens, flops, an_hour = 0, 0, n_devices * peak * mfu * 3600  # an_hour: FLOPs
+    cfgs = []
     for path, s in zip(paths, stages):
         shape = {f.name: s[f.name] for f in fields(Config) if f.name in s}
         try:
-            cfg = Config(**shape | {"vocab_size": s["vocab_size"] or 32000})
+            cfgs.append(Config(**shape | {"vocab_size": s["vocab_size"] or 32000}))
         except ValueError as e:
             raise ValueError(f"{path}: {e}") from None
-        n = s["max_steps"] * s["tokens_per_step"]
-        this = n * cfg.flops_per_token()
-        tokens, flops = tokens + n, flops + this
+    devices = f"{n_devices} x {names[device.lower()]} of {room / 1e9:.0f} GB"
+    print(f"{devices} at {mfu:.0%} MFU. GB a device; *: recomputing")
+    print("grown: at this share of all FLOPs; docs/evidence.md says what did best")
+    heads = "stage,layers x width,parameters,tokens,rate,FLOPs,grown,GB,*,sharded,*,hours"
+    print(("{:<8}{:>14}{:>16}" + "{:>9}" * 9).format(*heads.split(",")))
+    reads = [s["max_steps"] * s["tokens_per_step"] for s in stages]
+    takes = [n * cfg.flops_per_token() for n, cfg in zip(reads, cfgs)]
+    tokens, flops, an_hour = sum(reads), sum(takes), n_devices * peak * mfu * 3600  # an_hour: FLOPs
+    for i, (path, s, cfg) in enumerate(zip(paths, stages, cfgs)):
         forward = min(s["batch_size"] * s["block_size"], s["tokens_per_step"] // n_devices)
         ways = itertools.product((False, True), repeat=2)  # sharded, recomputing
         gb = "".join(f"{memory(cfg, forward, n_devices, *way) / 1e9:>9.0f}" for way in ways)
         name, size = os.path.basename(path).removesuffix(".py"), f"{cfg.n_layer} x {cfg.n_embd}"
         n_params = skeleton(cfg).count_params()["total"]
         print(
-            f"{name:<8}{size:>14}{n_params:>16,}{count(n):>9}{s['learning_rate']:>9.1e}{this:>9.2e}"
-            f"{1 - this / flops:>9.0%}{gb}{this / an_hour:>9.1f}"
+            f"{name:<8}{size:>14}{n_params:>16,}{count(reads[i]):>9}{s['learning_rate']:>9.1e}"
+            f"{takes[i]:>9.2e}{sum(takes[:i]) / flops:>9.0%}{gb}{takes[i] / an_hour:>9.1f}"
         )
     print(f"all: {count(tokens)} tokens, {flops:.2e} FLOPs, {flops / an_hour:,.1f} hours")
     if len(stages) == 1:
@@ -213,7 +216,9 @@ def plan(paths: list[str], options: list[str], device: str, n_devices: int, mfu:
     scratch = tokens * cfg.flops_per_token()
     took, r = f"{scratch:.2e} FLOPs, {scratch / an_hour:,.1f} hours", scratch / flops
     print(f"the last stage from scratch on as many tokens: {took}, {r:.2f} times")
-    kind = "with widths" if len({s["n_embd"] for s in stages}) > 1 else "by depth alone"
+    kind = "by depth alone, early" if sum(takes[:-1]) < EARLY * flops else "by depth alone"
+    if len({s["n_embd"] for s in stages}) > 1:
+        kind = "with widths"
     low, high = ETA[kind]
     worth = f"{r:.2f} x {low} to {high} = {r * low:.1f} to {r * high:.1f}"
     print(f"{kind}, expected worth = R x eta = {worth}")
