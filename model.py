@@ -505,8 +505,8 @@ class Llama(nn.Module):
     def compile_blocks(self, alone: bool = True) -> None:
         """Compile the blocks in place, and the loss but for its matrix products.
 
-        Blocks of one structure share their code: 32 layers start as fast as 2. DDP and FSDP2 take them one by
-        one. A process that is alone compiles up to 12 layers in one piece, which is 3 % faster."""
+        Blocks of one structure share their code: 32 layers start as fast as 2. DDP, FSDP2 and recomputing
+        take them one by one. Without these (alone) up to 12 layers are one piece, which is 3 % faster."""
         torch._dynamo.config.recompile_limit = 64  # blocks differ by the generation they were born in
         if alone and self.cfg.n_layer <= 12:
             self.trunk = torch.compile(self.trunk)
