@@ -7,8 +7,8 @@ $ python runs/ladder.py run config/stage?.py                # all nine: a 7B
 $ python runs/ladder.py plan config/stage?.py               # what each takes: tokens, FLOPs, memory, hours
 
 A grown stage's file has only what differs from the stage before, which it names as _after; _grow has the
-options of grow.py that make it. The rules below are the recipe of docs/evidence.md, which rests on models of
-0.3M to 10M parameters. Nothing of this size has been trained.
+options of grow.py that make it. The rules below follow docs/evidence.md, but for when depth doubles. It rests
+on models of 0.3M to 10M parameters. Nothing of this size has been trained.
 
 growths        Each about doubles the non-embedding parameters. Width comes first, to 2048 by 4 % of the 1B's
                FLOPs. Even at 2 % it cost more than it saved: for a 1B alone, depth0.py is the cheaper start.
