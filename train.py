@@ -1048,8 +1048,7 @@ def branch_off(ckpt: dict, source: str, length: int) -> dict:
     rates that it decays. Raise ValueError if there is nothing to decay."""
     tokens, was = ckpt["ledger"]["tokens"], ckpt["schedule"]
     length = length or tokens // 10
-    peaks = [g["learning_rate"] for g in ckpt["config"]["generations"]]
-    if not was or len(was["rates"]) < len(peaks) or None in peaks:  # --init clone forgets a peak
+    if not was or any(g["learning_rate"] is None for g in ckpt["config"]["generations"]):
         raise ValueError(f"{source}: part of it was never trained: train it, then branch off")
     if ckpt["branch"] or was["floor"] == 0 and tokens >= was["horizon"]:
         ended = f"{source}: its rates have ended, so that nothing is left to decay"

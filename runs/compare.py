@@ -262,8 +262,11 @@ def worths(values, flops, line):
         """Return [(FLOPs, bits per byte)] of a seed of the control, its own or the likely."""
         points = []
         for x, control in line:
-            likely = [control[seed]] if seed in control else []
-            for other in () if likely else control:
+            if seed in control:
+                points.append((x, control[seed]))
+                continue
+            likely = []  # what it would have by each seed that was run there
+            for other in control:
                 both = [there[seed] / there[other] for _, there in line if {seed, other} <= there.keys()]
                 if both:
                     likely.append(control[other] * statistics.mean(both))

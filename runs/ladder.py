@@ -128,12 +128,13 @@ def control(path: str, rate: str, options: list[str], n_processes: int, out: str
     widened = [growth["vocab"] for growth in ckpt["lineage"] if growth.get("vocab")]
     if widened:  # the stage of text whose tokens have rows by now
         settings["rows"] = widened[-1]
-    if ckpt["config"]["n_tokens"] and not (settings.get("rows") or "rows" in configure(options)):
+    asked = configure(options)
+    if ckpt["config"]["n_tokens"] and not (settings.get("rows") or "rows" in asked):
         raise ValueError(f"{path} has rows for some tokens only: give --rows=STAGE, as its first stage had")
 
     # its FLOPs, and a folder
     a_step = Config(**ckpt["config"]).flops_per_token() * settings["tokens_per_step"]
-    steps = configure(options).get("max_steps", round(ckpt["ledger"]["flops"] / a_step))
+    steps = asked.get("max_steps", round(ckpt["ledger"]["flops"] / a_step))
     out = out or f"{os.path.dirname(os.path.abspath(path))}-control-{rate}"
     begun = os.path.exists(last_checkpoint(out))
     if begun:

@@ -58,13 +58,12 @@ def test_the_plan_of_a_ladder(tmp_path):
     assert flops == pytest.approx(3.71e21, rel=0.01)
     assert "with widths, expected worth = R x eta = 2.23 x 0.59 to 0.67 = 1.3 to 1.5\n" in printed
     # a 1B by depth alone: depth doubles at an eighth and a quarter of the FLOPs that stages 0 to 5 take
-    by_depth = ok("runs/ladder.py", "plan", *sorted(glob.glob(f"{HERE}/config/depth?.py")))
+    depths = sorted(glob.glob(f"{HERE}/config/depth?.py"))
+    by_depth = ok("runs/ladder.py", "plan", *depths)
     assert re.findall(r"^depth\d .* (\d+)%", by_depth, re.M) == ["0", "12", "25"]
-    assert (
-        "1.66e+20 FLOPs" in by_depth
-        and "by depth alone, early, expected worth = R x eta = 1.40 x " in by_depth
-    )
-    late = ok("runs/ladder.py", "plan", *sorted(glob.glob(f"{HERE}/config/depth?.py")), "--max_steps=9")
+    assert "by depth alone, early, expected worth = R x eta = 1.40 x " in by_depth
+    assert "1.66e+20 FLOPs" in by_depth
+    late = ok("runs/ladder.py", "plan", *depths, "--max_steps=9")
     assert re.search(r"^depth2 .* 45%", late, re.M) and "by depth alone, expected worth" in late
     assert "1.66e+20 FLOPs" in ok("runs/ladder.py", "plan", *stages[:6])
     assert "--gpu tpu: one of h200" in run("runs/ladder.py", "plan", *stages, "--gpu", "tpu")[0]
@@ -270,7 +269,7 @@ def test_a_control_has_what_its_run_had_but_for_what_is_the_runs_own(tmp_path, m
     save_checkpoint(tmp_path / "ckpt.pt", ckpt | {"lineage": [{}]})  # it began with some rows, untold which
     with pytest.raises(ValueError, match="has rows for some tokens only: give --rows=STAGE"):
         control(*how)
-    control(*how[:2], ["--rows=words20"], *how[3:4], str(tmp_path / "d"))
+    control(*how[:2], ["--rows=words20"], 1, str(tmp_path / "d"))
     assert "--rows=words20" in asked[2]
 
 

@@ -51,7 +51,7 @@ arms = {
     ],
     # the control: its rate, batch and decay, one at a time
     "scratch 2e-3, decay 20 %": [dict(learning_rate=2e-3, until=0.8), _decay],
-    "scratch 8e-3, decay 20 %": [dict(learning_rate=8e-3, warmup_tokens=800_000, until=0.8), _decay],
+    "scratch 8e-3, decay 20 %": [_warm | dict(learning_rate=8e-3, until=0.8), _decay],
     # warmed up over 100 steps, which is train.py's default, and not over 12
     "scratch 4e-3, warmup 0.8M, decay 20 %": [_warm | dict(until=0.8), _decay],
     "scratch 4e-3, warmup 0.8M, decay 20 %, half the budget": [
