@@ -208,6 +208,11 @@ def configure(args: list[str]) -> dict:
     return given
 
 
+def shape_of(settings: dict) -> dict:
+    """Return {field of Config: value} of those settings that are sizes of the model."""
+    return {f.name: settings[f.name] for f in dataclasses.fields(Config) if f.name in settings}
+
+
 # -----------------------------------------------------------------------------
 # learning rates
 
@@ -534,10 +539,9 @@ def main() -> None:
     token_bytes, its_tokenizer = read_token_bytes(data, meta), read_tokenizer(data, meta)
 
     # the model's config and the ledger: the checkpoint's, or those of a start from scratch
-    shape = {f.name: globals()[f.name] for f in dataclasses.fields(Config) if f.name in DEFAULTS}
     row_ids = read_stage_rows(data, rows, f"rows = {rows!r}") if rows else ()
     if ckpt:
-        check_sizes({key: given[key] for key in shape if key in given}, ckpt["config"], source)
+        check_sizes(shape_of(given), ckpt["config"], source)
         if ckpt["tokenizer"]["sha256"] != meta["tokenizer"]["sha256"]:
             name = meta["tokenizer"]["name"]
             raise ValueError(f"{data} has the tokenizer {name}, not the one that {source} was trained with")
@@ -551,7 +555,8 @@ def main() -> None:
         n_tokens = meta["vocab_size"]
         if 0 < vocab_size < n_tokens or rows and vocab_size > n_tokens:
             raise ValueError(f"vocab_size = {vocab_size}, but the tokenizer of {data} has {n_tokens}")
-        shape["vocab_size"] = vocab_size or n_tokens
+        shape = shape_of({key: globals()[key] for key in DEFAULTS})
+        shape |= {"vocab_size": vocab_size or n_tokens}
         if rows:
             shape |= {"vocab_size": len(row_ids), "n_tokens": n_tokens}
         cfg = Config(**shape)

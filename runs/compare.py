@@ -54,7 +54,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -113,9 +113,8 @@ def chain(name, spec, seed, rows=n_rows):
         # the model: the settings', or what the growth makes of the one before
         settings = {key: defaults[key] for key in ("data", "tokens_per_step", "block_size")} | stage
         if cfg is None:
-            shape = {f.name: settings[f.name] for f in fields(Config) if f.name in settings}
-            shape["vocab_size"] = rows(settings["data"], settings.get("rows", ""))
-            cfg = Config(**shape)
+            vocab_size = rows(settings["data"], settings.get("rows", ""))
+            cfg = Config(**train.shape_of(settings) | {"vocab_size": vocab_size})
         elif growth:
             args = parse_args(["--in", "-", *growth])
             sizes = asked_sizes(cfg, args)

@@ -21,7 +21,6 @@ import runpy
 import signal
 import subprocess
 import sys
-from dataclasses import fields
 
 import torch
 
@@ -29,7 +28,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."
 from checkpoint import load_checkpoint
 from grow import count
 from model import CHUNK, DEVICES, Config, skeleton
-from train import DEFAULTS, configure, last_checkpoint
+from train import DEFAULTS, configure, last_checkpoint, shape_of
 
 HERE = sys.path[0]  # the folder of train.py
 
@@ -190,9 +189,8 @@ def plan(paths: list[str], options: list[str], device: str, n_devices: int, mfu:
     stages = [read_stage(path, configure(options)) for path in paths]
     cfgs = []
     for path, s in zip(paths, stages):
-        shape = {f.name: s[f.name] for f in fields(Config) if f.name in s}
         try:
-            cfgs.append(Config(**shape | {"vocab_size": s["vocab_size"] or 32000}))
+            cfgs.append(Config(**shape_of(s) | {"vocab_size": s["vocab_size"] or 32000}))
         except ValueError as e:
             raise ValueError(f"{path}: {e}") from None
     devices = f"{n_devices} x {names[device.lower()]} of {room / 1e9:.0f} GB"

@@ -6,7 +6,6 @@ import re
 import runpy
 import subprocess
 import sys
-from dataclasses import fields
 
 import pytest
 import torch
@@ -17,7 +16,7 @@ from checkpoint import load_checkpoint, save_checkpoint
 from grow import asked_sizes, parse_args, with_sizes
 from model import Config, Llama, skeleton
 from test_grow import tiny_rows
-from train import configure
+from train import configure, shape_of
 
 
 def test_the_plan_of_a_ladder(tmp_path):
@@ -189,8 +188,7 @@ def test_the_configs_know_the_ladders_end():
 
 def test_a_stage_has_the_sizes_that_its_growth_makes():
     def sizes_of(path):
-        settings = configure([path])
-        return Config(**{f.name: settings[f.name] for f in fields(Config) if f.name in settings})
+        return Config(**shape_of(configure([path])))
 
     grown = sorted(glob.glob(f"{HERE}/config/*[1-9].py"))
     for path in grown:
