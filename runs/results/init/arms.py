@@ -9,10 +9,7 @@ import runpy
 _doublings = runpy.run_path(os.path.join(os.path.dirname(__file__), "../doublings/arms.py"))
 budget, seeds, control, common = (_doublings[k] for k in ("budget", "seeds", "control", "common"))
 _names = [
-    "scratch 4e-3, decay 20 %",
     "scratch 4e-3, decay 20 %, half the budget",
-    "3 -> 6 -> 12 at 12, 25 %",
     "3 -> 6 -> 12 at 12, 25 %, half the budget",
-    "3 -> 6 -> 12 at 6, 12 %",
 ]
 arms = {name: _doublings["arms"][name] for name in _names}
