@@ -10,7 +10,7 @@ import sys
 
 import torch
 
-from checkpoint import load_checkpoint, build_model
+from checkpoint import build_model, load_checkpoint
 from data import Tokenizer
 from sample import reference_text
 from train import evaluate
