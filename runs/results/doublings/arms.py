@@ -15,6 +15,7 @@ deciding = [  # with all seeds
     "scratch 4e-3, decay 20 %",
     "3 -> 6 -> 12 at 25, 50 %",
     "3 -> 6 -> 12 at 12, 25 %",
+    "3 -> 6 -> 12 at 6, 12 %",
     "3 x 32 -> 3 x 64 -> 6 -> 12 at 2, 25, 50 %",
 ]
 common = _late["common"] | dict(n_layer=12)
