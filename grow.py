@@ -218,8 +218,8 @@ def not_stock(cfg: Config) -> str:
     return f"{fault}: {remedy}" + (f", or --heads {many[0]}" if many else "")
 
 
-def check_growth(cfg: Config, new: dict[str, int], place: str, init: str) -> None:
-    """Raise ValueError where cfg can't grow to `new`, all its sizes, or with place or init."""
+def check_growth(cfg: Config, new: dict[str, int], place: str, skip: int, init: str) -> None:
+    """Raise ValueError where cfg can't grow to `new`, all its sizes, or with place, skip or init."""
     for name, size in new.items():
         if size < getattr(cfg, name):
             raise ValueError(f"{name} {getattr(cfg, name)} -> {size}: a model only grows")
@@ -248,6 +248,10 @@ def check_growth(cfg: Config, new: dict[str, int], place: str, init: str) -> Non
             )
     if place == "interleave" and "n_layer" not in grows:
         raise ValueError("--place interleave is for depth, which does not grow")
+    if skip and ("n_layer" not in grows or place != "top" or init not in ("copy", "stack")):
+        raise ValueError("--skip is for copied layers on top: --init copy or stack, with depth")
+    if not 0 <= skip < cfg.n_layer:
+        raise ValueError(f"--skip {skip}: 0 or more, and below the {cfg.n_layer} layers that there are")
 
 
 def settled(g: Generation) -> Generation:
@@ -259,21 +263,25 @@ def grown_config(
     cfg: Config,
     sizes: dict[str, int],
     place: str = "top",
+    skip: int = 0,
     init: str = "random",
     birth: int = 0,
     ramp: int = 0,
 ) -> tuple[Config, list[tuple[int, bool]]]:
     """Return (the grown Config, [(layer of cfg, is it new)] for each layer of it). A new layer's source is
-    the one it copies, if it copies. Raise ValueError where the sizes don't fit or the init does not apply."""
+    the one it copies, if it copies. skip: see plan_growth. Raise ValueError where the sizes don't fit or the
+    init does not apply."""
     unknown = sizes.keys() - {"n_layer", *SIZES}
     if unknown:
         raise ValueError(f"can't grow {unknown.pop()}")
     new = with_sizes(cfg, sizes)
-    check_growth(cfg, new, place, init)
+    check_growth(cfg, new, place, skip, init)
 
     extra = new["n_layer"] - cfg.n_layer
-    if place == "top":
-        layers = [(i, False) for i in range(cfg.n_layer)] + [(i % cfg.n_layer, True) for i in range(extra)]
+    if place == "top":  # in turn, so that the last copy is of the last layer
+        later = range(skip, cfg.n_layer)
+        layers = [(i, False) for i in range(cfg.n_layer)]
+        layers += [(later[(i - extra) % len(later)], True) for i in range(extra)]
     else:  # spread evenly, each new layer above the one it would copy
         layers = []
         for i in range(cfg.n_layer):
@@ -407,6 +415,7 @@ def grow(ckpt: dict, **how: object) -> tuple[dict, Born]:
 def plan_growth(
     ckpt: dict,
     place: str = "top",
+    skip: int = 0,
     init: str = "random",
     seed: int = 1337,
     copy_state: bool = False,
@@ -416,25 +425,25 @@ def plan_growth(
 ) -> tuple[dict, Born]:
     """Return (the grown checkpoint, its new slabs Lazy; what they are).
 
-    sizes: any of n_layer, n_head, n_kv_head, n_embd, head_dim, ffn_dim, at their new values. rows: the token
-    ids of all rows of a growing vocabulary, the old ones first. ramp: tokens in which what the new slabs
-    write comes in; 0: it is zero, or with stack, there at once. Old slabs are those of ckpt, not copies.
-    Adam's state stays with old slabs; new slabs have none, or with copy_state, where a layer is copied, a
-    copy. Raise ValueError where the sizes don't fit."""
+    sizes: any of n_layer, n_head, n_kv_head, n_embd, head_dim, ffn_dim, at their new values. skip: how many
+    of the first layers have no copy on top. rows: the token ids of all rows of a growing vocabulary, the old
+    ones first. ramp: tokens in which what the new slabs write comes in; 0: it is zero, or with stack, there
+    at once. Old slabs are those of ckpt, not copies. Adam's state stays with old slabs; new slabs have none,
+    or with copy_state, where a layer is copied, a copy. Raise ValueError where the sizes don't fit."""
     if ramp and init not in RAMP_INITS:
         raise ValueError(f"--ramp goes with --init {', '.join(RAMP_INITS)}: {init} is exact without")
     if init == "clone":
-        if place != "top" or copy_state or rows is not None:
+        if place != "top" or skip or copy_state or rows is not None:
             raise ValueError(
-                "--init clone goes without --place, --copy_state and --vocab: it tiles the model that "
-                "there is"
+                "--init clone goes without --place, --skip, --copy_state and --vocab: it tiles the model "
+                "that there is"
             )
         return plan_clone(ckpt, seed, **sizes)
     old = Config(**ckpt["config"])
     if rows is not None:
         check_rows(old, ckpt["model"].get("row_of"), rows)
         sizes = sizes | {"vocab_size": len(rows)}
-    cfg, layers = grown_config(old, sizes, place, init, ckpt["ledger"]["tokens"], ramp)
+    cfg, layers = grown_config(old, sizes, place, skip, init, ckpt["ledger"]["tokens"], ramp)
     weights, state, born, dtype = ungrown(ckpt), {}, [], ckpt["model"]["wte.0"].dtype
     if rows is not None:
         weights["row_of"] = torch.full((old.n_tokens,), -1)
@@ -869,6 +878,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     add("--place", choices=("top", "interleave"), default="top", help="where new layers go (default: top)")
     add(
+        "--skip",
+        type=int,
+        default=0,
+        metavar="N",
+        help="with copies on top: copy none of the first N layers (default: 0)",
+    )
+    add(
         "--ramp",
         type=float,
         metavar="TOKENS",
@@ -1083,8 +1099,8 @@ def asked_growth(ckpt: dict, args: argparse.Namespace) -> Growth:
             )
         if args.ramp:
             raise ValueError("--ramp is for a growth, and of rows there is none: leave it out")
-        if args.init or args.place != "top" or args.copy_state:
-            raise ValueError("--init, --place and --copy_state are for a growth, and nothing grows")
+        if args.init or args.place != "top" or args.skip or args.copy_state:
+            raise ValueError("--init, --place, --skip and --copy_state are for a growth, and nothing grows")
     if args.ramp and args.condense == 1:
         raise ValueError("--condense 1 would fold the ramp in before it began: leave it out, or train first")
 
@@ -1111,6 +1127,7 @@ def make(
         new, born = plan_growth(
             new,
             place=args.place,
+            skip=args.skip,
             init=growth.init,
             seed=args.seed,
             copy_state=args.copy_state,
@@ -1213,6 +1230,7 @@ def main() -> None:
             "vocab": args.vocab or "",
             "init": growth.init,
             "place": args.place,
+            "skip": args.skip,
             "ramp": growth.ramp,
             "condense": args.condense or 0,
             "seed": args.seed,

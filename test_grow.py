@@ -339,6 +339,25 @@ def test_copied_layers_are_what_they_copy_at_the_moment():
     assert grown_config(cfg, {"n_layer": 5}, "interleave")[1] == spread
 
 
+@pytest.mark.parametrize(
+    "n, to, skip, copied",
+    [
+        (6, 12, 0, [0, 1, 2, 3, 4, 5]),
+        (6, 9, 0, [3, 4, 5]),
+        (6, 12, 2, [4, 5, 2, 3, 4, 5]),
+        (2, 6, 0, [0, 1, 0, 1]),
+        (3, 6, 2, [2, 2, 2]),
+    ],
+)
+def test_on_top_come_copies_of_the_later_layers_the_last_one_last(n, to, skip, copied):
+    ckpt = steps(tiny(n_layer=n), 1)
+    _, layers = grown_config(Config(**ckpt["config"]), {"n_layer": to}, skip=skip, init="stack")
+    assert layers == [(i, False) for i in range(n)] + [(i, True) for i in copied]
+    w = grow(ckpt, n_layer=to, init="stack", skip=skip)[0]["model"]
+    for i, source in enumerate(copied, n):
+        assert torch.equal(w[f"layers.{i}.mlp.down.0"], w[f"layers.{source}.mlp.down.0"])
+
+
 def test_copied_layers_may_copy_the_state():
     ckpt = steps(tiny(), 3)
     grown, _ = grow(ckpt, n_layer=4, init="stack", copy_state=True)
