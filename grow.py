@@ -278,10 +278,11 @@ def grown_config(
     check_growth(cfg, new, place, skip, init)
 
     extra = new["n_layer"] - cfg.n_layer
-    if place == "top":  # in turn, so that the last copy is of the last layer
+    if place == "top":
         later = range(skip, cfg.n_layer)
+        begin = -extra if skip else 0  # with skip, the last copy is of the last layer, which fed the head
         layers = [(i, False) for i in range(cfg.n_layer)]
-        layers += [(later[(i - extra) % len(later)], True) for i in range(extra)]
+        layers += [(later[(begin + i) % len(later)], True) for i in range(extra)]
     else:  # spread evenly, each new layer above the one it would copy
         layers = []
         for i in range(cfg.n_layer):
@@ -426,10 +427,11 @@ def plan_growth(
     """Return (the grown checkpoint, its new slabs Lazy; what they are).
 
     sizes: any of n_layer, n_head, n_kv_head, n_embd, head_dim, ffn_dim, at their new values. skip: how many
-    of the first layers have no copy on top. rows: the token ids of all rows of a growing vocabulary, the old
-    ones first. ramp: tokens in which what the new slabs write comes in; 0: it is zero, or with stack, there
-    at once. Old slabs are those of ckpt, not copies. Adam's state stays with old slabs; new slabs have none,
-    or with copy_state, where a layer is copied, a copy. Raise ValueError where the sizes don't fit."""
+    of the first layers have no copy on top; 0: copies begin with the first. rows: the token ids of all rows
+    of a growing vocabulary, the old ones first. ramp: tokens in which what the new slabs write comes in; 0:
+    it is zero, or with stack, there at once. Old slabs are those of ckpt, not copies. Adam's state stays with
+    old slabs; new slabs have none, or with copy_state, where a layer is copied, a copy. Raise ValueError
+    where the sizes don't fit."""
     if ramp and init not in RAMP_INITS:
         raise ValueError(f"--ramp goes with --init {', '.join(RAMP_INITS)}: {init} is exact without")
     if init == "clone":
@@ -882,7 +884,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         type=int,
         default=0,
         metavar="N",
-        help="with copies on top: copy none of the first N layers (default: 0)",
+        help="with copies on top: of the layers after the first N alone, in turn, the last one last "
+        "(default: 0)",
     )
     add(
         "--ramp",

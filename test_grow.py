@@ -120,7 +120,7 @@ GROWTHS = {
         n_layer=3, n_embd=56, ffn_dim=77, head_dim=12, init="copy", **heads(kind, 8)
     ),
     "eye": lambda kind: dict(n_embd=60, init="eye", **heads(kind, 6)),
-    "ramp_stack": lambda kind: dict(n_layer=5, init="stack", ramp=10),
+    "ramp_stack": lambda kind: dict(n_layer=5, init="stack", ramp=10, skip=1),
     "ramp_all": lambda kind: GROWTHS["all"](kind) | dict(ramp=10),
     "ramp_copy_all": lambda kind: GROWTHS["copy_all"](kind) | dict(ramp=10),
 }
@@ -343,13 +343,15 @@ def test_copied_layers_are_what_they_copy_at_the_moment():
     "n, to, skip, copied",
     [
         (6, 12, 0, [0, 1, 2, 3, 4, 5]),
-        (6, 9, 0, [3, 4, 5]),
+        (6, 9, 0, [0, 1, 2]),
+        (6, 9, 2, [3, 4, 5]),
+        (6, 8, 4, [4, 5]),
         (6, 12, 2, [4, 5, 2, 3, 4, 5]),
         (2, 6, 0, [0, 1, 0, 1]),
         (3, 6, 2, [2, 2, 2]),
     ],
 )
-def test_on_top_come_copies_of_the_later_layers_the_last_one_last(n, to, skip, copied):
+def test_on_top_come_copies_of_all_layers_or_of_later_ones_the_last_one_last(n, to, skip, copied):
     ckpt = steps(tiny(n_layer=n), 1)
     _, layers = grown_config(Config(**ckpt["config"]), {"n_layer": to}, skip=skip, init="stack")
     assert layers == [(i, False) for i in range(n)] + [(i, True) for i in copied]

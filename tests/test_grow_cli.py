@@ -238,6 +238,12 @@ def test_the_lineage_has_the_sizes_that_were_made(tmp_path):
     ckpt = load_checkpoint(tmp_path / "grown.pt")
     sizes = ckpt["lineage"][-1]["sizes"]
     assert sizes and sizes == {name: ckpt["config"][name] for name in sizes}
+    how = [*DEPTH, "--init", "copy", "--skip", 1]
+    ok("grow.py", "--in", tmp_path / "a.pt", *how, "--out", tmp_path / "b.pt")
+    ckpt = load_checkpoint(tmp_path / "b.pt")
+    w, n = ckpt["model"], ckpt["config"]["n_layer"]
+    assert ckpt["lineage"][-1]["skip"] == 1
+    assert all(torch.equal(w[f"layers.{i}.mlp.up.0"], w["layers.1.mlp.up.0"]) for i in range(n // 2, n))
 
 
 def test_weights_that_are_not_finite_are_named(tmp_path):
@@ -568,6 +574,8 @@ def test_bad_input_to_grow(stage, tmp_path):
         (["--double", "width", "--skip", 1], "--skip is for copied layers on top"),
         ([*DEPTH, "--place", "interleave", "--skip", 1], "--skip is for copied layers on top"),
         ([*DEPTH, "--skip", 4], "--skip 4: 0 or more, and below the"),
+        ([*DEPTH, "--skip", -1], "--skip -1: 0 or more, and below the"),
+        (["--double", "width", "--init", "clone", "--skip", 1], "--init clone goes without --place, --skip"),
         ([*DEPTH, "--init", "random", "--skip", 1], "--skip is for copied layers on top"),
         (["--condense", 1, "--skip", 1], "--place, --skip and --copy_state are for a growth"),
         (["--double", "depth", "--init", "random", "--copy_state"], "--copy_state is for copied layers"),
