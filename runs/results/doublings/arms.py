@@ -36,14 +36,6 @@ def _deeper(at, end=1.0, how=" --init stack"):
     ]
 
 
-def _later(ckpt):
-    """Change 12 layers, of which the last 6 copy the first 6: those copy 5, 6, 3, 4, 5 and 6."""
-    w = ckpt["model"]
-    for i, source in zip(range(6, 12), [4, 5, 2, 3, 4, 5]):
-        for name in [name for name in w if name.startswith(f"layers.{i}.")]:
-            w[name] = w[name.replace(f".{i}.", f".{source}.", 1)].clone()
-
-
 arms = {
     "scratch 4e-3, decay 20 %": [*_trunk, _decay],
     "3 -> 6 -> 12 at 25, 50 %": [*_three, *_deeper(0.5)],
@@ -123,7 +115,7 @@ arms = {
     "3 -> 6 -> 12 at 12, 25 %, no copies of layers 1 and 2": [
         _three[0],
         _deeper(0.25)[0],
-        _deeper(0.25)[1] | dict(edit="_later"),
+        _deeper(0.25)[1] | dict(grow="--depth 12 --init stack --skip 2"),
         _decay,
     ],
     "3 -> 6 -> 12 at 6, 12 %": [dict(n_layer=3, until=0.0625), *_deeper(0.125)],

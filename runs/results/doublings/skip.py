@@ -4,7 +4,6 @@ Which layers does a model use? Print by how many bits per byte it is worse witho
 $ PYTHONPATH=. python runs/results/doublings/skip.py out/compare/FOLDER/ckpt.pt ...
 """
 
-import contextlib
 import math
 import sys
 
@@ -12,22 +11,15 @@ import torch
 
 from checkpoint import build_model, load_checkpoint
 from data import Tokenizer
-from sample import reference_text
-from train import evaluate
+from sample import log_probs, reference_text
 
-
-def main():
-    for path in sys.argv[1:]:
-        ckpt = load_checkpoint(path)
-        model = build_model(ckpt)
-        ids, n_bytes = reference_text(ckpt, Tokenizer.from_dict(ckpt["tokenizer"]), None)
-        layers = list(model.layers)
-        bpb = []
-        for kept in [layers, *(layers[:i] + layers[i + 1 :] for i in range(len(layers)))]:
-            model.layers = torch.nn.ModuleList(kept)
-            nats, _ = evaluate(model, ids, 64, (0, 1), "cpu", contextlib.nullcontext(), lambda y, x: 0)
-            bpb.append(nats * (len(ids) - 1) / n_bytes / math.log(2))
-        print(f"{path}: {bpb[0]:.4f}; without:", *(f"{b - bpb[0]:.3f}" for b in bpb[1:]), flush=True)
-
-
-main()
+for path in sys.argv[1:]:
+    ckpt = load_checkpoint(path)
+    model = build_model(ckpt)
+    ids, n_bytes = reference_text(ckpt, Tokenizer.from_dict(ckpt["tokenizer"]), None)
+    layers = list(model.layers)
+    bpb = []
+    for kept in [layers, *(layers[:i] + layers[i + 1 :] for i in range(len(layers)))]:
+        model.layers = torch.nn.ModuleList(kept)
+        bpb.append(-log_probs(model, ids, "cpu").sum().item() / n_bytes / math.log(2))
+    print(f"{path}: {bpb[0]:.4f}; without:", *(f"{b - bpb[0]:.3f}" for b in bpb[1:]), flush=True)

@@ -65,14 +65,6 @@ def _middle(ckpt):
         ckpt["config"][of] = [ckpt["config"][of][order.index(i)] for i in range(6)]
 
 
-def _later(ckpt):
-    """Change 6 layers, of which the last 3 copy the first 3: those copy 3, 2 and 3."""
-    w = ckpt["model"]
-    for i, source in zip((3, 4, 5), (2, 1, 2)):
-        for name in [name for name in w if name.startswith(f"layers.{i}.")]:
-            w[name] = w[name.replace(f".{i}.", f".{source}.", 1)].clone()
-
-
 _trunk = [dict(until=0.6), dict(until=0.8)]
 _twice = [dict(until=1.6), _decay | dict(until=2.0)]
 _small = dict(n_layer=3, n_head=2, n_embd=32, ffn_dim=96)
@@ -118,7 +110,7 @@ arms = {
     ),
     "6 x 32 -> 6 x 64 at 25 %, writers copied, readers zero": _wider(edit="_fill"),
     "3 -> 6 at 50 %, interleaved": _grown(0.5, f"{_stack} --place interleave"),
-    "3 -> 6 at 50 %, no copy of layer 1": _grown(0.5, edit="_later"),
+    "3 -> 6 at 50 %, no copy of layer 1": _grown(0.5, f"{_stack} --skip 1"),
     "3 -> 6 at 50 %, copies of the middle": _grown(0.5, edit="_middle"),
     "3 -> 6 at 50 %, Adam's state copied": _grown(0.5, f"{_stack} --copy_state"),
     "scratch 4e-3, decay 20 %, half the budget": [dict(until=0.4), _decay | dict(until=0.5)],
