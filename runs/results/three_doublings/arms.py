@@ -10,7 +10,7 @@ import runpy
 _doublings = runpy.run_path(os.path.join(os.path.dirname(__file__), "../doublings/arms.py"))
 budget = 2 * _doublings["budget"]
 seeds, control = _doublings["seeds"], _doublings["control"]
-deciding = ["scratch 4e-3, decay 20 %", "3 -> 6 -> 12 -> 24 at 12, 25, 50 %"]  # with all seeds
+deciding = ["scratch 4e-3, decay 20 %", "3 -> 6 -> 12 -> 24 at 6, 12, 25 %"]  # with all seeds
 common = _doublings["_late"]["common"] | dict(n_layer=24)
 _decay, _stack = _doublings["_decay"], _doublings["_stack"]
 _twelve = [
@@ -27,6 +27,14 @@ arms = {
     "3 -> 6 -> 12 -> 24 at 12, 25, 50 %": [
         *_twelve,
         dict(grow="--depth 24 --init stack", until=0.8),
+        _decay,
+    ],
+    # earlier, and from the second doubling on without copies of layers 1 and 2
+    "3 -> 6 -> 12 -> 24 at 6, 12, 25 %": [
+        dict(n_layer=3, until=0.0625),
+        dict(grow=_stack, until=0.125),
+        dict(grow="--depth 12 --init stack --skip 2", until=0.25),
+        dict(grow="--depth 24 --init stack --skip 2", until=0.8),
         _decay,
     ],
     # the smaller model that is grown, on the trunk of the above
