@@ -15,6 +15,7 @@ deciding = [  # with all seeds
     "scratch 4e-3, decay 20 %",
     "3 -> 6 -> 12 at 25, 50 %",
     "3 -> 6 -> 12 at 12, 25 %",
+    "3 -> 6 -> 12 at 12, 25 %, ramp",
     "3 -> 6 -> 12 at 6, 12 %",
     "3 -> 6 -> 12 at 12, 25 %, no copies of layers 1 and 2",
     "3 x 32 -> 3 x 64 -> 6 -> 12 at 2, 25, 50 %",
@@ -112,6 +113,7 @@ arms = {
         stage | dict(learning_rate=2e-3) for stage in [dict(n_layer=3, until=0.75), *_deeper(1.5, end=3.0)]
     ],
     "3 -> 6 -> 12 at 12, 25 %": [_three[0], *_deeper(0.25)],
+    "3 -> 6 -> 12 at 12, 25 %, ramp": [_three[0], *_deeper(0.25, how="")],  # likewise
     "3 -> 6 -> 12 at 12, 25 %, no copies of layers 1 and 2": [
         _three[0],
         _deeper(0.25)[0],

@@ -41,4 +41,5 @@ arms = {
     "3 -> 6 -> 12 at 12, 25 %": [*_twelve, dict(until=0.8), _decay],
     # the best smaller size, on the trunk of ../late
     "6 x 64 from scratch": [dict(n_layer=6, until=0.2), dict(until=0.4), dict(until=0.8), _decay],
+    "6 x 64 from scratch, 2e-3": [dict(n_layer=6, learning_rate=2e-3, until=0.8), _decay],
 }
