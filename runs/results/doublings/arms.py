@@ -133,6 +133,11 @@ arms = {
         dict(until=0.5),
         *_deeper(0.5)[1:],
     ],
+    "3 x 32 -> 3 x 64 -> 6 -> 12 at 2, 12, 25 %": [
+        _small | dict(until=0.02),
+        dict(grow="--double width", until=0.125),
+        *_deeper(0.25),
+    ],
     # as config/ begins: width while next to nothing is spent
     "3 x 32 -> 3 x 64 -> 6 -> 12 at 2, 25, 50 %": [
         _small | dict(until=0.02),
