@@ -121,19 +121,29 @@ def test_muon_moves_matrices_inside_layers_by_orthogonal_updates():
 
 
 def test_the_ends_of_a_budget_and_the_flops_for_a_loss():
-    lines = runpy.run_path(os.path.join(HERE, "runs/ends.py"))["lines"]
-    found = lines(
-        [
-            (("2 x 8",), 200.0, {1: 2.0}),
-            (("2 x 8",), 100.0, {1: 4.0}),
-            (("2 x 8",), 102.0, {1: 3.5, 2: 3.9}),  # the same budget; two seeds count more than one
-            (("1 x 8", "2 x 8"), 100.0, {1: 3.0}),
-            (("1 x 4", "1 x 8", "2 x 8"), 100.0, {1: 2.9}),  # the better of two ways
-        ]
-    )
+    ends = runpy.run_path(os.path.join(HERE, "runs/ends.py"))
+    points = [
+        (("2 x 8",), 200.0, {1: 2.0}, "scratch"),
+        (("2 x 8",), 100.0, {1: 4.0}, "scratch, half the budget"),
+        (("2 x 8",), 102.0, {1: 3.5, 2: 3.9}, "the same"),  # the same budget; two seeds count more than one
+        (("1 x 8", "2 x 8"), 100.0, {1: 3.0}, "grown"),
+        (("1 x 4", "1 x 8", "2 x 8"), 100.0, {1: 2.9}, "grown twice"),  # the better of two ways
+    ]
+    found = ends["lines"](points)
     control = [(102.0, ("2 x 8",), {1: 3.5, 2: 3.9}), (200.0, ("2 x 8",), {1: 2.0})]
     assert found[("2 x 8", False)] == control
     assert found[("2 x 8", True)] == [(100.0, ("1 x 4", "1 x 8", "2 x 8"), {1: 2.9})]
+    # a smaller size ends at 3.2 on 100 and at 2.8 on 200, so that 2 x 8 is the best on 200 alone
+    small = [(("1 x 8",), 100.0, {1: 3.2}, "small"), (("1 x 8",), 200.0, {1: 2.8}, "small, twice the budget")]
+    found = ends["lines"](points + small)
+    assert ends["best_size"](found) == [(100.0, 3.2), (200.0, 2.0)]
+    grown = list(ends["table"](points + small, found))[2:]
+    own = (200 / 102) ** (math.log(3.5 / 3.0) / math.log(3.5 / 2.0)) * 1.02
+    best = 2 ** (math.log(3.2 / 3.0) / math.log(3.2 / 2.0))
+    assert grown[1] == f"| 2 x 8: grown | 1.0e+02 | 3.0000 | 1 | {own:.2f} x | {best:.2f} x |"
+    # a seed ahead of the mean of its size, which is the best size, is worth no more of that than of its own
+    shapes = ("1 x 8", "2 x 8")
+    assert ends["worths_of"](shapes, 102.0, {1: 3.5}, ends["lines"](points))[1] == pytest.approx(1.0)
     flops_for, line = compare.flops_for, [(100.0, 4.0), (200.0, 2.0), (800.0, 1.0)]
     # loss x FLOPs is 400 at first, and then loss^2 x FLOPs 800
     levels = (8.0, 4.0, 3.0, 2.0, 1.0, 0.5)
