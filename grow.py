@@ -279,10 +279,12 @@ def grown_config(
 
     extra = new["n_layer"] - cfg.n_layer
     if place == "top":
-        later = range(skip, cfg.n_layer)
-        begin = -extra if skip else 0  # with skip, the last copy is of the last layer, which fed the head
+        # 6 layers on 6 copy 1 to 6. With skip 2 they copy 5, 6, 3, 4, 5, 6: the last copies the last, which
+        # fed the head
+        copied = range(skip, cfg.n_layer)
+        begin = -extra if skip else 0
         layers = [(i, False) for i in range(cfg.n_layer)]
-        layers += [(later[(begin + i) % len(later)], True) for i in range(extra)]
+        layers += [(copied[(begin + i) % len(copied)], True) for i in range(extra)]
     else:  # spread evenly, each new layer above the one it would copy
         layers = []
         for i in range(cfg.n_layer):
@@ -302,9 +304,10 @@ def grown_config(
     return Config(**grown), layers
 
 
-def finished(ckpt: dict) -> str:
-    """Return why a model needs its function kept: it was imported, or its rates have decayed. '' if it may
-    change, as training at a full rate follows and mends it."""
+def why_finished(ckpt: dict) -> str:
+    """Return why a model counts as finished: it was imported, or its rates have decayed; '' if it does not.
+
+    What a finished model knows must be kept. In mid-schedule training at a full rate mends a jump."""
     ledger, schedule, settings = ckpt["ledger"], ckpt.get("schedule"), ckpt.get("settings", {})
     if "from" in ledger or ckpt.get("origin"):
         return f"{ledger.get('from') or ckpt['origin'].get('name', 'the model')} was imported"
@@ -446,7 +449,8 @@ def plan_growth(
         check_rows(old, ckpt["model"].get("row_of"), rows)
         sizes = sizes | {"vocab_size": len(rows)}
     cfg, layers = grown_config(old, sizes, place, skip, init, ckpt["ledger"]["tokens"], ramp)
-    weights, state, born, dtype = ungrown(ckpt), {}, [], ckpt["model"]["wte.0"].dtype
+    dtype = ckpt["model"]["wte.0"].dtype
+    weights, state, born = ungrown(ckpt), {}, []
     if rows is not None:
         weights["row_of"] = torch.full((old.n_tokens,), -1)
         weights["row_of"][torch.as_tensor(rows)] = torch.arange(len(rows))
@@ -544,7 +548,8 @@ def plan_clone(ckpt: dict, seed: int, noise: float = 10**-0.5, **sizes: int) -> 
     by k, the second by k^2."""
     old = Config(**ckpt["config"])
     cfg, k = cloned_config(old, sizes)
-    weights, state, born, dtype = ungrown(ckpt), {}, [], ckpt["model"]["wte.0"].dtype
+    dtype = ckpt["model"]["wte.0"].dtype
+    weights, state, born = ungrown(ckpt), {}, []
     for name, tensor in skeleton(old).growables().items():
         slab, kind, shape = f"{name}.0", tensor.kind, cfg.shape(tensor.kind)
         reads = kind in READ_AXIS
@@ -591,6 +596,11 @@ def tile(
         read = READ_AXIS[kind]
         view -= view.mean(read + tiled.index(read), keepdim=True)
     view += scale * w
+
+
+def copy_of(out: torch.Tensor, before: Callable[[], torch.Tensor]) -> None:
+    """Copy what before() returns into out."""
+    out.copy_(before())
 
 
 def ungrown(ckpt: dict) -> dict:
@@ -651,8 +661,9 @@ def plan_condensing(ckpt: dict, keep: int) -> tuple[dict, list[str]]:
         raise ValueError(f"--condense {keep}: {remaining}")
     generations = [*map(settled, old.generations[:n_fused]), *old.generations[n_fused:]]
     cfg = dataclasses.replace(old, n_fused=n_fused, generations=generations)
-    weights, state, steps, was = ungrown(ckpt), {}, set(), ckpt["optimizer"]
-    old_tensors = skeleton(old).growables()
+    weights, state = ungrown(ckpt), {}
+    was, old_tensors = ckpt["optimizer"], skeleton(old).growables()
+    steps = set()  # the Adam step counts of slabs that become one
     for name, tensor in skeleton(cfg).growables().items():
         kind, plan = tensor.kind, old_tensors[name].plan
         m = len(plan) - len(tensor.plan) + 1  # so many slabs become the first
@@ -661,7 +672,7 @@ def plan_condensing(ckpt: dict, keep: int) -> tuple[dict, list[str]]:
             steps |= {int(was[f"{name}.{i}"]["step"]) for i in range(m) if f"{name}.{i}" in was}
         if m > 1 or old.factors(kind, plan[:1]) != cfg.factors(kind, tensor.plan[:1]):  # or a ramp ends
             before = functools.partial(assembled, old, ckpt["model"], name, kind, plan[:m])
-            first = Lazy(tensor.plan[0][2], first.dtype, lambda out, before=before: out.copy_(before()))
+            first = Lazy(tensor.plan[0][2], first.dtype, functools.partial(copy_of, before=before))
         weights[slab] = first
         if moments := fused_state(name, plan[:m], was):
             state[slab] = moments
@@ -884,8 +895,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         type=int,
         default=0,
         metavar="N",
-        help="with copies on top: of the layers after the first N alone, in turn, the last one last "
-        "(default: 0)",
+        help="with copies on top: copy none of the first N layers (default: 0)",
     )
     add(
         "--ramp",
@@ -1069,8 +1079,7 @@ class Growth:
 def default_depth(ckpt: dict, args: argparse.Namespace, ended: str) -> tuple[str, int]:
     """Return (--init, --ramp) where depth alone grows, and no --init is given; print why. ended: why the
     model is finished."""
-    # at equal FLOPs, of one seed, plain copies ended at 1.841 bits per byte, copies that write zeros at
-    # 1.849, and random layers at 1.861; from scratch, at the best rate, 1.852: runs/results/best_size
+    # plain copies learn fastest, then copies that write zeros, then random layers: docs/experiments.md
     if ended:
         if not args.ramp:
             print(f"{ended}: --init copy keeps its function; --init stack would not")
@@ -1078,8 +1087,7 @@ def default_depth(ckpt: dict, args: argparse.Namespace, ended: str) -> tuple[str
     if args.ramp is not None or args.condense == 1:
         return "stack", args.ramp or 0
 
-    # a fortieth: after 8M tokens, 0.2M ended level with copies that are there at once, 0.5M 0.003 behind, and
-    # 2M 0.004, all of three seeds: runs/results/late
+    # a fortieth ended level with copies that are there at once; longer ramps were behind: runs/results/late
     ramp = max(1, ckpt["ledger"]["tokens"] // 40)
     print(f"the copies come in over {ramp:,} tokens; --ramp 0: at once")
     return "stack", ramp
@@ -1107,7 +1115,7 @@ def asked_growth(ckpt: dict, args: argparse.Namespace) -> Growth:
     if args.ramp and args.condense == 1:
         raise ValueError("--condense 1 would fold the ramp in before it began: leave it out, or train first")
 
-    ended = finished(ckpt)
+    ended = why_finished(ckpt)
     init, ramp = args.init or "random", args.ramp or 0
     if sizes.keys() == {"n_layer"} and not args.init:
         init, ramp = default_depth(ckpt, args, ended)

@@ -251,7 +251,7 @@ class Growable(nn.ParameterList):
         return concatenate(self.plan, slabs)
 
     def ramp(self, cfg: Config) -> None:
-        """Take the factors that cfg has by now. When all are 1, none is left, and code is compiled anew."""
+        """Take the factors that cfg has by now. Once all are 1 they are gone, and code is compiled anew."""
         factors = cfg.factors(self.kind, self.plan)
         for i in self.ramping:
             self.factor[i] = factors[i]

@@ -982,8 +982,8 @@ def claim(folder: str, trunk: str, resume: bool, launch: list[str]) -> tuple[Bin
     Raise ValueError if another process has the lock, or another launch left a checkpoint and no --resume is
     given.
 
-    .lock names the agents of torchrun that train there. If one of them started this process too, the run is
-    this launch's own and goes on by itself. trunk: the checkpoint that a run begins with if not resumed."""
+    .lock lists the launches of torchrun that train there. If this process's own is among them, this is a
+    restart, and goes on without --resume. trunk: the checkpoint that a run begins with if not resumed."""
     os.makedirs(folder, exist_ok=True)
     held = lock(f"{folder}/.lock")
     last = last_checkpoint(folder)

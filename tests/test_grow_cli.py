@@ -77,32 +77,34 @@ def with_schedule(rates, tokens=900, peaks=(1e-2,), decay_from=800, **more):
 
 
 def test_what_is_finished():
-    assert grow.finished(tiny()) == ""
-    assert grow.finished(with_schedule([1e-2])) == ""
-    assert grow.finished(with_schedule([1e-4])) == "its rates have decayed to 1% of their peaks"
-    assert grow.finished(with_schedule([1e-4], tokens=100)) == ""  # in its warmup
+    assert grow.why_finished(tiny()) == ""
+    assert grow.why_finished(with_schedule([1e-2])) == ""
+    assert grow.why_finished(with_schedule([1e-4])) == "its rates have decayed to 1% of their peaks"
+    assert grow.why_finished(with_schedule([1e-4], tokens=100)) == ""  # in its warmup
     # old generations at 0, but new ones at full rate: what is learnt now is not finished
-    assert grow.finished(with_schedule([0.0, 1e-2], peaks=(1e-2, 1e-2))) == ""
-    assert grow.finished(with_schedule([0.0, 1e-4], peaks=(1e-2, 1e-2)))
+    assert grow.why_finished(with_schedule([0.0, 1e-2], peaks=(1e-2, 1e-2))) == ""
+    assert grow.why_finished(with_schedule([0.0, 1e-4], peaks=(1e-2, 1e-2)))
     # policy shared: all have the youngest's peak, far below that of the first
-    assert grow.finished(with_schedule([1e-3, 1.3e-3], peaks=(1e-2, 1e-3))) == ""
+    assert grow.why_finished(with_schedule([1e-3, 1.3e-3], peaks=(1e-2, 1e-3))) == ""
     # grown, and not trained yet: with a generation that has no rate; by --init clone, with a peak forgotten
     decayed = with_schedule([1e-4], settings={"learning_rate": 1e-2})
-    assert grow.finished(grow.grow(decayed, n_layer=3)[0])
-    assert grow.finished(grow.grow(decayed, **CLONE, **heads("gqa", 12))[0])
+    assert grow.why_finished(grow.grow(decayed, n_layer=3)[0])
+    assert grow.why_finished(grow.grow(decayed, **CLONE, **heads("gqa", 12))[0])
     # a cosine falls from the end of the warmup on, wherever a decay would begin
     ckpt = with_schedule([1e-3], tokens=700)
-    assert grow.finished(ckpt) == ""
+    assert grow.why_finished(ckpt) == ""
     ckpt["schedule"]["shape"] = "cosine"
-    assert grow.finished(ckpt) == "its rates have decayed to 10% of their peaks"
-    assert "--branch=decay" in grow.finished(tiny() | {"branch": {"tokens": 1, "length": 1, "rates": [1e-2]}})
-    assert grow.finished(tiny() | {"origin": {"name": "SmolLM2"}}) == "SmolLM2 was imported"
+    assert grow.why_finished(ckpt) == "its rates have decayed to 10% of their peaks"
+    assert "--branch=decay" in grow.why_finished(
+        tiny() | {"branch": {"tokens": 1, "length": 1, "rates": [1e-2]}}
+    )
+    assert grow.why_finished(tiny() | {"origin": {"name": "SmolLM2"}}) == "SmolLM2 was imported"
     ckpt = tiny()
     ckpt["ledger"]["from"] = "SmolLM2"
     for growth in (dict(n_layer=4), dict(n_embd=60), dict(ffn_dim=140)):
-        assert grow.finished(ckpt) == "SmolLM2 was imported"
+        assert grow.why_finished(ckpt) == "SmolLM2 was imported"
         ckpt, _ = grow.grow(ckpt, **growth)
-    assert grow.finished(grow.condense(ckpt, 1)[0]) == "SmolLM2 was imported"
+    assert grow.why_finished(grow.condense(ckpt, 1)[0]) == "SmolLM2 was imported"
 
 
 def test_the_default_for_depth_keeps_a_finished_model(imported, trained, stage, tmp_path):
