@@ -12,6 +12,7 @@ $ python bench.py --sizes cpu --no-compile --rounds 3 --steps 2  # seconds, on a
 | grown        | model.py: the same shape, after three growths (grow.py: width, depth, width)
 | plain        | the same Llama in torch's own modules, as in a nanoGPT; below
 | transformers | LlamaForCausalLM, where transformers is installed
+| ramping      | grown, while what the growths added is still coming in; only where --arms names it
 | bfloat16     | babel in bf16 autocast on a CPU, as train.py --dtype=bfloat16; only where --arms names it
 | torch_loss   | babel with the linear_cross_entropy of torch 2.13, in chunks; only where --arms names it
 
@@ -24,6 +25,7 @@ for all arms alike.
 """
 
 import argparse
+import functools
 import gc
 import json
 import math
@@ -56,12 +58,13 @@ SIZES = {  # the shape; sequences x tokens a step on a GPU of 80 GB
     "350M": (dict(n_layer=24, n_embd=1024, n_head=8, head_dim=128), 16, 1024),
     "1.3B": (dict(n_layer=24, n_embd=2048, n_head=16, head_dim=128), 4, 2048),
 }
-ARMS = ("babel", "grown", "plain", "transformers", "bfloat16", "torch_loss")
+ARMS = ("babel", "grown", "plain", "transformers", "ramping", "bfloat16", "torch_loss")
 # ratios of tokens/s
 RATIOS = (
     ("grown", "babel"),
     ("babel", "plain"),
     ("babel", "transformers"),
+    ("ramping", "grown"),
     ("bfloat16", "babel"),
     ("torch_loss", "babel"),
 )
@@ -123,9 +126,9 @@ class Plain(nn.Module):
 # the arms
 
 
-def grown(cfg):
+def grown(cfg, ramp=0):
     """Return the model of cfg's shape that three growths make of one with half the width and half the
-    layers."""
+    layers. ramp: as grow.py's."""
     half = {name: getattr(cfg, name) // 2 for name in ("n_layer", "n_head", "n_embd")}
     same = {name: getattr(cfg, name) for name in ("head_dim", "vocab_size", "block_size")}
     small = Config(**half, **same)
@@ -133,7 +136,7 @@ def grown(cfg):
     model.init_weights(1337)
     ckpt = {"config": small.plain(), "model": model.state_dict(), "optimizer": {}, "ledger": {"tokens": 0}}
     for sizes in (widen(small, cfg.n_embd * 3 // 4), {"n_layer": cfg.n_layer}, widen(small, cfg.n_embd)):
-        ckpt, _ = grow(ckpt, **sizes)
+        ckpt, _ = grow(ckpt, ramp=ramp, **sizes)
     return build_model(ckpt)
 
 
@@ -150,7 +153,8 @@ def stock(cfg):
 def build(name, cfg, device, compile=False):
     """Return an arm: {'model', 'params', 'optimizer', 'loss': a function of x and y, 'autocast'}."""
     if name not in ("plain", "transformers"):
-        model = (grown if name == "grown" else Llama)(cfg).to(device)
+        make = {"grown": grown, "ramping": functools.partial(grown, ramp=10**12)}.get(name, Llama)
+        model = make(cfg).to(device)
         optimizer = model.optimizer(weight_decay=0.1)
     else:
         with torch.device(device):

@@ -36,12 +36,19 @@ def plain_weights(model):
 
 def test_bench_arms_are_one_model():
     """The same weights give the same loss and the same three steps in babel, plain and transformers. grown
-    has the same shape."""
+    has the same shape, and in ramping its slabs are coming in."""
     sizes = dict(n_layer=2, n_head=4, n_embd=64, head_dim=16, vocab_size=97, block_size=24)
     with default_dtype(torch.float64):
         arms = {name: bench.build(name, Config(**sizes), "cpu") for name in bench.ARMS[:4]}
     babel, grown, plain, stock = (arm["model"] for arm in arms.values())
     x, y = TOKENS[:, :-1], TOKENS[:, 1:].contiguous()
+
+    with default_dtype(torch.float64):
+        ramping = bench.build("ramping", Config(**sizes), "cpu")["model"]
+    both = ramping.growables(), grown.growables()
+    assert [tensor.plan for tensor in both[0].values()] == [tensor.plan for tensor in both[1].values()]
+    coming_in = [{tensor.kind for tensor in tensors.values() if tensor.ramping} for tensors in both]
+    assert coming_in == [{"wte", "o", "down"}, set()]
 
     # the shapes
     assert len(grown.cfg.generations) == 4
@@ -77,7 +84,7 @@ def test_bench(tmp_path):
     assert list(size["arms"]) == names
     for name, arm in size["arms"].items():
         assert arm["parameters"] == skeleton(Config(**size["config"])).count_params()["total"]
-        assert arm["generations"] == (4 if name == "grown" else 1)
+        assert arm["generations"] == (4 if name in ("grown", "ramping") else 1)
         assert math.isfinite(arm["loss"])
         assert arm["mfu"] is arm["peak_memory_bytes"] is arm["compile_seconds"] is None
         t, s = arm["tokens_per_second"], arm["step_seconds"]
