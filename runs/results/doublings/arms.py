@@ -19,6 +19,7 @@ deciding = [  # with all seeds
     "3 -> 6 -> 12 at 6, 12 %",
     "3 -> 6 -> 12 at 12, 25 %, no copies of layers 1 and 2",
     "3 x 32 -> 3 x 64 -> 6 -> 12 at 2, 25, 50 %",
+    "3 x 32 -> 3 x 64 -> 6 -> 12 at 2, 12, 25 %",
 ]
 common = _late["common"] | dict(n_layer=12)
 _decay, _small, _trunk, _stack = (_late[name] for name in ("_decay", "_small", "_trunk", "_stack"))
