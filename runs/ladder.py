@@ -152,7 +152,7 @@ def control(path: str, rate: str, options: list[str], n_processes: int, out: str
 #   by 12 %, by 6 % (one seed)                  1.36 at R 1.2, 1.48 at R 1.1
 #   once, at 25 %                               0.98 at R 1.2
 #   by 50 %                                     0.63 to 0.88 at R 1.8
-#   thrice, by 50 %                             0.70 at R 2.3
+#   thrice, by 25 %, by 50 %                    1.04 at R 1.6, 0.70 at R 2.3
 #   width doubled early, then depth twice       0.67 at R 2.0, 0.59 at R 2.4
 ETA = {"by depth alone, early": (0.98, 1.22), "by depth alone": (0.63, 0.88), "with widths": (0.59, 0.67)}
 EARLY = 0.3  # of the FLOPs, by the last growth
