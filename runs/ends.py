@@ -100,6 +100,7 @@ def draw(found, path):
     plt.rcParams |= {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
     fig, ax = plt.subplots(figsize=(9, 5.5), dpi=150)
     targets = list(dict.fromkeys(target for target, _ in found))
+    dots = [(x, mean(values)) for (_, grown), line in found.items() if grown for x, _, values in line]
     arrow = dict(arrowstyle="->", color="0.4", shrinkA=0, shrinkB=0)
     for (target, grown), line in found.items():
         color = f"C{targets.index(target)}"
@@ -120,15 +121,10 @@ def draw(found, path):
                 ax.plot(ends[:2], (level, level), color="0.4", lw=1, zorder=1)
                 ax.plot(ends[1:], (level, level), ":", color="0.4", lw=1, zorder=1)
                 ax.annotate("", (ends[2], level), (ends[2] * 0.999, level), arrowprops=arrow)
-            ax.annotate(
-                label,
-                (flops, level),
-                (-8, -7),
-                textcoords="offset points",
-                ha="right",
-                va="center",
-                color=color,
-            )
+            # below the dot, or above where another dot just below has its label there
+            above = any(same_budget(flops, x) and 0 < level - bpb < 0.009 for x, bpb in dots)
+            where = dict(xytext=(-8, 7 if above else -7), textcoords="offset points", ha="right", va="center")
+            ax.annotate(label, (flops, level), color=color, **where)
     ticks = {f"{flops:.1e}": flops for line in found.values() for flops, *_ in line}  # one a budget
     ax.set_xscale("log")
     ax.set_xticks(list(ticks.values()))
