@@ -12,7 +12,7 @@ $ python bench.py --sizes cpu --no-compile --rounds 3 --steps 2  # seconds, on a
 | grown        | model.py: the same shape, after three growths (grow.py: width, depth, width)
 | plain        | the same Llama in torch's own modules, as in a nanoGPT; below
 | transformers | LlamaForCausalLM, where transformers is installed
-| ramping      | grown, while what the growths added is still coming in; only where --arms names it
+| ramping      | grown, while what the growths added is half in (--ramp); only where --arms names it
 | bfloat16     | babel in bf16 autocast on a CPU, as train.py --dtype=bfloat16; only where --arms names it
 | torch_loss   | babel with the linear_cross_entropy of torch 2.13, in chunks; only where --arms names it
 
@@ -155,6 +155,8 @@ def build(name, cfg, device, compile=False):
     if name not in ("plain", "transformers"):
         make = {"grown": grown, "ramping": functools.partial(grown, ramp=10**12)}.get(name, Llama)
         model = make(cfg).to(device)
+        if name == "ramping":
+            model.ramp(5e11)  # half in: at 0 new slabs would get no gradient, and a GPU is faster with zeros
         optimizer = model.optimizer(weight_decay=0.1)
     else:
         with torch.device(device):

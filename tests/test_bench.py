@@ -49,6 +49,7 @@ def test_bench_arms_are_one_model():
     assert [tensor.plan for tensor in both[0].values()] == [tensor.plan for tensor in both[1].values()]
     coming_in = [{tensor.kind for tensor in tensors.values() if tensor.ramping} for tensors in both]
     assert coming_in == [{"wte", "o", "down"}, set()]
+    assert {float(tensor.factor[i]) for tensor in both[0].values() for i in tensor.ramping} == {0.5}
 
     # the shapes
     assert len(grown.cfg.generations) == 4

@@ -122,28 +122,38 @@ def test_muon_moves_matrices_inside_layers_by_orthogonal_updates():
 
 def test_the_ends_of_a_budget_and_the_flops_for_a_loss():
     ends = runpy.run_path(os.path.join(HERE, "runs/ends.py"))
+    End, small, large = ends["End"], ("1 x 8",), ("1 x 8", "2 x 8")
+    half = End(102.0, ("2 x 8",), {1: 3.5, 2: 3.9}, "half the budget", False)
+    control = End(200.0, ("2 x 8",), {1: 2.0}, "scratch", False)
+    grown, twice = End(100.0, large, {1: 3.0}, "grown", True), End(101.0, large, {1: 2.9}, "twice", True)
     points = [
-        (("2 x 8",), 200.0, {1: 2.0}, "scratch"),
-        (("2 x 8",), 100.0, {1: 4.0}, "scratch, half the budget"),
-        (("2 x 8",), 102.0, {1: 3.5, 2: 3.9}, "the same"),  # the same budget; two seeds count more than one
-        (("1 x 8", "2 x 8"), 100.0, {1: 3.0}, "grown"),
-        (("1 x 4", "1 x 8", "2 x 8"), 100.0, {1: 2.9}, "grown twice"),  # the better of two ways
+        control,
+        half,
+        End(100.0, ("2 x 8",), {1: 3.4}, "one seed", False),  # the same budget; two seeds count more than one
+        grown,
+        twice,  # the better of two ways
     ]
     found = ends["lines"](points)
-    control = [(102.0, ("2 x 8",), {1: 3.5, 2: 3.9}), (200.0, ("2 x 8",), {1: 2.0})]
-    assert found[("2 x 8", False)] == control
-    assert found[("2 x 8", True)] == [(100.0, ("1 x 4", "1 x 8", "2 x 8"), {1: 2.9})]
+    assert found == {("2 x 8", False): [half, control], ("2 x 8", True): [twice]}
+    assert ends["best_size"](found) == [(102.0, half.bpb), (200.0, 2.0)] and half.bpb == pytest.approx(3.7)
+    # a seed ahead of the mean of its size, which is the best size, is worth no more of that than of its own
+    assert ends["worths_of"](End(102.0, large, {1: 3.5}, "", True), found) == pytest.approx((1.0, 1.0))
+
     # a smaller size ends at 3.2 on 100 and at 2.8 on 200, so that 2 x 8 is the best on 200 alone
-    small = [(("1 x 8",), 100.0, {1: 3.2}, "small"), (("1 x 8",), 200.0, {1: 2.8}, "small, twice the budget")]
-    found = ends["lines"](points + small)
+    points += [End(100.0, small, {1: 3.2}, "", False), End(200.0, small, {1: 2.8}, "", False)]
+    found = ends["lines"](points)
     assert ends["best_size"](found) == [(100.0, 3.2), (200.0, 2.0)]
-    grown = list(ends["table"](points + small, found))[2:]
     own = (200 / 102) ** (math.log(3.5 / 3.0) / math.log(3.5 / 2.0)) * 1.02
     best = 2 ** (math.log(3.2 / 3.0) / math.log(3.2 / 2.0))
-    assert grown[1] == f"| 2 x 8: grown | 1.0e+02 | 3.0000 | 1 | {own:.2f} x | {best:.2f} x |"
-    # a seed ahead of the mean of its size, which is the best size, is worth no more of that than of its own
-    shapes = ("1 x 8", "2 x 8")
-    assert ends["worths_of"](shapes, 102.0, {1: 3.5}, ends["lines"](points))[1] == pytest.approx(1.0)
+    better, worse = list(ends["table"](points, found))[2:]
+    assert better.startswith("| 2 x 8: twice | 1.0e+02 | 2.9000 | 1 |")
+    assert worse == f"| 2 x 8: grown | 1.0e+02 | 3.0000 | 1 | {own:.2f} x | {best:.2f} x |"
+    # where its own size has one run, no line of that can be drawn
+    points.remove(half)
+    points = [end for end in points if end.arm != "one seed"]
+    *_, alone = ends["table"](points, ends["lines"](points))
+    assert alone == f"| 2 x 8: grown | 1.0e+02 | 3.0000 | 1 |  | {best:.2f} x |"
+
     flops_for, line = compare.flops_for, [(100.0, 4.0), (200.0, 2.0), (800.0, 1.0)]
     # loss x FLOPs is 400 at first, and then loss^2 x FLOPs 800
     levels = (8.0, 4.0, 3.0, 2.0, 1.0, 0.5)
