@@ -149,7 +149,7 @@ def control(path: str, rate: str, options: list[str], n_processes: int, out: str
 
 # what a token that a ladder reads counts for, beside one that the control reads (docs/experiments.md):
 #   depth doubled twice, by 25 % of the FLOPs   1.03 to 1.22 at R 1.4
-#   by 12 %, by 6 % (one seed)                  1.36 at R 1.2, 1.48 at R 1.1
+#   by 12 %, and by 6 % (one seed)              1.36 at R 1.2, and 1.48 at R 1.1
 #   once, at 25 %                               0.98 at R 1.2
 #   by 50 %                                     0.63 to 0.88 at R 1.8
 #   thrice, by 25 %, by 50 %                    1.04 at R 1.6, 0.70 at R 2.3
