@@ -7,27 +7,27 @@ $ python runs/ladder.py run config/stage?.py                # all nine: a 7B
 $ python runs/ladder.py plan config/stage?.py               # what each takes: tokens, FLOPs, memory, hours
 
 A grown stage's file has only what differs from the stage before, which it names as _after; _grow has the
-options of grow.py that make it. The rules below follow docs/evidence.md, but for when depth doubles. It rests
-on models of 0.3M to 10M parameters. Nothing of this size has been trained.
+options of grow.py that make it. The rules below follow docs/evidence.md. It rests on models of 0.3M to 10M
+parameters. Nothing of this size has been trained.
 
 growths        Each about doubles the non-embedding parameters. Width comes first, to 2048 by 4 % of the 1B's
-               FLOPs. Even at 2 % it cost more than it saved: for a 1B alone, depth0.py is the cheaper start.
-               Depth doubles at a quarter and a half of them, as where a width came first in
-               runs/results/doublings. The two widths to 4096 and the last depth lead to 7B.
-tokens         20 a parameter in stages 0 to 2, embedding and head counted; as many as the shares say in 3 to
-               5, and 40G to 43G after. The ladder reads 54G to a 1B for 1.7e+20 FLOPs, and 180G to a 7B for
-               3.7e+21. From scratch the last models would read 27G and 81G on as many FLOPs.
+               FLOPs, and depth doubles at an eighth and a quarter of them. In runs/results/doublings, with
+               one width at 2 %, that ended level with depth alone (depth0.py). The two widths to 4096, at 4
+               and 8 % of the 7B's FLOPs, and the last depth, at a quarter of them, lead to 7B.
+tokens         20 a parameter in stages 0 to 2, embedding and head counted; as many as the shares say after.
+               The ladder reads 43G to a 1B for 1.7e+20 FLOPs, and 140G to a 7B for 3.7e+21. From scratch the
+               last models would read 27G and 81G on as many FLOPs.
 a step         0.26M tokens at first, 4.2M at the end; a multiple of block_size x 8 processes.
 learning rate  1e-3 x 512 / n_embd is the peak of what is born in a stage. A slab that reads d inputs moves
                its output by about d x rate a step, and so by the same at any width. Older slabs are never
                faster than the new.
 horizon        The end of the ladder; ladder.py sets it to the end of the last stage that it is given. wsd
-               lets all rates fall in the last tenth of the tokens, which is the last fifth of the FLOPs.
+               lets all rates fall in the last 12 % of the tokens, which is the last fifth of the FLOPs.
                Nothing anneals before it grows. For a figure on the way, decay a copy: train.py
                config/stage3.py --branch=decay.
-vocabulary     All rows from the start. Rows that grow with depth were worth 10 % of the FLOPs at 0.3M
-               parameters (runs/results/vocabulary), but need text in stages: prepare.py --words, then
-               rows = "words2000" here, and --vocab in _grow of a stage that follows.
+vocabulary     All rows from the start. Rows that grow with depth were worth 1.33 x, depth alone 1.23 x, where
+               they are half of the FLOPs (runs/results/rows). They need text in stages: prepare.py --words,
+               then rows = "words2000" here, and --vocab in _grow of a stage that follows.
 memory         16 bytes a parameter (weights, gradients, two moments, all fp32), and 2 for weights cast to
                bf16. Activations take about 60 n_embd n_layer bytes a token without compile.
 """
@@ -44,5 +44,5 @@ head_dim = 128
 vocab_size = 32000
 block_size = 1024
 learning_rate = 1e-3 * 512 / n_embd
-horizon_tokens = 179_951_894_528  # the whole ladder
-decay_share = 0.1
+horizon_tokens = 139_526_144_000  # the whole ladder
+decay_share = 0.12

@@ -5,5 +5,5 @@ _grow = "--params 2x --along depth"  # grow.py's options; depth takes copies, wh
 out_dir = "out/stage5"
 init_from = "out/stage4/grown.pt"
 batch_size = 8
-max_steps = 13072
+max_steps = 19608
 n_layer = 16

@@ -1,4 +1,4 @@
-"""Stage 6: 16 x 3072, 2.0B parameters."""
+"""Stage 6: 16 x 3072, 2.0B parameters, to 8 % of the FLOPs."""
 
 _after = "stage5.py"  # its settings hold where this file gives none
 _grow = "--params 2x --along width --multiple 512"  # grow.py's options
@@ -6,7 +6,7 @@ out_dir = "out/stage6"
 init_from = "out/stage5/grown.pt"
 tokens_per_step = 2**21
 batch_size = 2
-max_steps = 19156
+max_steps = 4502
 n_head = 24
 n_embd = 3072
 block_size = 4096

@@ -1,4 +1,4 @@
-"""Stage 7: 16 x 4096, 3.5B parameters."""
+"""Stage 7: 16 x 4096, 3.5B parameters, to a quarter of the FLOPs."""
 
 _after = "stage6.py"  # its settings hold where this file gives none
 _grow = "--params 2x --along width --multiple 512"  # grow.py's options
@@ -6,7 +6,7 @@ out_dir = "out/stage7"
 init_from = "out/stage6/grown.pt"
 tokens_per_step = 2**22
 batch_size = 1
-max_steps = 10252
+max_steps = 6421
 n_head = 32
 n_embd = 4096
 learning_rate = 1e-3 * 512 / n_embd

@@ -4,5 +4,5 @@ _after = "stage7.py"  # its settings hold where this file gives none
 _grow = "--params 2x --along depth"  # grow.py's options; depth takes copies, which come in slowly
 out_dir = "out/stage8"
 init_from = "out/stage7/grown.pt"
-max_steps = 10252
+max_steps = 14407
 n_layer = 32

@@ -153,8 +153,17 @@ def control(path: str, rate: str, options: list[str], n_processes: int, out: str
 #   once, at 25 %                               0.98 at R 1.2
 #   by 50 %                                     0.63 to 0.88 at R 1.8
 #   thrice, by 25 %, by 50 %                    1.04 at R 1.6, 0.70 at R 2.3
-#   width doubled early, then depth twice       0.67 at R 2.0, 0.59 at R 2.4
-ETA = {"by depth alone, early": (0.98, 1.22), "by depth alone": (0.63, 0.88), "with widths": (0.59, 0.67)}
+#   width doubled at 2 %, then depth twice,
+#   by 25 %, by seed                            0.91 to 1.11 at R 1.5
+#   by 50 %                                     0.67 at R 2.0, 0.59 at R 2.4
+# A width after a depth has not been measured where the batch was tuned.
+ETA = {
+    "by depth alone, early": (0.98, 1.22),
+    "by depth alone": (0.63, 0.88),
+    "widths first, early": (0.91, 1.11),
+    "widths first": (0.59, 0.67),
+    "a width after a depth": (0.59, 1.11),
+}
 EARLY = 0.3  # of the FLOPs, by the last growth
 
 
@@ -174,6 +183,17 @@ def memory(cfg: Config, tokens: int, n_devices: int, sharded: bool, recompute: b
     if sharded:  # bf16 weights of two units, this and the next; gradients of one, before they are scattered
         weights = 16 * n["total"] / n_devices + (2 * 2 + 4) * unit
     return weights + activations + loss
+
+
+def kind_of(cfgs: list[Config], last: float) -> str:
+    """Return which of ETA holds for a ladder of these sizes, whose last growth comes at this share of the
+    FLOPs."""
+    early = ", early" if last < EARLY else ""
+    widens = [i for i, (a, b) in enumerate(zip(cfgs, cfgs[1:])) if b.n_embd > a.n_embd]
+    if not widens:
+        return "by depth alone" + early
+    deepened = cfgs[widens[-1]].n_layer > cfgs[0].n_layer
+    return "a width after a depth" if deepened else "widths first" + early
 
 
 def plan(paths: list[str], options: list[str], device: str, n_devices: int, mfu: float) -> None:
@@ -217,9 +237,7 @@ def plan(paths: list[str], options: list[str], device: str, n_devices: int, mfu:
     scratch = tokens * cfg.flops_per_token()
     took, r = f"{scratch:.2e} FLOPs, {scratch / an_hour:,.1f} hours", scratch / flops
     print(f"the last stage from scratch on as many tokens: {took}, {r:.2f} times")
-    kind = "by depth alone, early" if sum(takes[:-1]) < EARLY * flops else "by depth alone"
-    if len({s["n_embd"] for s in stages}) > 1:
-        kind = "with widths"
+    kind = kind_of(cfgs, sum(takes[:-1]) / flops)
     low, high = ETA[kind]
     worth = f"{r:.2f} x {low} to {high} = {r * low:.1f} to {r * high:.1f}"
     print(f"{kind}, expected worth = R x eta = {worth}")
