@@ -1,4 +1,4 @@
-"""Stage 6: 16 x 3072, 2.0B parameters, to 8 % of the FLOPs."""
+"""Stage 6: 16 x 3072, 2.0B parameters, to 8 % of the 7B's FLOPs."""
 
 _after = "stage5.py"  # its settings hold where this file gives none
 _grow = "--params 2x --along width --multiple 512"  # grow.py's options

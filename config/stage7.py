@@ -1,4 +1,4 @@
-"""Stage 7: 16 x 4096, 3.5B parameters, to a quarter of the FLOPs."""
+"""Stage 7: 16 x 4096, 3.5B parameters, to a quarter of the 7B's FLOPs."""
 
 _after = "stage6.py"  # its settings hold where this file gives none
 _grow = "--params 2x --along width --multiple 512"  # grow.py's options

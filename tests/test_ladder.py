@@ -10,7 +10,7 @@ import sys
 import pytest
 import torch
 from helpers import HERE, Forked, metrics, ok, run
-from ladder import control, memory, train
+from ladder import control, kind_of, memory, train
 
 from checkpoint import load_checkpoint, save_checkpoint
 from grow import asked_sizes, parse_args, with_sizes
@@ -72,6 +72,8 @@ def test_the_plan_of_a_ladder(tmp_path):
     assert "1.66e+20 FLOPs" in widths_first
     late = ok("runs/ladder.py", "plan", *stages[:6], "--max_steps=9")
     assert "\nwidths first, expected worth" in late
+    alone = [Config(n_layer=2, n_embd=n_embd, n_head=1, vocab_size=64) for n_embd in (128, 256)]
+    assert kind_of(alone, 0.25) == "widths first"  # no depth follows
     assert "--gpu tpu: one of h200" in run("runs/ladder.py", "plan", *stages, "--gpu", "tpu")[0]
     (tmp_path / "stage0.py").write_text("out_dir = 'x'\n")
     assert "stage0.py: max_steps is missing" in run("runs/ladder.py", "plan", tmp_path / "stage0.py")[0]
