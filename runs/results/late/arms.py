@@ -70,6 +70,7 @@ _twice = [dict(until=1.6), _decay | dict(until=2.0)]
 _small = dict(n_layer=3, n_head=2, n_embd=32, ffn_dim=96)
 arms = {
     "scratch 4e-3, decay 20 %": [*_trunk, _decay],
+    "scratch 4e-3, decay 100 %": [dict(decay_share=1.0)],  # from the end of the warmup on
     "scratch 4e-3, warmup 0.8M, decay 20 %": [dict(warmup_tokens=800_000, until=0.8), _decay],
     "scratch 8e-3, decay 20 %": [
         *(stage | dict(learning_rate=8e-3, warmup_tokens=800_000) for stage in _trunk),
