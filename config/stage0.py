@@ -12,7 +12,7 @@ parameters. Nothing of this size has been trained.
 
 growths        Each about doubles the non-embedding parameters. Width comes first, to 2048 by 4 % of the 1B's
                FLOPs, and depth doubles at an eighth and a quarter of them. In runs/results/doublings these
-               shares of depth, after one width at 2 %, ended level with depth alone (config/depth?.py). To
+               shares of depth, after one width at 2 %, ended about level with depth alone, depth?.py. To
                7B lead two widths, at 4 and 8 % of its FLOPs, and a depth at a quarter of them. That a width
                after a depth pays has not been measured.
 tokens         20 a parameter in stages 0 to 2, embedding and head counted; as many as the shares say after.

@@ -154,14 +154,14 @@ def control(path: str, rate: str, options: list[str], n_processes: int, out: str
 #   by 50 %                                     0.63 to 0.88 at R 1.8
 #   thrice, by 25 %, by 50 %                    1.04 at R 1.6, 0.70 at R 2.3
 #   width doubled at 2 %, then depth twice,
-#   by 25 %, by seed                            0.91 to 1.11 at R 1.5
+#   by 25 %, by seed                            0.88 to 1.11 at R 1.5
 #   by 50 %, and with width at 8 %              0.67 at R 2.0, and 0.59 at R 2.4
 #   width alone, at 25 %                        0.62 at R 1.5
 # A width after a depth has not been measured where the batch was tuned.
 ETA = {
     "by depth alone, early": (0.98, 1.22),
     "by depth alone": (0.63, 0.88),
-    "widths first, early": (0.91, 1.11),
+    "widths first, early": (0.88, 1.11),
     "widths first": (0.59, 0.67),
     "a width after a depth": (0.59, 1.11),
 }

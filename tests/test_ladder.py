@@ -67,7 +67,7 @@ def test_the_plan_of_a_ladder(tmp_path):
     widths_first = ok("runs/ladder.py", "plan", *stages[:6])
     assert re.findall(r"^stage[345] .* (\d+)%", widths_first, re.M) == ["4", "13", "25"]
     assert (
-        "widths first, early, expected worth = R x eta = 1.56 x 0.91 to 1.11 = 1.4 to 1.7\n" in widths_first
+        "widths first, early, expected worth = R x eta = 1.56 x 0.88 to 1.11 = 1.4 to 1.7\n" in widths_first
     )
     assert "1.66e+20 FLOPs" in widths_first
     late = ok("runs/ladder.py", "plan", *stages[:6], "--max_steps=9")
