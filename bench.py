@@ -128,7 +128,7 @@ class Plain(nn.Module):
 
 def grown(cfg, ramp=0):
     """Return the model of cfg's shape that three growths make of one with half the width and half the
-    layers. ramp: as grow.py's."""
+    layers. ramp: as grow.py's; the model is half way through it."""
     half = {name: getattr(cfg, name) // 2 for name in ("n_layer", "n_head", "n_embd")}
     same = {name: getattr(cfg, name) for name in ("head_dim", "vocab_size", "block_size")}
     small = Config(**half, **same)
@@ -137,7 +137,9 @@ def grown(cfg, ramp=0):
     ckpt = {"config": small.plain(), "model": model.state_dict(), "optimizer": {}, "ledger": {"tokens": 0}}
     for sizes in (widen(small, cfg.n_embd * 3 // 4), {"n_layer": cfg.n_layer}, widen(small, cfg.n_embd)):
         ckpt, _ = grow(ckpt, ramp=ramp, **sizes)
-    return build_model(ckpt)
+    model = build_model(ckpt)
+    model.ramp(ramp / 2)  # at 0 new slabs would get no gradient, and a GPU is faster with zeros
+    return model
 
 
 def stock(cfg):
@@ -155,8 +157,6 @@ def build(name, cfg, device, compile=False):
     if name not in ("plain", "transformers"):
         make = {"grown": grown, "ramping": functools.partial(grown, ramp=10**12)}.get(name, Llama)
         model = make(cfg).to(device)
-        if name == "ramping":
-            model.ramp(5e11)  # half in: at 0 new slabs would get no gradient, and a GPU is faster with zeros
         optimizer = model.optimizer(weight_decay=0.1)
     else:
         with torch.device(device):

@@ -76,11 +76,8 @@ def best_size(found):
     """Return [(FLOPs, bits per byte)] of the size from scratch that ends lowest at each budget, by FLOPs. A
     size that was not trained on a budget is left out there."""
     scratch = [end for (_, grown), line in found.items() if not grown for end in line]
-    lowest = []
-    for end in sorted(scratch, key=lambda end: end.bpb):
-        if not any(same_budget(end.flops, flops) for flops, _ in lowest):
-            lowest.append((end.flops, end.bpb))
-    return sorted(lowest)
+    means = [(end.flops, end.sizes, {"mean": end.bpb}) for end in scratch]  # however many seeds it has
+    return [(flops, values["mean"]) for flops, _, values in best_of_budgets(means)]
 
 
 def worths_of(end, found):

@@ -157,13 +157,13 @@ def control(path: str, rate: str, options: list[str], n_processes: int, out: str
 #   by 25 %, by seed                            0.88 to 1.11 at R 1.5
 #   by 50 %, and with width at 8 %              0.67 at R 2.0, and 0.59 at R 2.4
 #   width alone, at 25 %                        0.62 at R 1.5
-# A width after a depth has not been measured where the batch was tuned.
+UNMEASURED = "a width after a depth"  # no arm with the tuned batch did that
 ETA = {
     "by depth alone, early": (0.98, 1.22),
     "by depth alone": (0.63, 0.88),
     "widths first, early": (0.88, 1.11),
     "widths first": (0.59, 0.67),
-    "a width after a depth": (0.59, 1.11),
+    UNMEASURED: (0.59, 1.11),
 }
 EARLY = 0.3  # of the FLOPs, by the last growth
 
@@ -195,7 +195,7 @@ def kind_of(cfgs: list[Config], last: float) -> str:
     if not wide:
         return "by depth alone" + early
     if cfgs[wide - 1].n_layer > cfgs[0].n_layer:
-        return "a width after a depth"
+        return UNMEASURED
     deepens = cfgs[-1].n_layer > cfgs[wide].n_layer
     return "widths first" + (early if deepens else "")  # a width alone is no better early: 0.62
 
@@ -245,7 +245,7 @@ def plan(paths: list[str], options: list[str], device: str, n_devices: int, mfu:
     low, high = ETA[kind]
     worth = f"{r:.2f} x {low} to {high} = {r * low:.1f} to {r * high:.1f}"
     print(f"{kind}, expected worth = R x eta = {worth}")
-    measured = "was not measured: the least and the most of others" if "after" in kind else "was measured"
+    measured = "was not measured: the least and the most of others" if kind == UNMEASURED else "was measured"
     print(f"eta {measured}, at 1.3M parameters and less (docs/evidence.md)")
 
 

@@ -40,11 +40,10 @@ def test_bench_arms_are_one_model():
     sizes = dict(n_layer=2, n_head=4, n_embd=64, head_dim=16, vocab_size=97, block_size=24)
     with default_dtype(torch.float64):
         arms = {name: bench.build(name, Config(**sizes), "cpu") for name in bench.ARMS[:4]}
+        ramping = bench.build("ramping", Config(**sizes), "cpu")["model"]
     babel, grown, plain, stock = (arm["model"] for arm in arms.values())
     x, y = TOKENS[:, :-1], TOKENS[:, 1:].contiguous()
 
-    with default_dtype(torch.float64):
-        ramping = bench.build("ramping", Config(**sizes), "cpu")["model"]
     both = ramping.growables(), grown.growables()
     assert [tensor.plan for tensor in both[0].values()] == [tensor.plan for tensor in both[1].values()]
     coming_in = [{tensor.kind for tensor in tensors.values() if tensor.ramping} for tensors in both]

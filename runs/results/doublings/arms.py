@@ -38,14 +38,16 @@ def _deeper(at, end=1.0, how=" --init stack"):
     ]
 
 
+def _narrow(wide, deep, deeper):
+    """Return 3 layers of half the width until a share of the FLOPs, of the full one until another, then as
+    _deeper."""
+    return [_small | dict(until=wide), dict(grow="--double width", until=deep), *_deeper(deeper)]
+
+
 arms = {
     "scratch 4e-3, decay 20 %": [*_trunk, _decay],
     "3 -> 6 -> 12 at 25, 50 %": [*_three, *_deeper(0.5)],
-    "3 x 32 -> 3 x 64 -> 6 -> 12 at 8, 25, 50 %": [
-        _small | dict(until=0.08),
-        dict(grow="--double width", until=0.25),
-        *_deeper(0.5),
-    ],
+    "3 x 32 -> 3 x 64 -> 6 -> 12 at 8, 25, 50 %": _narrow(0.08, 0.25, 0.5),
     "3 x 32 -> 6 x 32 -> 6 x 64 -> 12 at 8, 25, 50 %": [
         _small | dict(until=0.08),
         dict(grow=_stack, until=0.25),
@@ -134,15 +136,7 @@ arms = {
         dict(until=0.5),
         *_deeper(0.5)[1:],
     ],
-    "3 x 32 -> 3 x 64 -> 6 -> 12 at 2, 12, 25 %": [
-        _small | dict(until=0.02),
-        dict(grow="--double width", until=0.125),
-        *_deeper(0.25),
-    ],
-    # as config/ begins: width while next to nothing is spent
-    "3 x 32 -> 3 x 64 -> 6 -> 12 at 2, 25, 50 %": [
-        _small | dict(until=0.02),
-        dict(grow="--double width", until=0.25),
-        *_deeper(0.5),
-    ],
+    "3 x 32 -> 3 x 64 -> 6 -> 12 at 2, 25, 50 %": _narrow(0.02, 0.25, 0.5),
+    # as config/stage?.py: width while next to nothing is spent, then depth early
+    "3 x 32 -> 3 x 64 -> 6 -> 12 at 2, 12, 25 %": _narrow(0.02, 0.125, 0.25),
 }
