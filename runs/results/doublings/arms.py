@@ -38,23 +38,28 @@ def _deeper(at, end=1.0, how=" --init stack"):
     ]
 
 
-def _narrow(wide, deep, deeper):
+def _narrow(wide, deep, deeper, end=1.0):
     """Return 3 layers of half the width until a share of the FLOPs, of the full one until another, then as
     _deeper."""
-    return [_small | dict(until=wide), dict(grow="--double width", until=deep), *_deeper(deeper)]
+    return [_small | dict(until=wide), dict(grow="--double width", until=deep), *_deeper(deeper, end)]
+
+
+def _between(deep, wide, deeper):
+    """Return 3 layers of half the width until a share of the FLOPs, 6 of them until another, 6 of the full
+    width until a third, then 12."""
+    return [
+        _small | dict(until=deep),
+        dict(grow=_stack, until=wide),
+        dict(grow="--double width", until=deeper),
+        *_deeper(deeper)[1:],
+    ]
 
 
 arms = {
     "scratch 4e-3, decay 20 %": [*_trunk, _decay],
     "3 -> 6 -> 12 at 25, 50 %": [*_three, *_deeper(0.5)],
     "3 x 32 -> 3 x 64 -> 6 -> 12 at 8, 25, 50 %": _narrow(0.08, 0.25, 0.5),
-    "3 x 32 -> 6 x 32 -> 6 x 64 -> 12 at 8, 25, 50 %": [
-        _small | dict(until=0.08),
-        dict(grow=_stack, until=0.25),
-        dict(grow="--double width", until=0.5),
-        _deeper(0.5)[1],
-        _decay,
-    ],
+    "3 x 32 -> 6 x 32 -> 6 x 64 -> 12 at 8, 25, 50 %": _between(0.08, 0.25, 0.5),
     # the control: its rate, batch and decay, one at a time
     "scratch 2e-3, decay 20 %": [dict(learning_rate=2e-3, until=0.8), _decay],
     "scratch 8e-3, decay 20 %": [_warm | dict(learning_rate=8e-3, until=0.8), _decay],
@@ -139,4 +144,8 @@ arms = {
     "3 x 32 -> 3 x 64 -> 6 -> 12 at 2, 25, 50 %": _narrow(0.02, 0.25, 0.5),
     # as config/stage?.py: width while next to nothing is spent, then depth early
     "3 x 32 -> 3 x 64 -> 6 -> 12 at 2, 12, 25 %": _narrow(0.02, 0.125, 0.25),
+    "3 x 32 -> 3 x 64 -> 6 -> 12 at 2, 12, 25 %, half the budget": _narrow(0.01, 0.0625, 0.125, end=0.5),
+    "3 x 32 -> 3 x 64 -> 6 -> 12 at 2, 12, 25 %, three times the budget": _narrow(0.06, 0.375, 0.75, end=3.0),
+    # the same with a depth first, the width in between
+    "3 x 32 -> 6 x 32 -> 6 x 64 -> 12 at 2, 12, 25 %": _between(0.02, 0.125, 0.25),
 }
