@@ -113,6 +113,10 @@ arms = {
         dict(grow="--depth 9 --init stack", until=0.58),
         *_deeper(0.58)[1:],
     ],
+    "scratch 2e-3, decay 20 %, twice the budget": [
+        dict(learning_rate=2e-3, until=1.6),
+        _decay | dict(until=2.0),
+    ],
     "scratch 2e-3, decay 20 %, three times the budget": [
         dict(learning_rate=2e-3, until=2.4),
         _decay | dict(until=3.0),
