@@ -125,6 +125,10 @@ arms = {
         stage | dict(learning_rate=2e-3) for stage in [dict(n_layer=3, until=0.75), *_deeper(1.5, end=3.0)]
     ],
     "3 -> 6 -> 12 at 12, 25 %": [_three[0], *_deeper(0.25)],
+    "3 -> 6 -> 12 at 12, 25 %, 8e-3": [
+        *(stage | _warm | dict(learning_rate=8e-3) for stage in [_three[0], *_deeper(0.25)[:2]]),
+        _decay,
+    ],
     "3 -> 6 -> 12 at 12, 25 %, ramp": [_three[0], *_deeper(0.25, how="")],  # as grow.py grows by default
     "3 -> 6 -> 12 at 12, 25 %, no copies of layers 1 and 2": [
         _three[0],
