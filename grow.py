@@ -1088,7 +1088,7 @@ def default_depth(ckpt: dict, args: argparse.Namespace, ended: str) -> tuple[str
     if args.ramp is not None or args.condense == 1:
         return "stack", args.ramp or 0
 
-    # a fortieth ended level with copies that are there at once at one doubling, 0.003 to 0.005 behind at two.
+    # a fortieth ended level with copies that are there at once at one doubling, 0.004 behind at two.
     # Longer ramps were 0.003 and 0.004 behind at one: docs/experiments.md
     ramp = max(1, ckpt["ledger"]["tokens"] // 40)
     print(f"the copies come in over {ramp:,} tokens; --ramp 0: at once")
